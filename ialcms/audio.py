@@ -1,0 +1,69 @@
+"""STFT, its inverse, and the warp between linear and log-spaced frequency rows.
+
+Shapes: L samples, Fq linear bins (n_fft // 2 + 1), F log-spaced bins, T frames; leading dimensions are free.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ialcms.config import AudioConfig
+
+# The log rows sample the linear rows at y = (21^((v + 1) / 2) - 11) / 10 for v evenly in [-1, 1], in coordinates
+# where -1 is the first and 1 the last row ("aligned corners"), with linear interpolation: the published warp.
+_BASE = 21.0
+
+
+class Spectrogram(nn.Module):
+    """The audio front end. Always computes in float32, whatever autocast says: phases do not survive 16 bits."""
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.n_fft, self.hop = config.n_fft, config.hop
+        num_bins = config.n_fft // 2 + 1
+        self.register_buffer("window", torch.hann_window(config.n_fft, periodic=True), persistent=False)
+        v = torch.linspace(-1, 1, config.log_bins, dtype=torch.float64)
+        to_log = (_BASE ** ((v + 1) / 2) - 11) / 10
+        v = torch.linspace(-1, 1, num_bins, dtype=torch.float64)
+        to_linear = 2 * torch.log(10 * v + 11) / math.log(_BASE) - 1
+        self.to_log = RowResample(to_log, num_bins)
+        self.to_linear = RowResample(to_linear, config.log_bins)
+
+    def stft(self, wave: Tensor) -> Tensor:
+        """(..., L) -> complex (..., Fq, T): centred, reflect padding, periodic Hann, no normalisation."""
+        with torch.autocast(wave.device.type, enabled=False):
+            flat = wave.float().reshape(-1, wave.shape[-1])
+            spectrum = torch.stft(
+                flat, self.n_fft, self.hop, window=self.window, center=True, pad_mode="reflect", return_complex=True
+            )
+        return spectrum.reshape(*wave.shape[:-1], *spectrum.shape[-2:])
+
+    def istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
+        """complex (..., Fq, T) -> (..., num_samples)."""
+        with torch.autocast(spectrum.device.type, enabled=False):
+            flat = spectrum.reshape(-1, *spectrum.shape[-2:])
+            wave = torch.istft(flat, self.n_fft, self.hop, window=self.window, center=True, length=num_samples)
+        return wave.reshape(*spectrum.shape[:-2], num_samples)
+
+
+class RowResample(nn.Module):
+    """Linear interpolation between rows: (..., rows, T) -> (..., len(positions), T), in float32.
+
+    positions: rows to sample, in [-1, 1] coordinates with aligned corners.
+    """
+
+    def __init__(self, positions: Tensor, num_rows: int) -> None:
+        super().__init__()
+        position = ((positions.double() + 1) / 2 * (num_rows - 1)).clamp(0, num_rows - 1)
+        lower = position.floor().clamp(max=num_rows - 2)
+        self.register_buffer("lower", lower.long(), persistent=False)
+        self.register_buffer("weight", (position - lower).float().unsqueeze(-1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.float()
+        below = x.index_select(-2, self.lower)
+        above = x.index_select(-2, self.lower + 1)
+        return torch.lerp(below, above, self.weight)

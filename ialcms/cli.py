@@ -1,0 +1,153 @@
+"""The command line: `ialcms <verb>`, the same as `python -m ialcms <verb>`, also under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch.distributed
+
+from ialcms import __version__
+
+_OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
+    parser = _parser()
+    args, more = parser.parse_known_args(arguments)
+    # argparse takes positional values only in one run: those behind an option are left over
+    if more and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.overrides = [*args.overrides, *more]
+    func: Callable[[argparse.Namespace], int] = args.func
+    try:
+        return func(args)
+    except ValueError as error:
+        # All workers find the same fault in the input before they are connected: one of them says it.
+        if os.environ.get("RANK", "0") == "0" or torch.distributed.is_initialized():
+            print(f"ialcms: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ialcms", description="Picture-guided separation of instrument sounds, trained without labels."
+    )
+    parser.add_argument("--version", action="version", version=f"ialcms {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+
+    train = _verb(verbs, "train", _train, "train a separator", "ialcms train configs/demo.yaml train.steps=100",
+                  "torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml")  # fmt: skip
+    _add_config(train)
+    train.add_argument("--run", type=Path, help="folder of the run (default: runs/<name>); an old one is continued")
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
+                     "ialcms evaluate runs/demo eval.draws=1",
+                     "torchrun --standalone --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_mix=3")  # fmt: skip
+    evaluate.add_argument("run", type=Path, help="folder of the run")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+    evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
+    evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
+
+    info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
+                 "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4")  # fmt: skip
+    _add_config(info)
+    info.add_argument("--workers", type=int, default=1, help="number of training workers to do the arithmetic for")
+
+    pretrain = _verb(verbs, "pretrain", _pretrain, "train the backbone to name instruments, where ImageNet's does not fit",
+                     "ialcms pretrain configs/demo.yaml --out runs/demo/backbone.pt")  # fmt: skip
+    _add_config(pretrain)
+    pretrain.add_argument("--out", type=Path, required=True, help="file for the weights")
+    pretrain.add_argument("--steps", type=int, default=300, help="batches of pictures")
+    pretrain.add_argument("--batch", type=int, default=64, help="pictures in a batch")
+
+    demo = _verb(verbs, "demo", _demo, "the whole job on made-up data: make, pack, train, evaluate, report",
+                 "ialcms demo", "ialcms demo --supervised --workers 1")  # fmt: skip
+    demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configs/demo_solo.yaml)")
+    demo.add_argument("--workers", type=int, default=2, help="training workers")
+    demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
+    demo.add_argument("--run", type=Path, help="folder of the run (default: runs/<name>)")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+    data = verbs.add_parser("data", help="prepare data: index, clean, pack, verify shards")
+    from shards.cli import add_parsers
+
+    add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))
+    return parser
+
+
+def _verb(
+    verbs: argparse._SubParsersAction, name: str, func: Callable, help: str, *examples: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(func=func)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file, like configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
+
+
+# The verbs import what they need when they run: `ialcms --help` answers at once.
+
+
+def _train(args: argparse.Namespace) -> int:
+    from ialcms.config import check_world_size, load_config
+    from ialcms.engine import Workers
+    from ialcms.run_folder import RunFolder
+    from ialcms.trainer import train
+
+    config = load_config(args.config, args.overrides)
+    check_world_size(config, int(os.environ.get("WORLD_SIZE", 1)))
+    with Workers() as workers:
+        train(config, RunFolder(args.run or Path("runs") / config.name), workers)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ialcms.engine import Workers
+    from ialcms.evaluate import evaluate
+    from ialcms.run_folder import RunFolder
+
+    folder = RunFolder(args.run)
+    config = folder.read_config(args.overrides)
+    with Workers() as workers:
+        evaluate(config, args.checkpoint or folder.best, workers, args.out or folder.evaluation_of(config))
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from ialcms.config import load_config
+    from ialcms.info import describe
+
+    print(describe(load_config(args.config, args.overrides), args.workers))
+    return 0
+
+
+def _pretrain(args: argparse.Namespace) -> int:
+    from ialcms.config import load_config
+    from ialcms.pretrain import pretrain
+
+    pretrain(load_config(args.config, args.overrides), args.out, args.steps, args.batch)
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from ialcms.demo.pipeline import run_demo
+
+    run_demo(args.data, args.run, args.supervised, args.workers, args.overrides)
+    return 0

@@ -1,0 +1,353 @@
+"""Typed configuration: the dataclasses are the schema, YAML files carry the values.
+
+    config = load_config("configs/demo.yaml", ["train.steps=100", "data.num_mix=3"])
+
+Everything is checked here, before any worker starts. Errors are `ValueError`s that name field, value and remedy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class AudioConfig:
+    """Waves and spectrograms (SPEC of the method: STFT, log-frequency warp)."""
+
+    sample_rate: int = 11_025
+    num_samples: int = 65_535  # L, the window that the networks see
+    n_fft: int = 1_022
+    hop: int = 256
+    log_bins: int = 256  # F, log-spaced rows; the linear spectrogram has n_fft // 2 + 1
+
+    @property
+    def num_frames(self) -> int:
+        """T, the number of STFT frames of a window."""
+        return self.num_samples // self.hop + 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    shards: str = ""  # folder with manifest.json and the tar shards
+    instruments: tuple[str, ...] = ()  # restrict to these; empty: all that the manifest has
+    num_mix: int = 2  # M, mixtures per mix
+    num_objects: int = 2  # O, objects per mixture: 2 = unsupervised duets, 1 = supervised solos
+    gain: tuple[float, float] = (0.5, 1.5)  # training gain, drawn uniformly per clip
+    image_resize: int = 256  # the object crop is resized to a square of this side ...
+    image_crop: int = 224  # ... and a square of this side is cut out of it
+    balance: str = "clips"  # instruments drawn as often as the data has them ("clips") or evenly ("instruments")
+    window: int = 128  # clips that a lane can draw from at a time
+    reuse: float = 10.0  # average number of draws that use a clip while it is in a lane's window
+    epoch_passes: float = 10.0  # samples in an epoch, in multiples of the number of training clips
+    loader_workers: int = 2  # decoding processes per training worker; 0: decode in the training process
+    prefetch: int = 4  # batches that each decoding process prepares ahead
+    max_bad_fraction: float = 0.01  # undecodable clips tolerated before the run stops
+
+
+@dataclass(frozen=True)
+class VisualConfig:
+    width: int = 64  # channels of the ResNet-18's first stage (64 in the ImageNet weights)
+    weights: str = "imagenet"  # frozen backbone: a file, "imagenet" (torchvision's cache) or "none" (random)
+    aspp_channels: int = 256
+    low_level_channels: int = 48
+    channels: int = 512  # of the common audio-visual space
+    dropout: float = 0.0  # before the common-space MLP, in the pass that feeds the consistency loss
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    width: int = 64  # channels of the first encoder stage; the bottom has 8 times as many
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    width: int = 64  # channels of the first layer; the embedding has 16 times as many
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    visual: VisualConfig = field(default_factory=VisualConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    lambda_ind: float = 0.01  # final weight of the independence loss; 0: no critic
+    lambda_ind_steps: tuple[int, ...] = (8_000, 16_000, 24_000)  # global steps after which it grows tenfold
+    lambda_avc: float = 0.05  # final weight of the audio-visual consistency loss
+    lambda_avc_steps: tuple[int, ...] = (4_000, 8_000, 12_000)
+    si_snr_cap_db: float = 30.0
+    temperature: float = 0.3
+    excluded_negatives: int = 6  # largest negatives of a row that are left out as likely false
+    critic_c: float = 1.0  # weight of the hinge terms against |w|^2
+    bank_size: int = 1_000  # past components that serve as independent partners
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr_audio: float = 1e-4  # audio U-Net and audio-visual module
+    lr_visual: float = 1e-3
+    lr_critic: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    critic_betas: tuple[float, float] = (0.0, 0.9)
+    critic_weight_decay: float = 1e-3
+    clip_norm: float = 0.0  # largest gradient norm of each network; 0: no clipping
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 100_000  # global steps: one is a batch of the whole job, whatever the number of workers
+    global_batch: int = 8  # G, mixes in a global batch
+    critic_every: int = 1  # the critic learns at every n-th step
+    separator_every: int = 3  # the separator too; without a critic it learns at every step
+    engine: str = "auto"  # auto: ddp under torchrun, else single
+    precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
+    tf32: bool = False  # TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it
+    sync_batchnorm: bool = True  # BatchNorm statistics over the global batch
+    validate_every: int = 0  # steps; 0: once an epoch
+    checkpoint_every: int = 1_000  # steps
+    keep_checkpoints: int = 2  # newest ones; the best is kept besides
+    log_every: int = 10  # steps
+    visualise_every: int = 800  # steps
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    split: str = "test"
+    num_mix: int = 2  # solos per mix
+    draws: int = 10  # mixes per combination of instruments
+    seconds: float = 10.0
+    hop: int = 2_205  # samples between the windows of a mix
+    seed: int = 0
+    batch_windows: int = 16  # windows that pass the network together
+    validation_draws: int = 2  # mixes per combination in the validation during training: one window each
+    examples: int = 12  # mixes shown in the report
+
+
+@dataclass(frozen=True)
+class Config:
+    name: str = "run"
+    seed: int = 0
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    @property
+    def uses_critic(self) -> bool:
+        return self.loss.lambda_ind > 0
+
+    @property
+    def clips_per_mix(self) -> int:
+        """M * O: clips of pairwise different instruments in a training mix."""
+        return self.data.num_mix * self.data.num_objects
+
+
+# Fields that may differ between the run that wrote a checkpoint and the run that goes on from it: they do not
+# change what a step computes, only where data lies, how far the run goes and what it writes on its way.
+FREE_FIELDS = frozenset(
+    {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
+     "train.engine", "train.validate_every", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
+     "train.visualise_every", "model.visual.weights"}
+)  # fmt: skip
+
+
+def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides (values in YAML syntax) and check the result.
+
+    Raises ValueError with one line that names the file or field and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"configuration {path} does not exist; those of this project are in configs/")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a mapping of sections, like configs/demo.yaml")
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator:
+            raise ValueError(f"'{override}' is not an override; write it as section.key=value, like train.steps=100")
+        target = values
+        *sections, key = name.strip().split(".")
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"'{name}': {section} is a value, not a section")
+        target[key] = _parse_scalar(text)
+    return from_dict(values, source=str(path))
+
+
+def from_dict(values: dict[str, Any], source: str = "configuration") -> Config:
+    """Build and check a Config from nested plain values, as YAML and JSON give them."""
+    config: Config = _build(Config, values, "", source)
+    check(config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain values (tuples as lists), the inverse of `from_dict`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))  # type: ignore[no-any-return]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"steps": 1}} -> {"train.steps": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def binding_fields(config: Config) -> dict[str, Any]:
+    """The flat fields that determine what a training step computes."""
+    return {key: value for key, value in flatten(to_dict(config)).items()
+            if key not in FREE_FIELDS and not key.startswith("eval.")}  # fmt: skip
+
+
+def digest(config: Config) -> str:
+    """Short hash of the binding fields: equal digests compute equal steps."""
+    return hashlib.sha256(json.dumps(binding_fields(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check(config: Config) -> None:
+    """Cross-field checks that need neither data nor workers."""
+    audio, data, train = config.audio, config.data, config.train
+    _positive(config)
+    if audio.num_frames % 32 or audio.log_bins % 32:
+        raise ValueError(
+            f"audio: {audio.log_bins} log bins x {audio.num_frames} frames, but the U-Net halves both five times; "
+            "choose audio.log_bins and audio.num_samples // audio.hop + 1 divisible by 32"
+        )
+    if data.num_objects not in (1, 2):
+        raise ValueError(f"data.num_objects is {data.num_objects}; 2 trains on duets, 1 on supervised solos")
+    if not 0 <= data.gain[0] <= data.gain[1]:
+        raise ValueError(f"data.gain is {list(data.gain)}; give [lowest, highest] with 0 <= lowest <= highest")
+    if data.image_crop > data.image_resize:
+        raise ValueError(
+            f"data.image_crop {data.image_crop} is larger than data.image_resize {data.image_resize}; "
+            "make the crop at most as large as the resized picture"
+        )
+    if data.image_crop % 16:
+        raise ValueError(f"data.image_crop is {data.image_crop}; the visual net needs a multiple of 16")
+    _choice("data.balance", data.balance, ("clips", "instruments"))
+    _choice("train.engine", train.engine, ("auto", "single", "ddp"))
+    _choice("train.precision", train.precision, ("float32", "bf16"))
+    _choice("eval.split", config.eval.split, ("train", "val", "test"))
+    if config.uses_critic and config.clips_per_mix < 2:
+        raise ValueError(
+            "loss.lambda_ind > 0 needs at least two components per mix for the dependent pairs; "
+            "raise data.num_mix or set loss.lambda_ind=0"
+        )
+    for name in ("lambda_ind_steps", "lambda_avc_steps"):
+        steps = getattr(config.loss, name)
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"loss.{name} is {list(steps)}; give increasing global steps")
+
+
+def check_world_size(config: Config, world_size: int) -> None:
+    """Every worker owns the same number of the global batch's mixes."""
+    batch = config.train.global_batch
+    if batch % world_size:
+        divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise ValueError(
+            f"train.global_batch is {batch}, which {world_size} workers cannot share evenly; "
+            f"use {divisors} workers or another train.global_batch"
+        )
+
+
+_MAY_BE_ZERO = frozenset(
+    {"seed", "data.loader_workers", "data.max_bad_fraction", "data.gain", "data.epoch_passes", "loss.lambda_ind",
+     "loss.lambda_avc", "loss.excluded_negatives", "model.visual.dropout", "optim.clip_norm", "optim.betas",
+     "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every", "eval.seed",
+     "eval.examples", "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
+)  # fmt: skip
+
+
+def _positive(config: Config) -> None:
+    for name, value in flatten(to_dict(config)).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, (int, float)) and not isinstance(number, bool):
+                if number < 0 or (number == 0 and name not in _MAY_BE_ZERO):
+                    raise ValueError(f"{name} is {number}; it must be {'0 or ' if name in _MAY_BE_ZERO else ''}positive")
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is '{value}'; choose {', '.join(choices)}{_nearest(value, choices)}")
+
+
+def _nearest(name: str, choices: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _parse_scalar(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _build(kind: type, values: Any, prefix: str, source: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {values!r}")
+    hints = typing.get_type_hints(kind)
+    built = {}
+    for key, value in values.items():
+        if key not in hints:
+            where = f"in section '{prefix.rstrip('.')}'" if prefix else "at the top level"
+            hint = _nearest(str(key), hints) or f"; known: {', '.join(hints)}"
+            raise ValueError(f"{source}: unknown key '{prefix}{key}' {where}{hint}")
+        hinted = hints[key]
+        name = prefix + key
+        built[key] = (
+            _build(hinted, value, f"{name}.", source)
+            if dataclasses.is_dataclass(hinted)
+            else _convert(hinted, value, name, source)
+        )
+    return kind(**built)
+
+
+def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
+    """Check a YAML value against a field's type; ints pass as floats, YAML's '1e-4' (a string there) too."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        kinds = typing.get_args(kind)
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{source}: {name} is {value!r}; it must be a list like [a, b]")
+        if kinds[-1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        if len(kinds) != len(value):
+            raise ValueError(f"{source}: {name} has {len(value)} values; it needs {len(kinds)}")
+        return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
+    if origin is types.UnionType:
+        return None if value is None else _convert(typing.get_args(kind)[0], value, name, source)
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    elif kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"{source}: {name} is {value!r}; it must be {_TYPE_NAMES.get(kind, kind)}")
+
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -1,0 +1,99 @@
+"""Batches of the training data for one worker.
+
+    for batch in train_batches(config, manifest, start_step, rank, world_size, pin_memory=device.type == "cuda"):
+        batch = batch.to(device)
+
+Worker r of W has the lanes [r * G / W, (r + 1) * G / W) of the global batch: the workers' batches one after the other
+are the global batch, whatever W is, and draw s of every lane is step s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import torch
+
+from ..config import Config, check_world_size
+from .loader import Batch, load, most_clips
+from .manifest import Manifest
+from .plan import Plan
+
+__all__ = ["Batch", "held_bytes", "normalise_objects", "train_batches"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+log = logging.getLogger(__name__)
+
+
+def normalise_objects(objects: torch.Tensor) -> torch.Tensor:
+    """(..., 3, S, S) uint8 -> float32 with ImageNet mean and standard deviation, on the tensor's device."""
+    mean = torch.tensor(IMAGENET_MEAN, device=objects.device).view(3, 1, 1) * 255
+    std = torch.tensor(IMAGENET_STD, device=objects.device).view(3, 1, 1) * 255
+    return (objects.float() - mean) / std
+
+
+def train_batches(
+    config: Config,
+    manifest: Manifest,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """The batches of steps start_step, start_step + 1, ... for worker `rank`, without end.
+
+    What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
+    start_step is read. pin_memory: page-locked batches, made ready in a thread, for a non-blocking copy to a GPU.
+    Clips that cannot be used are replaced, logged and counted; more than `data.max_bad_fraction` of the training clips,
+    or a shard that cannot be read, end the iteration with a ValueError. Closing the iterator ends the loader processes.
+    """
+    if manifest.sample_rate != config.audio.sample_rate:
+        raise ValueError(
+            f"the shards in {manifest.folder} have {manifest.sample_rate} Hz, audio.sample_rate is "
+            f"{config.audio.sample_rate}; pack them at that rate or set audio.sample_rate={manifest.sample_rate}"
+        )
+    check_world_size(config, world_size)
+    plan = Plan(manifest, config.data, config.audio, config.seed, config.train.global_batch)
+    share = config.train.global_batch // world_size
+    lanes = range(rank * share, (rank + 1) * share)
+    num_processes = min(config.data.loader_workers, share)
+    log.info(
+        "loader: %d clips in %d shards; lanes %d to %d in %s; at most %d clips or about %.0f MB held",
+        plan.num_clips,
+        len(manifest.shards),
+        lanes.start,
+        lanes.stop - 1,
+        f"{num_processes} processes" if num_processes else "the training process",
+        min(most_clips(plan, share), plan.num_clips * max(num_processes, 1)),
+        held_bytes(plan, share, num_processes) / 1e6,
+    )
+    return _checked(load(plan, lanes, start_step, num_processes, config.data.prefetch, pin_memory), plan)
+
+
+def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
+    """About the memory that the decoded clips of a worker with `num_lanes` lanes take at most, in bytes."""
+    clips = [plan.manifest.clips[index] for index in plan.clip_indices.tolist()]
+    mean_bytes = sum(2 * clip.num_samples + clip.size for clip in clips) / len(clips)
+    return round(mean_bytes * min(most_clips(plan, num_lanes), plan.num_clips * max(num_processes, 1)))
+
+
+def _checked(batches: Iterator[Batch], plan: Plan) -> Iterator[Batch]:
+    """Log clips that had to be replaced, each once, and stop when they are too many.
+
+    So a log has at most max_bad_fraction * (number of clips) such lines per worker.
+    """
+    allowed = plan.data.max_bad_fraction
+    seen: set[str] = set()
+    for batch in batches:
+        for key, line in batch.bad.items():
+            if key not in seen:
+                seen.add(key)
+                log.warning("step %d: replaced a clip (the %d. of this worker): %s", batch.step, len(seen), line)
+        if len(seen) > allowed * plan.num_clips:
+            raise ValueError(
+                f"{len(seen)} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
+                f"{allowed:g}; the last: {next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
+            )
+        yield batch

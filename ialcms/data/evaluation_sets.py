@@ -1,0 +1,98 @@
+"""Fixed lists of mixes for validation and test: every combination of instruments, drawn once and for all.
+
+Shape letters: M sources per mix, S samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from ..config import DataConfig
+from .clips import read_clip
+from .manifest import Manifest
+from .plan import permutation, require_instruments, select_clips, uniforms
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EvaluationMix:
+    """One mix of a fixed list: M clips of different instruments, one object each."""
+
+    index: int  # in the whole list
+    clips: tuple[int, ...]  # M indices into manifest.clips
+    rows: tuple[int, ...]  # detection of each
+    starts: tuple[int, ...]  # first sample of each; 0 for a clip that is not longer than the mix
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    mix: EvaluationMix
+    keys: tuple[str, ...]
+    instruments: tuple[str, ...]
+    sources: np.ndarray  # (M, S) float32; the mix is their sum
+    pictures: np.ndarray  # (M, 3, crop, crop) uint8, centre crops, not mirrored
+
+
+def list_mixes(
+    manifest: Manifest,
+    split: str,
+    num_mix: int,
+    draws: int,
+    seed: int,
+    seconds: float,
+    instruments: Sequence[str] = (),
+) -> list[EvaluationMix]:
+    """`draws` mixes for every combination of `num_mix` instruments of the split, in the order of their names.
+
+    seconds: length of the mixes; the window of a longer clip starts at random. A combination uses every clip of an
+    instrument once before it uses one again. The list depends on nothing but the arguments. Raises ValueError when the
+    split has fewer instruments than a mix needs.
+    """
+    by_instrument: dict[str, list[int]] = {}
+    for index in select_clips(manifest, split, instruments).tolist():
+        by_instrument.setdefault(manifest.clips[index].instrument, []).append(index)
+    require_instruments(manifest, split, by_instrument, num_mix, "eval.num_mix or data.num_mix")
+    num_samples = round(seconds * manifest.sample_rate)
+    mixes: list[EvaluationMix] = []
+    for names in itertools.combinations(sorted(by_instrument), num_mix):
+        key = (seed, "evaluation", split, names)
+        orders = [permutation(len(by_instrument[name]), *key, name) for name in names]
+        for draw in range(draws):
+            clips = [by_instrument[name][order[draw % len(order)]] for name, order in zip(names, orders)]
+            numbers = uniforms(2 * num_mix, *key, draw).reshape(2, num_mix)
+            rows = [int(u * manifest.clips[clip].num_boxes) for u, clip in zip(numbers[0], clips)]
+            starts = [
+                int(u * max(manifest.clips[clip].num_samples - num_samples + 1, 1))
+                for u, clip in zip(numbers[1], clips)
+            ]
+            mixes.append(EvaluationMix(len(mixes), tuple(clips), tuple(rows), tuple(starts)))
+    return mixes
+
+
+def load_mix(manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int) -> EvaluationItem:
+    """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here."""
+    clips = [read_clip(manifest, index) for index in mix.clips]
+    offset = (data.image_resize - data.image_crop) // 2
+    sources = [clip.window(start, num_samples) for clip, start in zip(clips, mix.starts)]
+    pictures = [
+        clip.picture(row, data.image_resize, data.image_crop, offset, offset).transpose(2, 0, 1)
+        for clip, row in zip(clips, mix.rows)
+    ]
+    return EvaluationItem(
+        mix,
+        tuple(manifest.clips[index].key for index in mix.clips),
+        tuple(manifest.clips[index].instrument for index in mix.clips),
+        np.stack(sources),
+        np.stack(pictures),
+    )
+
+
+def share(items: Sequence[T], rank: int, world_size: int) -> list[T]:
+    """The items of worker `rank`: together the workers have every item exactly once, in numbers that differ by one."""
+    return list(items[rank::world_size])

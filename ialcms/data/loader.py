@@ -1,0 +1,241 @@
+"""Preparing lanes in loader processes and putting their parts together.
+
+Loader process j of P prepares the worker's lanes j, j + P, ... of every step, one step after the other, each lane in
+one process only: a clip is decoded once while it is in the lane's window.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from .clips import ClipStore
+from .mixtures import make_mix
+from .plan import Plan
+
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
+
+
+@dataclass
+class Batch:
+    """Mixes of some lanes. B mixes, M mixtures per mix, O objects per mixture, L samples, S pixels."""
+
+    step: int  # global step
+    mix: torch.Tensor  # (B, L) float32
+    mixtures: torch.Tensor  # (B, M, L) float32
+    objects: torch.Tensor  # (B, M, O, 3, S, S) uint8; see normalise_objects
+    keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
+    bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on `device`; from pinned memory the copy does not block."""
+        return replace(
+            self,
+            mix=self.mix.to(device, non_blocking=True),
+            mixtures=self.mixtures.to(device, non_blocking=True),
+            objects=self.objects.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory. `train_batches(..., pin_memory=True)` gives such batches at once."""
+        return replace(
+            self, mix=self.mix.pin_memory(), mixtures=self.mixtures.pin_memory(), objects=self.objects.pin_memory()
+        )
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A ValueError of a loader process; the DataLoader would wrap it in a traceback."""
+
+    message: str
+
+
+class LaneParts(IterableDataset[Batch | Failure]):
+    """Batches of the lanes of one loader process (of all lanes, when iterated in the training process)."""
+
+    def __init__(self, plan: Plan, lanes: range, start_step: int) -> None:
+        self.plan, self.lanes, self.start_step = plan, lanes, start_step
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        info = get_worker_info()
+        lanes = self.lanes if info is None else self.lanes[info.id :: info.num_workers]
+        store = ClipStore(self.plan.manifest, limit=most_clips(self.plan, len(lanes)))
+        step = self.start_step
+        while True:
+            try:
+                part = self._part(store, lanes, step)
+            except ValueError as error:
+                yield Failure(str(error))
+                return
+            yield part
+            step += 1
+
+    def _part(self, store: ClipStore, lanes: range, step: int) -> Batch:
+        data, side = self.plan.data, self.plan.data.image_crop
+        batch = Batch(
+            step,
+            torch.empty(len(lanes), self.plan.audio.num_samples),
+            torch.empty(len(lanes), data.num_mix, self.plan.audio.num_samples),
+            torch.empty(len(lanes), data.num_mix, data.num_objects, 3, side, side, dtype=torch.uint8),
+            [],
+            {},
+        )
+        for row, lane in enumerate(lanes):
+            mix = make_mix(self.plan, store, lane, step)
+            batch.mix[row] = torch.from_numpy(mix.mix)
+            batch.mixtures[row] = torch.from_numpy(mix.mixtures)
+            batch.objects[row] = torch.from_numpy(mix.objects)
+            batch.keys.append(mix.keys)
+            batch.bad.update(mix.bad)
+        return batch
+
+
+def most_clips(plan: Plan, num_lanes: int) -> int:
+    """Decoded clips that the process of `num_lanes` lanes holds at most: a window can reach out to twice its size."""
+    return 2 * plan.window * num_lanes
+
+
+def load(plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, pin: bool) -> Iterator[Batch]:
+    """Batches of `lanes` from step `start_step` on, without end.
+
+    num_processes: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
+    prepares ahead. pin: batches in page-locked memory, joined in a thread of their own beside the training step.
+    Raises ValueError when a process met one, RuntimeError when a process died.
+    """
+    assert num_processes <= len(lanes)
+    batches = _joined(LaneParts(plan, lanes, start_step), num_processes, prefetch, pin)
+    return in_thread(batches) if pin else batches
+
+
+def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> Generator[Batch]:
+    if num_processes == 0:
+        for part in parts:
+            yield _join([part], pin)
+        return
+    # Not fork: the training process has threads (gloo, CUDA). The server of forked processes imports torch once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", __name__])
+    loader: DataLoader[Batch | Failure] = DataLoader(
+        parts,
+        batch_size=None,
+        num_workers=num_processes,
+        prefetch_factor=prefetch,
+        multiprocessing_context=context,
+        worker_init_fn=_init_process,
+    )
+    with blocked_signals():
+        iterator = iter(loader)
+    while True:
+        yield _join([next(iterator) for _ in range(num_processes)], pin)
+
+
+def _join(parts: list[Batch | Failure], pin: bool) -> Batch:
+    """Put the lanes j, j + P, ... of P parts in order."""
+    good: list[Batch] = []
+    for part in parts:
+        if isinstance(part, Failure):
+            raise ValueError(part.message)
+        good.append(part)
+    step, num_parts = good[0].step, len(good)
+    assert all(part.step == step for part in good)
+    if num_parts == 1:
+        return good[0].pin_memory() if pin else good[0]
+    num_rows = sum(len(part.keys) for part in good)
+
+    def merge(tensors: list[torch.Tensor]) -> torch.Tensor:
+        merged = torch.empty(num_rows, *tensors[0].shape[1:], dtype=tensors[0].dtype, pin_memory=pin)
+        for j, tensor in enumerate(tensors):
+            merged[j::num_parts] = tensor
+        return merged
+
+    keys: list[tuple[str, ...]] = [()] * num_rows
+    for j, part in enumerate(good):
+        keys[j::num_parts] = part.keys
+    return Batch(
+        step,
+        merge([part.mix for part in good]),
+        merge([part.mixtures for part in good]),
+        merge([part.objects for part in good]),
+        keys,
+        {key: line for part in good for key, line in part.bad.items()},
+    )
+
+
+def _init_process(_: int) -> None:
+    torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # if the server of forked processes was there before
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # torch's own watchdog looks at the parent's process number, which is that of the server of forked processes: it
+    # lives as long as its children do, and all of them would outlive a training process that was killed
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Processes started in here never see the signals by which the training process is asked to save or to stop.
+
+    It decides for them: a loader process that died of a SIGTERM sent to the whole job would take the last checkpoint
+    along. They end when their DataLoader ends or when the training process is gone.
+    """
+    resource_tracker.ensure_running()  # unblocks some of the signals when it starts
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def in_thread(batches: Generator[Batch], ahead: int = 2) -> Generator[Batch]:
+    """The same batches, fetched in a thread that keeps up to `ahead` of them ready. Errors arrive at their place."""
+    ready: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+            put(StopIteration())
+        except Exception as error:  # handed over to the thread that asked for the batches
+            put(error)
+        finally:
+            batches.close()
+
+    thread = threading.Thread(target=run, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, StopIteration):
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

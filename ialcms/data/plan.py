@@ -1,0 +1,327 @@
+"""The plan: which clips, windows and crops every sample is made of, as a pure function of (manifest, seed, lane, draw).
+
+A global batch of G mixes has G lanes. Lane b reads the clips of its split over and over; every pass goes through the
+shards in another order (keyed by seed, lane and pass) and through each shard from front to back. The clips that a lane
+can draw from are a window of that stream, which moves forward as draws go by. Nothing is carried from draw to draw, so
+a run can start at any step, and neither workers nor loader processes have a say.
+
+Draws come in rounds of `window // K` draws, K = M * O clips each; the window stands still during a round. A round deals
+the window's clips out like cards: sorted by instrument (instruments and clips in random order) they go to the draws in
+turn, so that the clips of one instrument land in different draws. Where no instrument has more than 1/K of the window,
+each clip is used once a round and `reuse` times (give or take one) before the window has left it behind.
+
+  * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
+  * A window that cannot give every place of the round a clip of its own reaches further ahead, up to twice its size;
+    where that does not help (instruments that are very rare, shards that are not shuffled) the number of uses that a
+    clip may have in a round and the size of the window are doubled until it does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import AudioConfig, DataConfig
+from .manifest import Manifest
+
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+
+
+@dataclass(frozen=True)
+class PlannedClip:
+    """How one clip enters a training mix."""
+
+    clip: int  # index into manifest.clips
+    row: int  # detection
+    start: int  # first sample of the window; 0 for a clip that is not longer than the window
+    gain: float
+    top: int  # of the crop in the resized picture, pixels
+    left: int
+    flip: bool  # mirrored horizontally
+
+
+@dataclass(frozen=True)
+class PlannedMix:
+    lane: int
+    draw: int  # = global step
+    clips: tuple[PlannedClip, ...]  # M * O of different instruments; mixture m has clips [m * O, (m + 1) * O)
+
+
+@dataclass(frozen=True)
+class _Round:
+    number: int
+    end: int  # first stream position after the window
+    window: np.ndarray  # indices into manifest.clips, in stream order
+    table: np.ndarray  # (draws of the round, K) indices into manifest.clips
+
+
+def uniforms(count: int, *key: object) -> np.ndarray:
+    """`count` float64 numbers in [0, 1): a pure function of the key (numbers, texts), on every machine.
+
+    Philox, a counter-based generator; of NumPy only its raw stream is used, which is guaranteed not to change between
+    versions.
+    """
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
+    return (raw >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(count: int, *key: object) -> np.ndarray:
+    """Random order of range(count), a pure function of the key."""
+    return np.argsort(uniforms(count, *key), kind="stable")
+
+
+def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = ()) -> np.ndarray:
+    """Indices into manifest.clips of a split, restricted to `instruments` if there are any.
+
+    Raises ValueError for an instrument that the manifest does not have, for an empty selection and for clips without
+    sound or without boxes.
+    """
+    known = manifest.instruments()
+    for name in instruments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
+            raise ValueError(f"data.instruments names '{name}', which {manifest.folder} does not have; {hint}")
+    chosen = [
+        index
+        for index, clip in enumerate(manifest.clips)
+        if clip.split == split and (not instruments or clip.instrument in instruments)
+    ]
+    if not chosen:
+        restricted = f" of {', '.join(sorted(instruments))}" if instruments else ""
+        splits = ", ".join(f"{name} {len(manifest.of_split(name))}" for name in ("train", "val", "test"))
+        raise ValueError(
+            f"{manifest.folder} has no clips{restricted} in the split '{split}' (clips: {splits}); "
+            "pack shards with such clips or correct data.shards and data.instruments"
+        )
+    for index in chosen:
+        clip = manifest.clips[index]
+        if clip.num_boxes < 1 or clip.num_samples < 1:
+            raise ValueError(
+                f"clip {clip.key} in {manifest.shard_path(clip)} has {clip.num_samples} samples and {clip.num_boxes} "
+                "boxes, but needs both; drop it with 'ialcms data verify --fix'"
+            )
+    return np.array(chosen, dtype=np.int64)
+
+
+def require_instruments(manifest: Manifest, split: str, present: Collection[str], needed: int, fields: str) -> None:
+    """Raise a ValueError unless a mix can have `needed` different instruments."""
+    if len(present) < needed:
+        raise ValueError(
+            f"a mix needs {needed} different instruments ({fields}), but the split '{split}' of {manifest.folder} has "
+            f"{len(present)}: {', '.join(sorted(present))}; lower {fields} or add instruments"
+        )
+
+
+class Plan:
+    """The plan of one split for G lanes; lane b is the same whatever G is."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        data: DataConfig,
+        audio: AudioConfig,
+        seed: int,
+        num_lanes: int,
+        split: str = "train",
+    ) -> None:
+        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
+        self.manifest, self.data, self.audio, self.seed, self.num_lanes = manifest, data, audio, seed, num_lanes
+        self.clips_per_mix = data.num_mix * data.num_objects
+        selected = select_clips(manifest, split, data.instruments)
+        self.clip_indices = selected  # into manifest.clips
+        self.num_clips = len(selected)
+        names = sorted({manifest.clips[index].instrument for index in selected})
+        require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mix x data.num_objects")
+        codes = {name: code for code, name in enumerate(names)}
+        self._instrument = np.array([codes.get(clip.instrument, -1) for clip in manifest.clips])
+        shard_of = np.array([manifest.clips[index].shard for index in selected])
+        self._shards = [selected[shard_of == shard] for shard in np.unique(shard_of)]
+        self.window = min(max(data.window, self.clips_per_mix), self.num_clips)
+        self.draws_per_round = max(self.window // self.clips_per_mix, 1)
+        places = self.draws_per_round * self.clips_per_mix
+        self._most_places = self.draws_per_round if data.balance == "clips" else -(-places // len(names))  # rounded up
+        self._usual_uses = self._find_usual_uses(np.bincount(self._instrument[selected]))
+        self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._rounds: dict[int, _Round] = {}
+
+    def mix(self, lane: int, draw: int) -> PlannedMix:
+        """The plan of draw `draw` (the global step) in a lane."""
+        assert 0 <= lane < self.num_lanes, lane
+        assert draw >= 0, draw
+        table = self._round(lane, draw // self.draws_per_round).table
+        clips = table[draw % self.draws_per_round]
+        numbers = uniforms(7 * len(clips), self.seed, "draw", lane, draw).reshape(7, -1)
+        places = np.argsort(numbers[0], kind="stable")
+        return PlannedMix(
+            lane, draw, tuple(self._planned_clip(int(clips[place]), numbers[1:, place]) for place in places)
+        )
+
+    def window_clips(self, lane: int, draw: int) -> np.ndarray:
+        """Indices into manifest.clips of the window that a draw takes its clips from."""
+        return self._round(lane, draw // self.draws_per_round).window
+
+    def alternates(self, lane: int, draw: int, place: int, taken: Collection[str]) -> Iterator[PlannedClip]:
+        """Next choices for a place of a mix whose clip cannot be used: a fixed order, first clips of its instrument.
+
+        lane, draw, place: the mix and the index into its clips. taken: instruments of the mix's other clips. After
+        the clips of the same instrument in the window come the clips behind it, of any instrument that is not taken,
+        up to one pass.
+        """
+        current = self._round(lane, draw // self.draws_per_round)
+        failed = self.mix(lane, draw).clips[place].clip
+        key = (self.seed, "alternate", lane, draw, place)
+        same = current.window[self._instrument[current.window] == self._instrument[failed]]
+        order = permutation(len(same), *key)
+        seen = {failed}
+        behind = itertools.chain.from_iterable(self._stream_blocks(lane, current.end))
+        for attempt, index in enumerate(map(int, itertools.chain(same[order], behind))):
+            if index not in seen and self.manifest.clips[index].instrument not in taken:
+                yield self._planned_clip(index, uniforms(6, *key, attempt))
+            seen.add(index)
+
+    def _planned_clip(self, index: int, numbers: np.ndarray) -> PlannedClip:
+        """Row, window, gain, crop and flip from six numbers in [0, 1)."""
+        clip = self.manifest.clips[index]
+        lowest, highest = self.data.gain
+        places = self.data.image_resize - self.data.image_crop + 1
+        return PlannedClip(
+            clip=index,
+            row=int(numbers[0] * clip.num_boxes),
+            start=int(numbers[1] * max(clip.num_samples - self.audio.num_samples + 1, 1)),
+            gain=float(lowest + (highest - lowest) * numbers[2]),
+            top=int(numbers[3] * places),
+            left=int(numbers[4] * places),
+            flip=bool(numbers[5] < 0.5),
+        )
+
+    # The stream of a lane
+
+    def _order(self, lane: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the shards in a pass of a lane, and the position in the pass where each of them ends."""
+        if (lane, number) not in self._orders:
+            shards = permutation(len(self._shards), self.seed, "shards", lane, number)
+            ends = np.cumsum([len(self._shards[shard]) for shard in shards])
+            for old in [key for key in self._orders if key[0] == lane and abs(key[1] - number) > 1]:
+                del self._orders[old]
+            self._orders[lane, number] = shards, ends
+        return self._orders[lane, number]
+
+    def _stream_blocks(self, lane: int, start: int) -> Iterator[np.ndarray]:
+        """Clips of a lane's stream from position `start` on, one pass long, in blocks that lie in one shard.
+
+        Lanes enter their first shards at different places: with a single shard they would all see the same window.
+        """
+        entry = int((uniforms(1, self.seed, "entry")[0] + lane * GOLDEN_RATIO) % 1.0 * self.num_clips)
+        position, stop = start, start + self.num_clips
+        while position < stop:
+            number, index = divmod(position, self.num_clips)
+            shards, ends = self._order(lane, number)
+            turned = (index + entry) % self.num_clips
+            place = int(np.searchsorted(ends, turned, side="right"))
+            end_of_pass = (number + 1) * self.num_clips
+            count = min(int(ends[place]) - turned, end_of_pass - position, stop - position)
+            clips = self._shards[shards[place]]
+            first = turned - (int(ends[place]) - len(clips))
+            yield clips[first : first + count]
+            position += count
+
+    def _stream(self, lane: int, start: int, count: int) -> np.ndarray:
+        """`count` clips (at most one pass) of a lane's stream from position `start` on."""
+        blocks: list[np.ndarray] = []
+        missing = min(count, self.num_clips)
+        for block in self._stream_blocks(lane, start):
+            blocks.append(block[:missing])
+            missing -= len(blocks[-1])
+            if not missing:
+                break
+        return np.concatenate(blocks)
+
+    # Rounds
+
+    def _round(self, lane: int, number: int) -> _Round:
+        current = self._rounds.get(lane)
+        if current is None or current.number != number:
+            start = int(number * self.draws_per_round * self.clips_per_mix / self.data.reuse)
+            window = self._window(lane, start)
+            current = _Round(number, start + len(window), window, self._deal(lane, number, window))
+            self._rounds[lane] = current
+        return current
+
+    def _window(self, lane: int, start: int) -> np.ndarray:
+        """The stream from `start` on, as long as a round needs."""
+        places = self.draws_per_round * self.clips_per_mix
+        shortest, longest, uses = self.window, 2 * self.window, self._usual_uses
+        while True:
+            clips = self._stream(lane, start, longest)
+            seen: Counter[int] = Counter()
+            supply = 0
+            for length, code in enumerate(self._instrument[clips].tolist(), start=1):
+                supply += min(max(self._most_places - uses * seen[code], 0), uses)
+                seen[code] += 1
+                if supply >= places and length >= shortest:
+                    return clips[:length]
+            assert uses < self._most_places or longest < self.num_clips, "a pass has M * O instruments"
+            shortest, longest, uses = min(longest, self.num_clips), 2 * longest, 2 * uses
+
+    def _find_usual_uses(self, counts: np.ndarray) -> int:
+        """Uses of a clip in a round that the rarest instruments cannot do without: 1 unless they are very rare.
+
+        counts: clips per instrument. The smallest number with which a window of twice the normal length, made up like
+        the whole split, has a clip for every place.
+        """
+        uses = 1
+        expected = 2 * self.window * counts / counts.sum()
+        places = self.draws_per_round * self.clips_per_mix
+        while uses < self._most_places and np.minimum(uses * expected, self._most_places).sum() < places:
+            uses += 1
+        return uses
+
+    def _deal(self, lane: int, number: int, window: np.ndarray) -> np.ndarray:
+        """Clips of every draw of a round, (draws, K): each draw has K different instruments."""
+        key = (self.seed, "round", lane, number)
+        draws, instruments = self.draws_per_round, self._instrument[window]
+        codes = permutation(int(self._instrument.max()) + 1, *key, "instruments")
+        codes = codes[np.isin(codes, instruments)]
+        own = [window[instruments == code] for code in codes]
+        weights = np.array([len(clips) if self.data.balance == "clips" else 1 for clips in own])
+        quotas = _quotas(weights, draws, draws * self.clips_per_mix, float(uniforms(1, *key, "quotas")[0]))
+        dealt: list[np.ndarray] = []
+        for code, clips, quota in zip(codes.tolist(), own, quotas.tolist()):
+            while quota > 0:
+                order = permutation(len(clips), *key, "clips", code, quota)[:quota]
+                dealt.append(clips[order])
+                quota -= len(order)
+        table = np.concatenate(dealt).reshape(self.clips_per_mix, draws).T
+        return table[permutation(draws, *key, "draws")]
+
+
+def _quotas(weights: np.ndarray, most: int, total: int, number: float) -> np.ndarray:
+    """Split `total` places over instruments in proportion to `weights`, at most `most` each, in whole numbers.
+
+    Shares that are not whole are rounded up or down by systematic sampling with `number` in [0, 1), so that the mean
+    over rounds is the share itself. Whole arithmetic: the sum is exact.
+    """
+    assert len(weights) * most >= total
+    quotas = np.zeros(len(weights), dtype=np.int64)
+    open_ = np.ones(len(weights), dtype=bool)
+    left = total
+    while True:
+        over = open_ & (weights * left > most * weights[open_].sum())
+        if not over.any():
+            break
+        quotas[over] = most
+        open_ &= ~over
+        left = total - int(quotas.sum())
+    if open_.any():
+        weight = int(weights[open_].sum())
+        edges = (np.concatenate([[0], np.cumsum(weights[open_])]) * left + int(number * weight)) // weight
+        quotas[open_] = np.diff(edges)
+    return quotas

@@ -1,0 +1,116 @@
+"""The workers of a job: who am I, and collectives that are plain no-ops on one worker.
+
+Worker r owns the contiguous lanes [r*G/W, (r+1)*G/W) of the global batch, so what is gathered in worker order is in
+lane order.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Workers:
+    """The process group of a job, started from torchrun's environment; one worker without it.
+
+    Use as a context manager: the group is torn down at the end.
+    """
+
+    def __init__(self, timeout_s: float = 1800.0) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+        if self.distributed:
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+
+    @property
+    def distributed(self) -> bool:
+        """Whether torchrun started this process (also alone: then collectives run over one worker)."""
+        return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Concatenate along the first axis over all workers, with gradients: (n, ...) -> (W*n, ...)."""
+        return x if self.world_size == 1 else _GatherWithGradient.apply(x)
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Plain Python values of all workers, in worker order."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first worker's value, on all workers."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the workers of a tensor without gradients."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any worker."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor(int(flag), device=self.device)
+        dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return bool(value)
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier()
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """all_gather along the first axis; backward sums the gradients that all workers have for the own part.
+
+    Every worker's loss counts: with DDP's averaging of parameter gradients, a loss that is computed alike on all
+    workers from gathered values gives exactly its own gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.count = len(x)
+        gathered = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
+        dist.all_gather_into_tensor(gathered, x.contiguous())
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous().clone()
+        dist.all_reduce(gradient)
+        return gradient.narrow(0, dist.get_rank() * ctx.count, ctx.count)

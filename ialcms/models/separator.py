@@ -1,0 +1,109 @@
+"""The separator: a mix and pictures of its sounding objects in, one mask per object out.
+
+Shapes: B mixes, M mixtures a mix, O objects a mixture, N = B*M*O; L samples, Fq linear and F log-frequency bins,
+T frames; D channels and H x W cells of the visual feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ialcms.audio import Spectrogram
+from ialcms.config import AudioConfig, ModelConfig
+from ialcms.models.audio_visual import AudioVisualModule
+from ialcms.models.unet import Decoder, Encoder
+from ialcms.models.visual import VisualNet
+
+
+@dataclass
+class SeparatorOutput:
+    mask: Tensor  # (B, M, O, F, T), ratio to the mix, at least 0, unbounded
+    magnitude: Tensor  # (B, M, O, F, T), mask times the mix's magnitude: what the critic sees
+    mix_spectrum: Tensor  # complex (B, Fq, T)
+    visual: Tensor  # (B, M, O, D, H, W), unit length over D
+    visual_for_loss: Tensor  # the same through dropout, for the consistency loss
+    cosine_map: Tensor  # (B, M, O, H, W)
+    localisation: Tensor  # (B, M, O, H, W) in (0, 1)
+    audio_embedding: Tensor  # (B, M, O, D), unit length
+    attended_visual: Tensor  # (B, M, O, D), unit L1 length
+
+
+class Separator(nn.Module):
+    """Visual net, audio U-Net and the audio-visual module between them.
+
+    Call it on waves (B, L) and ImageNet-normalised pictures (B, M, O, 3, S, S); `component_waves` and
+    `mixture_waves` turn its output into sound.
+    """
+
+    def __init__(self, model: ModelConfig, audio: AudioConfig) -> None:
+        super().__init__()
+        width, common = model.unet.width, model.visual.channels
+        bottom = 8 * width
+        self.spectrogram = Spectrogram(audio)
+        self.visual = VisualNet(model.visual)
+        self.input_norm = nn.BatchNorm2d(1)
+        self.encoder = Encoder(width)
+        self.audio_visual = AudioVisualModule(bottom, common)
+        self.decoder = Decoder(common + bottom, width, common + bottom)
+        self.mask_scale = nn.Parameter(torch.ones(1))
+        self.mask_bias = nn.Parameter(torch.zeros(1))
+        for module in (self.encoder, self.audio_visual, self.decoder):
+            _initialise(module)
+
+    def forward(self, mix: Tensor, objects: Tensor) -> SeparatorOutput:
+        spectrum = self.spectrogram.stft(mix)
+        visual, visual_for_loss = self.visual(objects.flatten(0, 2))
+        return self.separate(spectrum, visual, visual_for_loss, (objects.shape[1], objects.shape[2]))
+
+    def separate(
+        self, spectrum: Tensor, visual: Tensor, visual_for_loss: Tensor, objects: tuple[int, int]
+    ) -> SeparatorOutput:
+        """The audio half: spectrum (B, Fq, T) and visual features (N, D, H, W) of objects = (M, O) pictures a mix.
+
+        Windows of one clip see the same pictures: compute the features once with `self.visual`, repeat them here.
+        """
+        shape = (spectrum.shape[0], *objects)
+        num_objects = objects[0] * objects[1]
+        mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
+        features = self.encoder(self.input_norm(torch.log(mix_magnitude + 1e-8).detach()))
+        fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
+        score = self.decoder(fused.decoder_input, fused.context, features, num_objects)
+        mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)
+        return SeparatorOutput(
+            mask=mask,
+            magnitude=mask * mix_magnitude.unsqueeze(1),
+            mix_spectrum=spectrum,
+            visual=visual.unflatten(0, shape),
+            visual_for_loss=visual_for_loss.unflatten(0, shape),
+            cosine_map=fused.cosine_map.unflatten(0, shape),
+            localisation=fused.localisation.unflatten(0, shape),
+            audio_embedding=fused.audio_embedding.unflatten(0, shape),
+            attended_visual=fused.attended_visual.unflatten(0, shape),
+        )
+
+    def component_waves(self, output: SeparatorOutput, num_samples: int) -> Tensor:
+        """Each object's sound, (B, M, O, num_samples)."""
+        return self._waves(output.mask, output.mix_spectrum[:, None, None], num_samples)
+
+    def mixture_waves(self, output: SeparatorOutput, num_samples: int) -> Tensor:
+        """The sum of the sounds of each mixture's objects, (B, M, num_samples).
+
+        Resampling, masking and inverse STFT are linear: the masks are summed first, at a fraction of the work.
+        """
+        return self._waves(output.mask.sum(dim=2), output.mix_spectrum[:, None], num_samples)
+
+    def _waves(self, mask: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
+        return self.spectrogram.istft(self.spectrogram.to_linear(mask) * spectrum, num_samples)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Convolutions from N(0, 0.02^2), BatchNorm gains from N(1, 0.02^2), zero offsets: Sound of Pixels' start."""
+    for part in module.modules():
+        if isinstance(part, (nn.Conv1d, nn.Conv2d)):
+            nn.init.normal_(part.weight, 0, 0.02)
+        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.normal_(part.weight, 1, 0.02)
+            nn.init.zeros_(part.bias)

@@ -1,0 +1,84 @@
+"""Visual net: frozen ResNet-18, ASPP and DeepLabv3+ decoder, common-space MLP.
+
+Shapes: N object pictures of 3 x S x S, D channels of the common space, H x W = S/8 x S/8 cells.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ialcms.config import VisualConfig
+from ialcms.models.resnet import Backbone
+
+
+class AtrousBranch(nn.Sequential):
+    def __init__(self, inputs: int, channels: int, kernel: int, dilation: int) -> None:
+        padding = dilation if kernel == 3 else 0
+        super().__init__(
+            nn.Conv2d(inputs, channels, kernel, padding=padding, dilation=dilation, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling (Chen et al. 2018): dilations 1, 3, 6, 9 and image pooling, fused by 1x1."""
+
+    def __init__(self, inputs: int, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [AtrousBranch(inputs, channels, 1, 1)] + [AtrousBranch(inputs, channels, 3, d) for d in (3, 6, 9)]
+        )
+        self.pooling = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(inputs, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        )
+        self.fusion = nn.Sequential(
+            nn.Conv2d(5 * channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pooling(x).expand(-1, -1, *x.shape[-2:])  # upsampling a single cell is repeating it
+        return self.fusion(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
+
+
+class VisualNet(nn.Module):
+    """Object pictures to L2-normalised features of the common audio-visual space."""
+
+    def __init__(self, config: VisualConfig) -> None:
+        super().__init__()
+        width, channels, low_level = config.width, config.channels, config.low_level_channels
+        self.backbone = Backbone(width).requires_grad_(False)
+        self.aspp = ASPP(8 * width, config.aspp_channels, channels)
+        self.reduce = nn.Sequential(nn.Conv2d(2 * width, low_level, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(low_level))
+        self.decoder = nn.Sequential(
+            nn.Conv2d(channels + low_level, channels, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(channels)
+        )
+        self.common_space = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(inplace=True),
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, channels, 1),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def train(self, mode: bool = True) -> VisualNet:
+        super().train(mode)
+        self.backbone.eval()  # frozen: its BatchNorm statistics must not move
+        return self
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S), ImageNet-normalised -> fv (N, D, H, W), unit length over D, and the same for the consistency
+        loss: through dropout while training, the very same tensor without it."""
+        with torch.no_grad():
+            low_level, last = self.backbone(image)
+        context = F.interpolate(self.aspp(last), size=low_level.shape[-2:], mode="bilinear", align_corners=True)
+        feature = self.decoder(torch.cat([context, self.reduce(low_level)], dim=1))
+        visual = F.normalize(self.common_space(feature).float(), dim=1)
+        if not self.training or self.dropout.p == 0:
+            return visual, visual
+        return visual, F.normalize(self.common_space(self.dropout(feature)).float(), dim=1)

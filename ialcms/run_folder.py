@@ -1,0 +1,87 @@
+"""A run's folder: resolved configuration, versions, git revision, log, metrics, TensorBoard, checkpoints."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from ialcms.config import Config, load_config, to_dict
+
+_PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
+
+
+class RunFolder:
+    """Names of what lies where in a run's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.log = self.path / "train.log"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.best = self.checkpoints / "best"
+        self.evaluation = self.path / "evaluation"
+
+    def create(self, config: Config, world_size: int) -> None:
+        """Make the folder and write the resolved configuration; every (re)start adds a line to the environment."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
+        with open(self.environment, "a") as file:
+            file.write(json.dumps(_environment(world_size)) + "\n")
+
+    def evaluation_of(self, config: Config) -> Path:
+        return self.evaluation / f"{config.eval.split}-{config.eval.num_mix}mix"
+
+    def read_config(self, overrides: Sequence[str] = ()) -> Config:
+        """The configuration that the run was started with last, `overrides` applied."""
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} is no run's folder: it has no {self.config.name}; give the folder of a run")
+        return load_config(self.config, overrides)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _environment(world_size: int) -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "world_size": world_size,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+        "git": _git_revision(),
+        "versions": versions,
+    }
+
+
+def _git_revision() -> str:
+    """Revision of the program's own checkout, '-dirty' where files differ; 'unknown' outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return result.stdout.strip() if result.returncode == 0 else "unknown"

@@ -1,0 +1,43 @@
+"""Loss weights and turns as pure functions of the global step.
+
+The global step counts the batches of the whole job from 0, so another number of workers or a resumed run has the
+same weight, and the same networks learn, at the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ialcms.config import Config
+
+
+def ramp(step: int, final: float, steps: Sequence[int]) -> float:
+    """`final` / 10^n at first, n = len(steps), and ten times more after each of `steps`.
+
+    The step s of the list itself still has the old weight, s + 1 the new one.
+    """
+    return final * 10.0 ** -sum(step <= s for s in steps)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What happens at a global step."""
+
+    step: int
+    critic: bool  # the critic learns
+    separator: bool  # the separator learns
+    lambda_ind: float
+    lambda_avc: float
+
+
+def turn(step: int, config: Config) -> Turn:
+    """Who learns at a step and with which weights. Without a critic every step trains the separator."""
+    train, loss = config.train, config.loss
+    return Turn(
+        step=step,
+        critic=config.uses_critic and step % train.critic_every == 0,
+        separator=not config.uses_critic or step % train.separator_every == 0,
+        lambda_ind=ramp(step, loss.lambda_ind, loss.lambda_ind_steps),
+        lambda_avc=ramp(step, loss.lambda_avc, loss.lambda_avc_steps),
+    )

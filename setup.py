@@ -1,0 +1,32 @@
+"""Packaging. torch, torchaudio and torchvision come from the package index in matching minor versions: torchaudio
+and torchvision do not load beside another (or a CPU-only) build of torch."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ialcms",
+    version="0.1.0",
+    description="Distributed training of picture-guided sound separation (IAL-CMS) on WebDataset shards",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ialcms", "ialcms.*", "shards", "shards.*", "launch", "launch.*"]),
+    package_data={"ialcms": ["report/*.html", "report/*.css", "report/*.js"]},
+    install_requires=[
+        "torch==2.11.*",  # networks, torchrun, DDP, distributed checkpoints
+        "torchaudio==2.11.*",  # resampling
+        "torchvision==0.26.*",  # ImageNet ResNet-18, Faster R-CNN
+        "webdataset>=1.0,<2",  # writing and streaming tar shards
+        "numpy>=1.26",  # arrays, counter-based random numbers of the data plan
+        "scipy>=1.11",  # filters of the demo's sounds; mir_eval needs it too
+        "soundfile>=0.12",  # FLAC and WAV in memory (torchaudio 2.11 itself no longer decodes)
+        "pillow>=10",  # JPEG and PNG, drawing the demo's pictures
+        "mir_eval>=0.7,<0.9",  # BSS Eval v3; its separation module is gone after 0.8
+        "tensorboard>=2.15",  # curves, sounds and pictures of a run
+        "pyyaml>=6",  # configuration files
+        "tqdm>=4.66",  # progress bars
+    ],
+    extras_require={
+        "deepspeed": ["deepspeed>=0.19"],  # ZeRO engines; install with DS_BUILD_OPS=0 --no-build-isolation
+        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm"],
+    },
+    entry_points={"console_scripts": ["ialcms=ialcms.cli:main"]},
+)

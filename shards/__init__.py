@@ -1,0 +1,1 @@
+"""From raw videos or a prepared tree to shards: clips, detections, cleaning, index, packing, verification."""

@@ -1,0 +1,290 @@
+"""The verbs of `ialcms data` that work on a prepared tree: clean, index, pack, verify."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
+from shards.clean import RULES
+from shards.clean_tree import clean_tree
+from shards.datasets import Dataset, load_dataset, read_video_list
+from shards.encode import AUDIO_FORMATS, EncodeOptions
+from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
+from shards.index import TreeLayout, drop_missing, scan_tree, shared_videos, split_by_clip, split_by_video
+from shards.pack import REPORT_NAME, PackOptions, pack
+from shards.report import Report
+from shards.verify import check_manifest, drop_bad_clips, verify
+from shards.workers import default_jobs
+
+_SHOWN = 20  # names printed of a longer list
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add the verbs to an argparse subparsers object; each sets `func`, a callable(args) -> exit code."""
+    _add_clean(subparsers)
+    _add_index(subparsers)
+    _add_pack(subparsers)
+    _add_verify(subparsers)
+
+
+def _add_verb(subparsers: Any, name: str, summary: str, details: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--jobs", type=_positive, default=default_jobs(), help="processes (default: one per core)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
+    return parser
+
+
+def _add_layout_arguments(parser: argparse.ArgumentParser) -> None:
+    layout = TreeLayout()
+    parser.add_argument("tree", type=Path, help="folder of the prepared tree")
+    for name, default in (("audio", layout.audio), ("frames", layout.frames), ("detections", layout.detections)):
+        parser.add_argument(f"--{name}", default=default, help="its folder in the tree (default: %(default)s)")
+
+
+def _add_map_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--map", action="append", default=[], metavar="OLD=NEW", help="replace the beginning of paths; can be repeated"
+    )
+
+
+def _add_dataset_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dataset", default="music", help="YAML file, or name of one in configs/datasets (default: %(default)s)"
+    )
+
+
+def _add_max_bad_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-bad-fraction",
+        type=float,
+        default=PackOptions().max_bad_fraction,
+        help="share of clips with broken files past which to stop (default: %(default)s)",
+    )
+
+
+def _add_clean(subparsers: Any) -> None:
+    parser = _add_verb(
+        subparsers,
+        "clean",
+        "write cleaned detections, and say which boxes and clips fall to which rule",
+        "'pack' cleans too: this verb is for a look at the figures (--dry-run), or for other programs.",
+        "ialcms data clean data/music --dataset music --rule music --out data/music/solo_detect_clean",
+    )
+    _add_layout_arguments(parser)
+    _add_dataset_argument(parser)
+    _add_max_bad_argument(parser)
+    parser.add_argument("--rule", choices=RULES, default="music", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder of the new files (default: TREE/solo_detect_<rule>)")
+    parser.set_defaults(func=_clean)
+
+
+def _clean(args: argparse.Namespace) -> int:
+    tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections))
+    out = args.out or args.tree / f"solo_detect_{args.rule}"
+    if out.absolute() == (args.tree / args.detections).absolute():
+        raise ValueError(f"--out {out} is the folder of the detections; give another one")
+    written = None if args.dry_run else out
+    report = clean_tree(tree.entries, written, args.rule, load_dataset(args.dataset), args.jobs, args.max_bad_fraction)
+    _print_report(report)
+    print(f"would write to {out}" if args.dry_run else f"written to {out}")
+    return 0
+
+
+def _add_index(subparsers: Any) -> None:
+    parser = _add_verb(
+        subparsers,
+        "index",
+        "write {train,val,test}_solo_clip.csv for a prepared tree",
+        "Clips without sound, frames or detections are left out and counted. --from-csv takes over a published split\n"
+        "instead of drawing one.",
+        "ialcms data index data/music --dataset music --by video",
+    )
+    _add_layout_arguments(parser)
+    _add_dataset_argument(parser)
+    parser.add_argument("--out", type=Path, help="folder of the CSV files (default: the tree)")
+    parser.add_argument(
+        "--by", choices=("video", "clip"), default="video", help="video: no video in two splits; clip: as published"
+    )
+    parser.add_argument("--val-fraction", type=float, default=0.2, help="share of clips (default: %(default)s)")
+    parser.add_argument("--test-fraction", type=float, default=0.0, help="besides the test videos (default: none)")
+    parser.add_argument("--test-videos", type=Path, help="file of video ids, one a line (default: the data set's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--from-csv", type=Path, metavar="DIR", help="read the split from the CSV files in DIR")
+    _add_map_argument(parser)
+    parser.set_defaults(func=_index)
+
+
+def _index(args: argparse.Namespace) -> int:
+    if args.from_csv is not None:
+        entries, missing = drop_missing(read_index(args.from_csv, args.tree, parse_path_map(args.map)))
+        _print_some("listed clip without its files", [str(entry.audio) for entry in missing])
+        if not entries:
+            raise ValueError(
+                f"none of the clips in {args.from_csv} has its files, like {missing[0].audio}; "
+                "correct the paths with --map OLD=NEW"
+            )
+    else:
+        if args.map:
+            raise ValueError("--map changes the paths of CSV files; name their folder with --from-csv")
+        tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections))
+        for kind, clips in tree.missing.items():
+            _print_some(f"clip without {kind}", clips)
+        _print_some("instrument without a complete clip", tree.empty)
+        videos = read_video_list(args.test_videos) if args.test_videos else load_dataset(args.dataset).test_videos
+        split = split_by_video if args.by == "video" else split_by_clip
+        entries = split(tree.entries, args.val_fraction, args.test_fraction, videos, args.seed)
+        if not any(entry.split == "test" for entry in entries):
+            print("no test clips: give --test-videos or --test-fraction", file=sys.stderr)
+    check_keys(entries)
+    print("\n".join(_split_lines(entries)))
+    leak = shared_videos(entries, "train", "val") | shared_videos(entries, "train", "test")
+    if leak:
+        print(f"{len(leak)} training videos also have clips in validation or test: that split leaks", file=sys.stderr)
+    out = args.out or args.tree
+    if args.dry_run:
+        print(f"would write to {out}")
+    else:
+        print("\n".join(str(path) for path in write_index(entries, out)))
+    return 0
+
+
+def _add_pack(subparsers: Any) -> None:
+    parser = _add_verb(
+        subparsers,
+        "pack",
+        "clean the clips of index files and pack them into WebDataset shards",
+        "The same input gives the same bytes. A run that was killed goes on when it is started again.",
+        "ialcms data pack data/music --out data/music-shards --dataset music --jobs 8",
+    )
+    defaults = EncodeOptions()
+    parser.add_argument("index", type=Path, help="folder with {train,val,test}_solo_clip.csv")
+    parser.add_argument("--root", type=Path, help="folder that relative paths count from (default: the CSVs' folder)")
+    _add_map_argument(parser)
+    _add_dataset_argument(parser)
+    _add_max_bad_argument(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the shards and their manifest")
+    parser.add_argument("--clean", choices=RULES, default="music", help="cleaning rule (default: %(default)s)")
+    parser.add_argument(
+        "--audio-format", choices=AUDIO_FORMATS, default=defaults.audio_format, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--sample-rate", type=_positive, default=defaults.sample_rate, help="of the sounds (default: %(default)s)"
+    )
+    parser.add_argument("--crops-only", action="store_true", help="store the kept boxes' pictures, not whole frames")
+    parser.add_argument(
+        "--longest-side", type=int, default=0, metavar="PIXELS", help="scale larger pictures down (default: keep them)"
+    )
+    parser.add_argument("--jpeg-quality", type=int, default=defaults.jpeg_quality, help="(default: %(default)s)")
+    parser.add_argument(
+        "--shard-mb", type=float, default=PackOptions().shard_mb, help="size of a shard, 10^6 bytes (%(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the order of the clips")
+    parser.set_defaults(func=_pack)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    entries = read_index(args.index, args.root, parse_path_map(args.map))
+    options = PackOptions(
+        encode=EncodeOptions(
+            audio_format=args.audio_format,
+            sample_rate=args.sample_rate,
+            crops_only=args.crops_only,
+            longest_side=args.longest_side,
+            jpeg_quality=args.jpeg_quality,
+            clean=args.clean,
+            dataset=Dataset() if args.clean == "none" else load_dataset(args.dataset),
+        ),
+        shard_mb=args.shard_mb,
+        seed=args.seed,
+        max_bad_fraction=args.max_bad_fraction,
+    )
+    if args.dry_run:
+        print("\n".join(_split_lines(entries)))
+        _print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries)[1]])
+        print(f"would pack into {args.out}")
+        return 0
+    if (args.out / FILE_NAME).is_file():
+        print(f"{args.out} is complete already; remove its {FILE_NAME} to pack it anew")
+    manifest, report = pack(entries, args.out, options, args.jobs)
+    _print_report(report, f" (all in {args.out / REPORT_NAME})")
+    size = sum(shard.num_bytes for shard in manifest.shards)
+    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {args.out}")
+    return 0
+
+
+def _add_verify(subparsers: Any) -> None:
+    parser = _add_verb(
+        subparsers,
+        "verify",
+        "read every shard against the manifest; exit code 1 if something is bad",
+        "Checks checksums, that every byte belongs to a clip, that sounds and pictures decode, boxes lie inside their\n"
+        "pictures, sounds are not silent. --fix writes a manifest without the bad clips and keeps the old one beside\n"
+        "it; the exit code is then 0 if what is left is whole.",
+        "ialcms data verify data/music-shards --jobs 8",
+    )
+    parser.add_argument("shards", type=Path, help="folder of the shards and their manifest")
+    parser.add_argument("--fix", action="store_true", help="write a new manifest without the bad clips")
+    parser.set_defaults(func=_verify)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    manifest = read_manifest(args.shards, check_shards=False)
+    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards in {args.shards}")
+    if args.dry_run:
+        print("would read them all")
+        return 0
+    problems = check_manifest(manifest)
+    findings = verify(manifest, args.jobs)
+    lines = problems + [line for found in findings for line in found.lines()]
+    num_bad = sum(len(found.bad_clips) for found in findings)
+    print("\n".join([*lines, f"{num_bad} bad clips, {sum(not found.ok for found in findings)} bad shards"]))
+    if not lines:
+        return 0
+    if problems or not args.fix:
+        return 1
+    manifest = drop_bad_clips(manifest, findings)
+    left = [line for found in verify(manifest, args.jobs) for line in found.lines()]
+    print("\n".join([*left, f"new manifest: {len(manifest.clips)} clips in {len(manifest.shards)} shards"]))
+    return 1 if left else 0
+
+
+def _split_lines(entries: Sequence[Entry]) -> list[str]:
+    """Clips and videos per split, clips per instrument."""
+    lines = []
+    for split in SPLITS:
+        of_split = [entry for entry in entries if entry.split == split]
+        instruments = Counter(entry.instrument for entry in of_split)
+        shown = ", ".join(f"{name} {count}" for name, count in sorted(instruments.items()))
+        lines.append(f"{split}: {len(of_split)} clips of {len({e.video for e in of_split})} videos ({shown or 'none'})")
+    return lines
+
+
+def _print_report(report: Report, where: str = "") -> None:
+    print("\n".join(report.lines()))
+    named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.bad]
+    _print_some("clip with broken files", named, where)
+
+
+def _print_some(what: str, names: Sequence[str], where: str = "") -> None:
+    """One line per name, on stderr, of a list that can be long."""
+    for name in names[:_SHOWN]:
+        print(f"{what}: {name}", file=sys.stderr)
+    if len(names) > _SHOWN:
+        print(f"{what}: {len(names) - _SHOWN} more{where}", file=sys.stderr)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)

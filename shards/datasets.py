@@ -1,0 +1,136 @@
+"""What is particular to a data set: detector classes, cleaning thresholds, lists of videos; read from YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
+
+
+@dataclass(frozen=True)
+class InstrumentRule:
+    """Which of the detector's boxes can show an instrument."""
+
+    class_id: int | None  # None: a box of any class
+    min_confidence: float | None = None  # None: the rule's own
+    max_confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class MusicThresholds:
+    min_confidence: float = 0.9
+    classes_per_frame: int = 1
+
+
+@dataclass(frozen=True)
+class CoseparationThresholds:
+    min_confidence: float = 0.9
+    max_iou: float = 0.7
+    classes_per_clip: int = 2
+    min_boxes: int = 60
+    max_boxes: int = 300
+
+
+@dataclass(frozen=True)
+class Dataset:
+    name: str = "none"
+    classes: dict[int, str] = field(default_factory=dict)
+    instruments: dict[str, InstrumentRule] = field(default_factory=dict)
+    skip_videos: frozenset[str] = frozenset()
+    test_videos: frozenset[str] = frozenset()
+    music: MusicThresholds = field(default_factory=MusicThresholds)
+    coseparation: CoseparationThresholds = field(default_factory=CoseparationThresholds)
+
+
+def load_dataset(name: str | Path) -> Dataset:
+    """Read a data set's YAML file, given by its path or by the name of one in configs/datasets.
+
+    Raises ValueError naming the file, the key and the remedy.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+        raise ValueError(f"data set '{name}': {path} does not exist; give a YAML file or one of: {known}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    _check_keys(values, [f.name for f in dataclasses.fields(Dataset) if f.name != "name"], str(path))
+    classes = _classes(values.get("classes", {}), str(path))
+    return Dataset(
+        name=path.stem,
+        classes=classes,
+        instruments={
+            instrument: _instrument_rule(rule, classes, f"{path}: instruments.{instrument}")
+            for instrument, rule in _mapping(values.get("instruments", {}), f"{path}: instruments").items()
+        },
+        skip_videos=_videos(path, values.get("skip_videos")),
+        test_videos=_videos(path, values.get("test_videos")),
+        music=_thresholds(MusicThresholds, values.get("music", {}), f"{path}: music"),
+        coseparation=_thresholds(CoseparationThresholds, values.get("coseparation", {}), f"{path}: coseparation"),
+    )
+
+
+def read_video_list(path: str | Path) -> frozenset[str]:
+    """Video ids, one a line; '#' starts a comment at the beginning of a line (an id may begin with '-' or '_')."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"list of videos {path} does not exist; write one id a line")
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
+
+
+def _videos(path: Path, name: str | None) -> frozenset[str]:
+    return read_video_list(path.parent / name) if name else frozenset()
+
+
+def _classes(values: Any, source: str) -> dict[int, str]:
+    classes = _mapping(values, f"{source}: classes")
+    for class_id in classes:
+        if not isinstance(class_id, int) or class_id < 1:
+            raise ValueError(f"{source}: classes: '{class_id}' is not a class id; they count from 1 (0 is background)")
+    return {class_id: str(name) for class_id, name in classes.items()}
+
+
+def _instrument_rule(values: Any, classes: dict[int, str], source: str) -> InstrumentRule:
+    _check_keys(_mapping(values, source), ["class", "min_confidence", "max_confidence"], source)
+    name = values.get("class")
+    ids = {class_name: class_id for class_id, class_name in classes.items()}
+    if name not in ids and name not in classes and name != "any":
+        raise ValueError(f"{source}: class '{name}' is not among classes; use one of: any, {', '.join(ids)}")
+    class_id = None if name == "any" else ids.get(name, name)
+    return InstrumentRule(class_id, values.get("min_confidence"), values.get("max_confidence", 1.0))
+
+
+T = TypeVar("T")
+
+
+def _thresholds(kind: type[T], values: Any, source: str) -> T:
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    _check_keys(_mapping(values, source), names, source)
+    for name, value in values.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{source}.{name} is {value!r}; it must be a number that is not negative")
+    return kind(**values)
+
+
+def _mapping(values: Any, source: str) -> dict[Any, Any]:
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is {values!r}; it must be a mapping of key: value pairs")
+    return values
+
+
+def _check_keys(values: Any, known: list[str], source: str) -> None:
+    for key in _mapping(values, source):
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+            raise ValueError(f"{source}: unknown key '{key}'; {hint}")

@@ -1,0 +1,217 @@
+"""One clip of the prepared tree -> its bytes in a shard.
+
+The bytes depend on the input files and the options alone: no time, user or order of a directory enters.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from PIL import Image
+
+from shards.clean import FRAME, X1, X2, Y1, Y2, Cleaned, Detections, clean_clip, is_box, keep, read_detections
+from shards.datasets import Dataset
+from shards.entries import Entry, list_frames
+
+AUDIO_FORMATS = ("flac", "wav")
+SILENCE = 1e-4  # a sound with no sample above this is silent
+
+# What Pillow raises for damaged pictures; SyntaxError is its word for a broken PNG.
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    audio_format: str = "flac"
+    sample_rate: int = 11_025  # that the sounds have; clips of another rate are refused
+    crops_only: bool = False  # store each kept box's picture instead of whole frames
+    longest_side: int = 0  # pixels; larger pictures are scaled down to it; 0: as they are
+    jpeg_quality: int = 90
+    clean: str = "music"  # cleaning rule
+    dataset: Dataset = field(default_factory=Dataset)
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """A clip's bytes and what the manifest says of it; or, without bytes, why there are none."""
+
+    entry: Entry
+    data: bytes = b""  # tar headers and contents of all members
+    num_samples: int = 0
+    num_boxes: int = 0
+    crc32: int = 0
+    cleaned: Cleaned | None = None  # None when the clip broke before it could be cleaned
+    bad: str | None = None  # what is broken about its files
+
+
+@dataclass
+class Pictures:
+    """The JPEGs of a clip and the boxes in pixels of these."""
+
+    files: dict[int, bytes] = field(default_factory=dict)  # by the number in the member's name
+    boxes: list[Detections] = field(default_factory=list)
+    source_frames: list[int] = field(default_factory=list)  # per picture, the number of the frame it comes from
+    fallen: Counter[str] = field(default_factory=Counter)
+    num_unreadable: int = 0  # frames
+
+
+def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
+    """Clean and encode a clip. Broken input does not raise: the result says what is wrong."""
+    try:
+        frames = list_frames(entry.frames)
+        boxes = read_detections(entry.detections)
+        cleaned = clean_clip(boxes, frames, entry.instrument, entry.video, options.clean, options.dataset)
+        if cleaned.dropped is not None:
+            return EncodedClip(entry, cleaned=cleaned)
+        wave = read_wave(entry.audio, options.sample_rate)
+        pictures = encode_pictures(frames, cleaned.boxes, options)
+    except ValueError as error:
+        return EncodedClip(entry, bad=str(error))
+    except OSError as error:
+        return EncodedClip(entry, bad=f"a file cannot be read: {error.strerror}")
+    boxes = np.concatenate([cleaned.boxes[:0], *pictures.boxes])
+    dropped = None if len(boxes) else "no box left"
+    cleaned = Cleaned(boxes, dict(Counter(cleaned.fallen) + pictures.fallen), dropped)
+    if not len(boxes):
+        bad = "no frame with a box is readable" if pictures.num_unreadable else None
+        return EncodedClip(entry, cleaned=cleaned, bad=bad)
+    metadata = {
+        "clip": entry.clip,
+        "instrument": entry.instrument,
+        "video": entry.video,
+        "split": entry.split,
+        "sample_rate": options.sample_rate,
+        "num_samples": len(wave),
+        "num_boxes": len(boxes),
+        "pictures": "crops" if options.crops_only else "frames",
+        "source_frames": pictures.source_frames,
+    }
+    members = [(options.audio_format, encode_audio(wave, options.sample_rate, options.audio_format))]
+    members += [(f"{number:06d}.jpg", picture) for number, picture in pictures.files.items()]
+    members += [("npy", encode_array(boxes)), ("json", json.dumps(metadata).encode())]
+    data = b"".join(tar_member(f"{entry.key}.{extension}", content) for extension, content in members)
+    return EncodedClip(entry, data, len(wave), len(boxes), zlib.crc32(data), cleaned)
+
+
+def tar_member(name: str, content: bytes) -> bytes:
+    """A member of a plain (ustar) archive: header and content, padded to whole blocks."""
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    header.mode = 0o444
+    padding = -len(content) % tarfile.BLOCKSIZE
+    return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding)
+
+
+def read_wave(path: Path, sample_rate: int) -> NDArray[np.int16]:
+    """(num_samples,) of a sound file, channels averaged; 16-bit mono files come out as they are.
+
+    Raises ValueError if it is missing, unreadable, empty, silent, not finite or of another sample rate.
+    """
+    if not path.is_file():
+        raise ValueError("sound missing")
+    try:
+        wave, rate = soundfile.read(path, dtype="float64", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError("sound unreadable") from error
+    check_wave(wave, rate, sample_rate)
+    return np.rint(wave.mean(axis=1) * 32_768).clip(-32_768, 32_767).astype(np.int16)
+
+
+def check_wave(wave: NDArray[np.float64], rate: int, sample_rate: int) -> None:
+    """Raises ValueError for a sound (num_samples, channels) that nothing can be learned from."""
+    if rate != sample_rate:
+        raise ValueError(f"sound has {rate} samples per second, not {sample_rate}")
+    if not len(wave):
+        raise ValueError("sound has no samples")
+    if not np.isfinite(wave).all():
+        raise ValueError("sound has values that are not finite")
+    if np.abs(wave.mean(axis=1)).max() <= SILENCE:
+        raise ValueError("sound is silent")
+
+
+def encode_audio(wave: NDArray[np.int16], sample_rate: int, audio_format: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, sample_rate, format=audio_format.upper(), subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def encode_array(values: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeOptions) -> Pictures:
+    """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as JPEGs.
+
+    Boxes are cut off at the frame's edges and fall when nothing is left; unreadable frames are counted.
+    """
+    pictures = Pictures()
+    for number in np.unique(boxes[:, FRAME]).astype(int).tolist():
+        of_frame = boxes[boxes[:, FRAME] == number].copy()
+        raw = frames[number].read_bytes()
+        try:
+            image = Image.open(io.BytesIO(raw), formats=("JPEG", "PNG"))
+            image.load()
+        except PICTURE_ERRORS:
+            pictures.fallen["frame unreadable"] += len(of_frame)
+            pictures.num_unreadable += 1
+            continue
+        of_frame[:, [X1, X2]] = of_frame[:, [X1, X2]].clip(0, image.width)
+        of_frame[:, [Y1, Y2]] = of_frame[:, [Y1, Y2]].clip(0, image.height)
+        of_frame = keep(of_frame, is_box(of_frame), pictures.fallen, "outside the frame")
+        if not len(of_frame):
+            continue
+        if options.crops_only:
+            _add_crops(pictures, image, of_frame, number, options)
+        else:
+            _add_frame(pictures, image, raw, of_frame, number, options)
+    return pictures
+
+
+def encode_jpeg(image: Image.Image, options: EncodeOptions) -> tuple[bytes, tuple[int, int]]:
+    """JPEG of a picture, scaled down where it is larger than the longest side, and its (width, height)."""
+    image = image.convert("RGB")
+    longest = max(image.size)
+    if options.longest_side and longest > options.longest_side:
+        scale = options.longest_side / longest
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=options.jpeg_quality)
+    return buffer.getvalue(), image.size
+
+
+def _add_crops(pictures: Pictures, image: Image.Image, boxes: Detections, number: int, options: EncodeOptions) -> None:
+    for box in boxes:
+        left, top = np.floor(box[[X1, Y1]]).astype(int).tolist()
+        right, bottom = np.ceil(box[[X2, Y2]]).astype(int).tolist()
+        row = len(pictures.files)  # crops are numbered by row: a frame can have several
+        pictures.files[row], size = encode_jpeg(image.crop((left, top, right, bottom)), options)
+        box[FRAME] = row
+        box[[X1, Y1]], box[[X2, Y2]] = 0, size
+        pictures.source_frames.append(number)
+    pictures.boxes.append(boxes)
+
+
+def _add_frame(
+    pictures: Pictures, image: Image.Image, raw: bytes, boxes: Detections, number: int, options: EncodeOptions
+) -> None:
+    fits = not options.longest_side or max(image.size) <= options.longest_side
+    if image.format == "JPEG" and image.mode == "RGB" and fits:
+        pictures.files[number] = raw  # encoding it again would cost time and quality
+    else:
+        pictures.files[number], size = encode_jpeg(image, options)
+        boxes[:, [X1, X2]] *= size[0] / image.width
+        boxes[:, [Y1, Y2]] *= size[1] / image.height
+    pictures.source_frames.append(number)
+    pictures.boxes.append(boxes)

@@ -1,0 +1,160 @@
+"""The index: which files make up a clip; CSV files of rows AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, one per split."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from ialcms.data.manifest import SPLITS
+from shards.files import write_whole
+
+MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
+_HEADER = ["audio_path", "frames_path", "detection_path"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clip of the prepared tree."""
+
+    split: str  # train, val, test; empty before it is assigned
+    audio: Path
+    frames: Path  # folder
+    detections: Path
+
+    @property
+    def instrument(self) -> str:
+        """The folder that holds the sound."""
+        return self.audio.parent.name
+
+    @property
+    def clip(self) -> str:
+        return self.audio.stem
+
+    @property
+    def video(self) -> str:
+        """'<video>_<k>' without its '_<k>'; ids of videos may hold '_' themselves."""
+        return video_of(self.clip)
+
+    @property
+    def key(self) -> str:
+        """The clip's name as a WebDataset key, in which dots would begin the extension."""
+        return self.clip.replace(".", "-")
+
+
+def video_of(clip: str) -> str:
+    return re.sub(r"_\d+$", "", clip) or clip
+
+
+def csv_name(split: str) -> str:
+    return f"{split}_solo_clip.csv"
+
+
+def parse_path_map(maps: Iterable[str]) -> list[tuple[str, str]]:
+    """['OLD=NEW', ...] -> [(old, new), ...]."""
+    pairs = []
+    for text in maps:
+        old, separator, new = text.partition("=")
+        if not separator or not old or not new:
+            raise ValueError(f"--map '{text}': write OLD=NEW, two beginnings of paths, like /lab/MUSIC=/data/MUSIC")
+        pairs.append((old.rstrip("/"), new.rstrip("/") or "/"))
+    return pairs
+
+
+def read_index(
+    folder: str | Path, root: str | Path | None = None, path_map: Sequence[tuple[str, str]] = ()
+) -> list[Entry]:
+    """Read the CSV files of a folder; splits that have none are empty.
+
+    Relative paths count from `root` (default: the folder). Raises ValueError when there is no CSV at all, for rows
+    that have not three columns, for paths that climb out with '..' and for two clips of one name.
+    """
+    folder = Path(folder)
+    root = Path(root) if root is not None else folder
+    entries: list[Entry] = []
+    for split in SPLITS:
+        path = folder / csv_name(split)
+        if path.is_file():
+            entries += _read_csv(path, split, root, path_map)
+    if not entries:
+        names = ", ".join(csv_name(split) for split in SPLITS)
+        raise ValueError(f"no clip in {folder} ({names}); write these files with 'ialcms data index'")
+    check_keys(entries)
+    return entries
+
+
+def write_index(entries: Iterable[Entry], folder: Path) -> list[Path]:
+    """Write one CSV per split, sorted, each whole or not at all.
+
+    Paths in `folder` are written relative to it, so that the tree can move; others are written whole.
+    """
+    home = folder.absolute()
+    rows: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
+    for entry in entries:
+        paths = [path.absolute() for path in (entry.audio, entry.frames, entry.detections)]
+        rows[entry.split].append([str(p.relative_to(home) if p.is_relative_to(home) else p) for p in paths])
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for split in SPLITS:
+        path = folder / csv_name(split)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(sorted(rows[split]))
+        write_whole(path, text.getvalue().encode())
+        written.append(path)
+    return written
+
+
+def list_frames(folder: Path) -> dict[int, Path]:
+    """Number -> file of the pictures '<number>.png', '.jpg' or '.jpeg' in a folder. ValueError if there is none."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    frames = {
+        int(file.stem): file
+        for file in files
+        if file.suffix.lower() in (".png", ".jpg", ".jpeg") and file.stem.isascii() and file.stem.isdigit()
+    }
+    if not frames:
+        raise ValueError("no frames")
+    return frames
+
+
+def check_keys(entries: Iterable[Entry]) -> None:
+    """Raises ValueError for two clips of one name and for names that a plain tar header cannot hold."""
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        if len(entry.key.encode()) > MAX_KEY_BYTES:
+            raise ValueError(f"clip name '{entry.clip}' is longer than {MAX_KEY_BYTES} bytes; rename its files")
+        other = seen.setdefault(entry.key, entry)
+        if other is not entry:
+            raise ValueError(
+                f"two clips are named '{entry.key}': {other.audio} ({other.split}) and {entry.audio} "
+                f"({entry.split}); remove one row or rename one clip's files"
+            )
+
+
+def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, str]]) -> list[Entry]:
+    entries = []
+    with open(path, newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            columns = [column.strip() for column in row]
+            if not any(columns) or [column.lower() for column in columns] == _HEADER:
+                continue
+            where = f"{path}, line {number}"
+            if len(columns) != 3 or not all(columns):
+                raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {','.join(row)!r}")
+            audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
+            entries.append(Entry(split, audio, frames, detections))
+    return entries
+
+
+def _resolve(text: str, root: Path, path_map: Sequence[tuple[str, str]], where: str) -> Path:
+    for old, new in path_map:
+        if text == old or text.startswith(old + "/"):
+            text = new + text[len(old) :]
+            break
+    path = PurePosixPath(text)
+    if ".." in path.parts:
+        raise ValueError(f"{where}: '{text}' climbs out of its folder with '..'; write the path without it")
+    return root / path

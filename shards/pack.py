@@ -1,0 +1,218 @@
+"""Index files of a prepared tree -> WebDataset shards and their manifest.
+
+    entries = read_index("tree")
+    pack(entries, Path("shards"), PackOptions(EncodeOptions(clean="music", dataset=load_dataset("music"))), jobs=8)
+
+Clips are encoded by several processes and written by one, in an order that the seed alone determines: the same input
+gives the same bytes, whatever the number of processes. While a set is being packed, a record of every finished shard
+lies in the folder `.packing`; a run that was killed goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
+from shards.clean import check_rule
+from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
+from shards.entries import Entry, check_keys
+from shards.files import write_whole
+from shards.report import Report, check_bad
+from shards.shard_writer import ShardWriter
+from shards.workers import Progress, map_ordered
+
+REPORT_NAME = "pack_report.json"
+_RECORDS = ".packing"
+
+
+@dataclass(frozen=True)
+class PackOptions:
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    shard_mb: float = 256.0  # a shard is closed when it has reached this size, in 10^6 bytes
+    seed: int = 0  # of the order of the clips
+    max_bad_fraction: float = 0.05  # clips with broken files tolerated before it stops
+
+
+def pack(
+    entries: Sequence[Entry], out: Path, options: PackOptions | None = None, jobs: int = 1
+) -> tuple[Manifest, Report]:
+    """Pack the clips into shards `<split>-000000.tar` in `out` and write the manifest last.
+
+    Goes on where a killed run with the same options stopped; a complete folder is left as it is. Raises ValueError
+    for options out of range, a folder that holds other shards, too many broken clips and a full disk.
+    """
+    options = options or PackOptions()
+    _check_options(options, entries)
+    check_keys(entries)
+    plan = {split: mixed_order([e for e in entries if e.split == split], options.seed) for split in SPLITS}
+    digest = _plan_digest(plan, options)
+    if (out / FILE_NAME).is_file():
+        manifest = read_manifest(out)
+        if manifest.info.get("plan") != digest:
+            raise ValueError(f"{out} holds other shards ({FILE_NAME}); give another folder or remove them first")
+        shutil.rmtree(out / _RECORDS, ignore_errors=True)  # a kill right after the manifest leaves it behind
+        path = out / REPORT_NAME
+        return manifest, Report.read(path) if path.is_file() else Report()
+    shards: list[Shard] = []
+    clips: list[Clip] = []
+    report = Report()
+    with Progress(len(entries), "pack") as progress:
+        packer = _Packer(out, digest, options, jobs, len(entries), shards, clips, report, progress)
+        for split in SPLITS:
+            packer.pack_split(split, plan[split])
+    if not clips:
+        reasons = Counter(item["reason"] for item in report.bad + report.dropped).most_common(3)
+        shown = "; ".join(f"{reason}: {count}" for reason, count in reasons)
+        raise ValueError(f"no clip is left to pack ({shown}); correct the data, or choose another rule with --clean")
+    report.write(out / REPORT_NAME)
+    info = {"plan": digest, **_describe(options), "report": report.counts()}
+    write_manifest(Manifest(out, options.encode.sample_rate, tuple(shards), tuple(clips), info))
+    shutil.rmtree(out / _RECORDS)
+    return read_manifest(out), report
+
+
+def mixed_order(entries: Iterable[Entry], seed: int) -> list[Entry]:
+    """Shuffle so that every stretch of the order has the instruments in about their overall proportion.
+
+    The clips of an instrument, in random order, are spread evenly (with jitter) over [0, 1) and all sorted by place.
+    """
+    generator = np.random.default_rng(seed)
+    groups: dict[str, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda e: e.key):
+        groups.setdefault(entry.instrument, []).append(entry)
+    placed: list[tuple[float, str, Entry]] = []
+    for instrument in sorted(groups):
+        group = groups[instrument]
+        order = generator.permutation(len(group))
+        places = (np.arange(len(group)) + generator.random(len(group))) / len(group)
+        placed += [(place, group[i].key, group[i]) for place, i in zip(places.tolist(), order.tolist())]
+    return [entry for _, _, entry in sorted(placed, key=lambda item: item[:2])]
+
+
+@dataclass
+class _Packer:
+    """Packs one split after the other; shards, clips and report grow as shards are finished."""
+
+    out: Path
+    digest: str
+    options: PackOptions
+    jobs: int
+    num_entries: int
+    shards: list[Shard]
+    clips: list[Clip]
+    report: Report
+    progress: Progress
+
+    def pack_split(self, split: str, ordered: list[Entry]) -> None:
+        number, done = self._resume(split)
+        self.progress.advance(done)
+        encode = functools.partial(encode_clip, options=self.options.encode)
+        writer = None
+        report = Report()
+        results = map_ordered(encode, ordered[done:], self.jobs)
+        try:
+            for encoded in results:
+                done += 1
+                self.progress.advance()
+                report.add(encoded.entry, encoded.cleaned, encoded.bad)
+                check_bad(self.report.bad + report.bad, self.num_entries, self.options.max_bad_fraction)
+                if encoded.data:
+                    writer = writer or self._open(split, number)
+                    writer.add(encoded)
+                if writer is not None and (writer.offset >= self.options.shard_mb * 1e6 or done == len(ordered)):
+                    self._finish(writer, number, split, done, report)
+                    number, writer, report = number + 1, None, Report()
+        finally:
+            results.close()
+            if writer is not None:
+                writer.abandon()
+        self.report.merge(report)
+
+    def _open(self, split: str, number: int) -> ShardWriter:
+        name = f"{split}-{number:06d}.tar"
+        return ShardWriter(self.out / name, self.out / _RECORDS / f"{name}.tmp", len(self.shards))
+
+    def _record_path(self, split: str, number: int) -> Path:
+        return self.out / _RECORDS / f"{split}-{number:06d}.json"
+
+    def _finish(self, writer: ShardWriter, number: int, split: str, done: int, report: Report) -> None:
+        shard, clips = writer.finish()
+        record = {
+            "plan": self.digest,
+            "done": done,
+            "shard": dataclasses.asdict(shard),
+            "clips": [dataclasses.asdict(clip) for clip in clips],
+            "report": report.to_dict(),
+        }
+        write_whole(self._record_path(split, number), json.dumps(record).encode())
+        self._take(shard, clips, report)
+
+    def _take(self, shard: Shard, clips: list[Clip], report: Report) -> None:
+        self.shards.append(shard)
+        self.clips += clips
+        self.report.merge(report)
+
+    def _resume(self, split: str) -> tuple[int, int]:
+        """Take over the split's finished shards: their number, and the number of clips that they have dealt with."""
+        number = done = 0
+        while (path := self._record_path(split, number)).is_file():
+            record = json.loads(path.read_text())
+            if record["plan"] != self.digest:
+                raise ValueError(
+                    f"{self.out} holds shards of an unfinished run with other clips or options; "
+                    "give another folder or remove it first"
+                )
+            shard = Shard(**record["shard"])
+            file = self.out / shard.name
+            if not file.is_file() or file.stat().st_size != shard.num_bytes:
+                break  # removed since; packed again from here on
+            self._take(shard, [Clip(**clip) for clip in record["clips"]], Report.from_dict(record["report"]))
+            number, done = number + 1, record["done"]
+        return number, done
+
+
+def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
+    encode = options.encode
+    if encode.audio_format not in AUDIO_FORMATS:
+        raise ValueError(f"--audio-format '{encode.audio_format}': choose {' or '.join(AUDIO_FORMATS)}")
+    if not 1 <= encode.jpeg_quality <= 100:
+        raise ValueError(f"--jpeg-quality {encode.jpeg_quality}: give a whole number from 1 to 100")
+    if encode.longest_side < 0:
+        raise ValueError(f"--longest-side {encode.longest_side}: give pixels, or 0 to leave pictures as they are")
+    if not (options.shard_mb > 0 and math.isfinite(options.shard_mb)):
+        raise ValueError(f"--shard-mb {options.shard_mb}: give a positive number of 10^6 bytes")
+    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries})
+
+
+def _plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
+    """Equal for runs that would write the same shards from the same files, wherever these lie."""
+    dataset = options.encode.dataset
+    values = {
+        "options": _describe(options),
+        "dataset": [
+            sorted((name, dataclasses.astuple(rule)) for name, rule in dataset.instruments.items()),
+            sorted(dataset.skip_videos),
+            dataclasses.astuple(dataset.music),
+            dataclasses.astuple(dataset.coseparation),
+        ],
+        "clips": {split: [(e.instrument, e.clip) for e in ordered] for split, ordered in plan.items()},
+    }
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe(options: PackOptions) -> dict[str, Any]:
+    encode = {f.name: getattr(options.encode, f.name) for f in dataclasses.fields(options.encode)}
+    encode["dataset"] = options.encode.dataset.name
+    return {**encode, "shard_mb": options.shard_mb, "seed": options.seed}

@@ -1,0 +1,113 @@
+"""What became of the clips of a set: counts per cleaning rule, and the dropped and broken clips by name."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shards.clean import Cleaned
+from shards.entries import Entry
+from shards.files import write_whole
+
+
+@dataclass
+class Report:
+    num_clips: int = 0
+    num_kept: int = 0
+    num_boxes: int = 0
+    num_boxes_kept: int = 0
+    boxes_fallen: Counter[str] = field(default_factory=Counter)  # per rule
+    dropped: list[dict[str, str]] = field(default_factory=list)  # clips that cleaning dropped: {"clip", ..., "reason"}
+    bad: list[dict[str, str]] = field(default_factory=list)  # clips with broken files, the same
+
+    def add(self, entry: Entry, cleaned: Cleaned | None, bad: str | None) -> None:
+        """Count a clip: what cleaning left of it (None: it did not come so far) and what is broken about it."""
+        name = {"clip": entry.clip, "instrument": entry.instrument, "split": entry.split}
+        self.num_clips += 1
+        if cleaned is not None:
+            self.num_boxes += len(cleaned.boxes) + sum(cleaned.fallen.values())
+            self.boxes_fallen.update(cleaned.fallen)
+        if bad is not None:
+            self.bad.append({**name, "reason": bad})
+            return
+        assert cleaned is not None
+        if cleaned.dropped is None:
+            self.num_kept += 1
+            self.num_boxes_kept += len(cleaned.boxes)
+        else:
+            self.dropped.append({**name, "reason": cleaned.dropped})
+            if len(cleaned.boxes):
+                self.boxes_fallen["clip dropped"] += len(cleaned.boxes)
+
+    def merge(self, other: Report) -> None:
+        self.num_clips += other.num_clips
+        self.num_kept += other.num_kept
+        self.num_boxes += other.num_boxes
+        self.num_boxes_kept += other.num_boxes_kept
+        self.boxes_fallen.update(other.boxes_fallen)
+        self.dropped += other.dropped
+        self.bad += other.bad
+
+    def counts(self) -> dict[str, Any]:
+        """The counts alone, as the manifest keeps them."""
+        return {
+            "num_clips": self.num_clips,
+            "num_kept": self.num_kept,
+            "num_boxes": self.num_boxes,
+            "num_boxes_kept": self.num_boxes_kept,
+            "boxes_fallen": dict(sorted(self.boxes_fallen.items())),
+            "clips_dropped": dict(sorted(Counter(item["reason"] for item in self.dropped).items())),
+            "clips_bad": dict(sorted(Counter(item["reason"] for item in self.bad).items())),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**self.counts(), "dropped": self.dropped, "bad": self.bad}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Report:
+        return cls(
+            values["num_clips"],
+            values["num_kept"],
+            values["num_boxes"],
+            values["num_boxes_kept"],
+            Counter(values["boxes_fallen"]),
+            values["dropped"],
+            values["bad"],
+        )
+
+    def write(self, path: Path) -> None:
+        write_whole(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Report:
+        """Raises ValueError when there is none or it is damaged."""
+        try:
+            return cls.from_dict(json.loads(path.read_text()))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"report {path} cannot be read ({error}); remove it: nothing depends on it") from error
+
+    def lines(self) -> list[str]:
+        counts = self.counts()
+        return [
+            f"clips: {self.num_kept} of {self.num_clips} kept",
+            *_count_lines({**counts["clips_dropped"], **counts["clips_bad"]}),
+            f"boxes: {self.num_boxes_kept} of {self.num_boxes} kept",
+            *_count_lines(counts["boxes_fallen"]),
+        ]
+
+
+def check_bad(bad: list[dict[str, str]], num_clips: int, max_fraction: float) -> None:
+    """Raises ValueError when more than a share of the clips have broken files."""
+    if len(bad) > max_fraction * num_clips:
+        shown = "; ".join(f"{item['clip']}: {item['reason']}" for item in bad[:3])
+        raise ValueError(
+            f"{len(bad)} of {num_clips} clips have broken files, more than --max-bad-fraction {max_fraction:g} "
+            f"allows ({shown}); repair them or raise the limit"
+        )
+
+
+def _count_lines(counts: dict[str, int]) -> list[str]:
+    return [f"  {count:>8}  {reason}" for reason, count in sorted(counts.items(), key=lambda item: -item[1])]

@@ -1,0 +1,78 @@
+"""Writes one shard: under a temporary name first, so that a half-written shard is never seen."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ialcms.data.manifest import Clip, Shard
+from shards.encode import EncodedClip
+
+END_OF_ARCHIVE = bytes(1024)  # two empty blocks
+
+
+class ShardWriter:
+    """A shard that grows by clips; `finish` gives it its name, `abandon` removes it.
+
+    `index` is the shard's place in the manifest. The methods raise ValueError when the disk refuses, as when full.
+    """
+
+    def __init__(self, path: Path, temporary: Path, index: int) -> None:
+        self.offset = 0  # bytes written
+        self._path, self._temporary, self._index = path, temporary, index
+        self._clips: list[Clip] = []
+        self._sha256 = hashlib.sha256()
+        with self._explained():
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = open(temporary, "wb")  # noqa: SIM115 - stays open until finish or abandon
+
+    def add(self, encoded: EncodedClip) -> None:
+        entry = encoded.entry
+        clip = Clip(
+            key=entry.key,
+            instrument=entry.instrument,
+            video=entry.video,
+            split=entry.split,
+            shard=self._index,
+            offset=self.offset,
+            size=len(encoded.data),
+            num_samples=encoded.num_samples,
+            num_boxes=encoded.num_boxes,
+            crc32=encoded.crc32,
+        )
+        self._write(encoded.data)
+        self._clips.append(clip)
+
+    def finish(self) -> tuple[Shard, list[Clip]]:
+        self._write(END_OF_ARCHIVE)
+        with self._explained():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._temporary, self._path)
+        return Shard(self._path.name, self.offset, self._sha256.hexdigest(), len(self._clips)), self._clips
+
+    def abandon(self) -> None:
+        with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses again
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _write(self, data: bytes) -> None:
+        with self._explained():
+            self._file.write(data)
+        self._sha256.update(data)
+        self.offset += len(data)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"cannot write {self._path}: {error.strerror or error}; make room and start again: "
+                "finished shards are kept"
+            ) from error

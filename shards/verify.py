@@ -1,0 +1,245 @@
+"""Reads shards against their manifest and says which clips and shards are bad, and what is wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
+from shards.clean import FRAME, X1, X2, Y1, Y2, is_box
+from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
+from shards.files import write_whole
+from shards.workers import Progress, map_ordered
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass
+class ShardFindings:
+    """What is wrong with one shard."""
+
+    shard: str
+    problems: list[str] = field(default_factory=list)  # of the shard itself
+    bad_clips: dict[str, str] = field(default_factory=dict)  # key -> what is wrong
+    num_bytes: int = 0  # as found
+    sha256: str = ""  # as found
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems and not self.bad_clips
+
+    def lines(self) -> list[str]:
+        lines = [f"{self.shard}: {problem}" for problem in self.problems]
+        return lines + [f"{self.shard}: clip {key}: {problem}" for key, problem in self.bad_clips.items()]
+
+
+def verify(manifest: Manifest, jobs: int = 1) -> list[ShardFindings]:
+    """Check every shard; the findings are in the manifest's order, those without a problem included."""
+    check = functools.partial(check_shard, manifest=dataclasses.replace(manifest, clips=()))
+    clips_of: list[list[Clip]] = [[] for _ in manifest.shards]
+    for clip in manifest.clips:
+        clips_of[clip.shard].append(clip)
+    findings = []
+    with Progress(len(manifest.clips), "verify") as progress:
+        for found in map_ordered(check, list(enumerate(clips_of)), jobs):
+            findings.append(found)
+            progress.advance(len(clips_of[len(findings) - 1]))
+    return findings
+
+
+def check_manifest(manifest: Manifest) -> list[str]:
+    """What is wrong with the manifest in itself."""
+    problems = []
+    counts = Counter(clip.key for clip in manifest.clips)
+    problems += [f"clip {key} is listed {count} times" for key, count in counts.items() if count > 1]
+    problems += [f"clip {key}: a WebDataset key cannot have dots" for key in counts if "." in key]
+    names = Counter(shard.name for shard in manifest.shards)
+    problems += [f"shard {name} is listed {count} times" for name, count in names.items() if count > 1]
+    return problems
+
+
+def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFindings:
+    """Check one shard: its checksum, that clips cover it without a gap, and each clip. (index, clips) names it."""
+    index, clips = numbered
+    shard = manifest.shards[index]
+    found = ShardFindings(shard.name)
+    path = manifest.folder / shard.name
+    removed = {
+        (item["offset"], item["size"]) for item in manifest.info.get("removed", ()) if item["shard"] == shard.name
+    }
+    try:
+        with open(path, "rb") as file:
+            found.num_bytes = os.fstat(file.fileno()).st_size
+            found.sha256 = _file_sha256(file)
+            found.problems += _check_cover(shard, clips, removed, file)
+            for clip in clips:
+                file.seek(clip.offset)
+                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate)
+                if problem is not None:
+                    found.bad_clips[clip.key] = problem
+    except OSError as error:
+        found.problems.append(f"cannot be read: {error.strerror or error}")
+        found.bad_clips = {clip.key: "its shard cannot be read" for clip in clips}
+        return found
+    if found.num_bytes != shard.num_bytes:
+        found.problems.append(f"has {found.num_bytes} bytes, the manifest says {shard.num_bytes}")
+    elif found.sha256 != shard.sha256:
+        found.problems.append("checksum (sha256) is wrong")
+    return found
+
+
+def check_clip(clip: Clip, data: bytes, sample_rate: int) -> str | None:
+    """What is wrong with the bytes of a clip, or None."""
+    if len(data) != clip.size:
+        return f"{clip.size - len(data)} of its {clip.size} bytes are missing"
+    if zlib.crc32(data) != clip.crc32:
+        return "checksum (crc32) is wrong"
+    try:
+        _check_members(clip, _read_members(clip, data), sample_rate)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def drop_bad_clips(manifest: Manifest, findings: list[ShardFindings]) -> Manifest:
+    """Write a manifest without the bad clips; the old one is kept as manifest.json.1 (or the next free number).
+
+    The shards stay as they are: a plain WebDataset reader still meets the bad clips in them. Shards of which no clip is
+    left are no longer listed. Raises ValueError when that would be all.
+    """
+    bad = {key: problem for found in findings for key, problem in found.bad_clips.items()}
+    num_good = Counter(clip.shard for clip in manifest.clips if clip.key not in bad)
+    if not num_good:
+        raise ValueError(f"no clip of {manifest.folder} is whole; copy the shards again or pack them again")
+    places = {index: place for place, index in enumerate(sorted(num_good))}
+    shards = tuple(
+        Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_good[index])
+        for index in places
+    )
+    clips = tuple(dataclasses.replace(clip, shard=places[clip.shard]) for clip in manifest.clips if clip.key not in bad)
+    removed = [
+        {
+            "key": clip.key,
+            "shard": manifest.shards[clip.shard].name,
+            "offset": clip.offset,
+            "size": clip.size,
+            "reason": bad[clip.key],
+        }
+        for clip in manifest.clips
+        if clip.key in bad
+    ]
+    info = {**manifest.info, "removed": [*manifest.info.get("removed", ()), *removed]}
+    path = manifest.folder / FILE_NAME
+    number = 1
+    while (backup := path.with_name(f"{FILE_NAME}.{number}")).exists():
+        number += 1
+    write_whole(backup, path.read_bytes())
+    write_manifest(dataclasses.replace(manifest, shards=shards, clips=clips, info=info))
+    return read_manifest(manifest.folder)
+
+
+def _file_sha256(file: BinaryIO) -> str:
+    sha256 = hashlib.sha256()
+    while block := file.read(_READ_BYTES):
+        sha256.update(block)
+    return sha256.hexdigest()
+
+
+def _check_cover(shard: Shard, clips: list[Clip], removed: set[tuple[int, int]], file: BinaryIO) -> list[str]:
+    """Clips must follow each other without gap or overlap, from the first byte to the end-of-archive blocks."""
+    problems = []
+    if len(clips) != shard.num_clips:
+        problems.append(f"manifest lists {len(clips)} clips, and says that there are {shard.num_clips}")
+    end = 0
+    ranges = sorted([(clip.offset, clip.size, clip.key) for clip in clips] + [(*item, "(removed)") for item in removed])
+    for offset, size, key in ranges:
+        if offset != end:
+            what = "bytes that belong to no clip" if offset > end else "bytes that belong to two clips"
+            problems.append(f"{abs(offset - end)} {what} before clip {key}")
+        end = offset + size
+    file.seek(end)
+    if file.read().strip(b"\0"):
+        problems.append("holds more than the clips of the manifest at its end")
+    return problems
+
+
+def _read_members(clip: Clip, data: bytes) -> dict[str, bytes]:
+    """Extension -> content."""
+    members = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                key, _, extension = member.name.partition(".")
+                if key != clip.key or content is None or extension in members:
+                    raise ValueError(f"member {member.name} does not belong to it")
+                members[extension] = content.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"is no tar archive ({error})") from error
+    return members
+
+
+def _check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> None:
+    """Raises ValueError with what is wrong with the members."""
+    sounds = [extension for extension in members if extension in AUDIO_FORMATS]
+    pictures = {extension for extension in members if extension.endswith(".jpg")}
+    others = sorted(set(members) - set(sounds) - pictures)
+    if len(sounds) != 1 or not pictures or others != ["json", "npy"]:
+        raise ValueError(f"must have one sound, pictures, .npy and .json, but has {', '.join(sorted(members))}")
+    _check_sound(clip, members[sounds[0]], sample_rate)
+    _check_boxes(clip, members)
+    try:
+        metadata = json.loads(members["json"])
+        told = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(".json is damaged") from error
+    for name, value in told.items():
+        if value != getattr(clip, name):
+            raise ValueError(f".json says {name} {value!r}, the manifest {getattr(clip, name)!r}")
+
+
+def _check_sound(clip: Clip, content: bytes, sample_rate: int) -> None:
+    try:
+        wave, rate = soundfile.read(io.BytesIO(content), dtype="float64", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise ValueError("sound cannot be decoded") from error
+    check_wave(wave, rate, sample_rate)
+    if wave.shape != (clip.num_samples, 1):
+        raise ValueError(f"sound has {wave.shape[0]} samples of {wave.shape[1]} channels, not {clip.num_samples} of 1")
+
+
+def _check_boxes(clip: Clip, members: dict[str, bytes]) -> None:
+    try:
+        boxes = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
+    except (ValueError, OSError, EOFError, MemoryError) as error:
+        raise ValueError(".npy cannot be read") from error
+    if boxes.dtype != np.float32 or boxes.shape != (clip.num_boxes, 7):
+        raise ValueError(f"boxes are {boxes.dtype} {boxes.shape}, not float32 ({clip.num_boxes}, 7)")
+    if not is_box(boxes).all():
+        raise ValueError("boxes are not finite, inverted or of no whole frame number")
+    named = {f"{int(number):06d}.jpg" for number in boxes[:, FRAME]}
+    stored = {extension for extension in members if extension.endswith(".jpg")}
+    if named != stored:
+        raise ValueError(f"boxes and pictures differ in frames {', '.join(sorted(named ^ stored)[:3])}")
+    for name in sorted(stored):
+        try:
+            image = Image.open(io.BytesIO(members[name]), formats=("JPEG",))
+            image.load()
+        except PICTURE_ERRORS as error:
+            raise ValueError(f"picture {name} cannot be decoded") from error
+        inside = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
+        if (inside[:, [X1, Y1]] < 0).any() or (inside[:, [X2, Y2]] > np.array(image.size) + 1e-3).any():
+            raise ValueError(f"a box of picture {name} is not inside it")

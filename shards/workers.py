@@ -1,0 +1,97 @@
+"""Work on many processes with a bounded number of results in memory, and a progress bar for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+LOG_INTERVAL_S = 15.0
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, a plain line now and then in a log file."""
+
+    def __init__(self, total: int, description: str, unit: str = "clip") -> None:
+        self._bar = tqdm(total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
+        self._total, self._description, self._unit = total, description, unit
+        self._done, self._start = 0, time.monotonic()
+        self._last_line = self._start
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def advance(self, count: int = 1) -> None:
+        self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line > LOG_INTERVAL_S:
+            self._last_line = now
+            rate = self._done / (now - self._start)
+            left_s = (self._total - self._done) / rate
+            line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left_s:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+
+def default_jobs() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
+    """`map` on `jobs` processes: results in the order of the items, a few per process in memory at most.
+
+    With one job everything runs in this process. Raises RuntimeError when a process dies (memory, a signal).
+    """
+    if jobs <= 1:
+        yield from map(function, items)
+        return
+    # "spawn": the calling program may hold threads (torch), which a fork would copy in an undefined state
+    executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(executor.submit(function, item))
+            if len(pending) >= 4 * jobs:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process died, most likely for want of memory; start again with fewer --jobs: "
+            "what is finished is kept"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Ctrl-C is the parent's to handle; but without a parent, killed, a worker would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, args=(parent.sentinel,), daemon=True).start()

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+from data_support import write_shards
+
+from ialcms.data.manifest import Manifest
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """60 training clips of 5 instruments in 3 uneven shards."""
+    return write_shards(tmp_path_factory.mktemp("shards"), [25, 5, 30])

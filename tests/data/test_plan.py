@@ -1,0 +1,324 @@
+"""Properties of the plan: pure, in order, even."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from data_support import make_manifest, small_config
+
+from ialcms.config import AudioConfig, DataConfig
+from ialcms.data.manifest import Manifest
+from ialcms.data.plan import Plan, _quotas, permutation, uniforms
+
+EVEN = [[6] * 5, [2] * 5, [12] * 5]  # 100 clips of 5 instruments in 3 uneven shards
+# shares as in MUSIC, 11 instruments
+UNEVEN = [
+    np.random.default_rng(shard).multinomial(60, [0.18, 0.1, 0.09, 0.12, 0.1, 0.1, 0.09, 0.05, 0.07, 0.06, 0.04]).tolist()
+    for shard in range(10)
+]  # fmt: skip
+
+
+def plan_of(manifest: Manifest, num_lanes: int = 8, seed: int = 7, **data: object) -> Plan:
+    config = small_config(**data)
+    return Plan(manifest, config.data, config.audio, seed, num_lanes)
+
+
+def uses_of_a_pass(plan: Plan, lane: int, passes: int = 1) -> np.ndarray:
+    """How often each clip is used in the draws of so many passes of a lane."""
+    uses = np.zeros(len(plan.manifest.clips), dtype=int)
+    for draw in range(int(passes * plan.num_clips * plan.data.reuse / plan.clips_per_mix)):
+        for clip in plan.mix(lane, draw).clips:
+            uses[clip.clip] += 1
+    return uses
+
+
+def test_uniforms_are_fixed_for_all_time() -> None:
+    # what a seed means must not change with NumPy, with Python or with the platform
+    assert uniforms(3, 7, "draw", 2).tolist() == [0.5506303780846377, 0.23043291713223243, 0.9237447917171213]
+    assert uniforms(2, 7, "draw", 2).tolist() == uniforms(3, 7, "draw", 2).tolist()[:2]
+    assert uniforms(3, 7, "draw", 3).tolist() != uniforms(3, 7, "draw", 2).tolist()
+    numbers = uniforms(10_000, "mean")
+    assert 0 <= numbers.min() < 0.001
+    assert 0.999 < numbers.max() < 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.015)
+
+
+def test_permutation_is_one() -> None:
+    assert sorted(permutation(50, 1).tolist()) == list(range(50))
+    assert permutation(50, 1).tolist() != permutation(50, 2).tolist()
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 8])
+def test_a_lane_does_not_depend_on_who_plans_it_or_when(world_size: int) -> None:
+    manifest = make_manifest(UNEVEN)
+    steps, num_lanes = range(11), 24
+    whole = plan_of(manifest, num_lanes)
+    expected = {(lane, step): whole.mix(lane, step) for step in steps for lane in range(num_lanes)}
+    share = num_lanes // world_size
+    for rank in range(world_size):
+        # one plan object per worker, its lanes asked for in another order and from the last step to the first
+        plan = plan_of(manifest, num_lanes)
+        for lane in range(rank * share, (rank + 1) * share):
+            for step in reversed(steps):
+                assert plan.mix(lane, step) == expected[lane, step]
+
+
+def test_a_lane_does_not_depend_on_the_number_of_lanes() -> None:
+    manifest = make_manifest(EVEN)
+    assert plan_of(manifest, 2).mix(1, 33) == plan_of(manifest, 8).mix(1, 33)
+
+
+@pytest.mark.parametrize("step", [0, 1, 77, 5_000, 10**9])
+def test_any_step_at_once(step: int) -> None:
+    manifest = make_manifest(UNEVEN)
+    plan = plan_of(manifest)
+    for earlier in (0, 3, 70, 71):
+        plan.mix(3, earlier)
+    assert plan.mix(3, step) == plan_of(manifest).mix(3, step)
+
+
+def test_lanes_steps_and_seeds_differ() -> None:
+    manifest = make_manifest(UNEVEN)
+    plan, other = plan_of(manifest), plan_of(manifest, seed=8)
+    mixes = [plan.mix(lane, draw).clips for lane in range(8) for draw in range(50)]
+    mixes += [other.mix(lane, draw).clips for lane in range(8) for draw in range(50)]
+    assert len(set(mixes)) == len(mixes)
+    gains = np.array([[clip.gain for clip in mix] for mix in mixes])
+    assert len(np.unique(gains)) == gains.size
+    correlation = np.corrcoef(gains[:399].ravel(), gains[1:400].ravel())[0, 1]
+    assert abs(correlation) < 0.1
+
+
+def test_lanes_see_different_clips_of_a_single_shard() -> None:
+    plan = plan_of(make_manifest([[40] * 5]), window=16)
+    windows = [set(plan.window_clips(lane, 0).tolist()) for lane in range(8)]
+    assert all(not (a & b) for a, b in zip(windows, windows[1:]))
+    assert len(set().union(*windows)) > 80
+
+
+@pytest.mark.parametrize("counts", [EVEN, UNEVEN, [[5, 1, 2, 3]], [[1, 1, 1, 1]], [[30, 1, 1, 1], [30, 0, 0, 0]]])
+@pytest.mark.parametrize("balance", ["clips", "instruments"])
+def test_instruments_of_a_mix_differ(counts: list[list[int]], balance: str) -> None:
+    manifest = make_manifest(counts)
+    for seed in range(3):
+        plan = plan_of(manifest, seed=seed, balance=balance)
+        for lane in range(2):
+            for draw in range(120):
+                clips = [manifest.clips[clip.clip] for clip in plan.mix(lane, draw).clips]
+                assert len({clip.instrument for clip in clips}) == len(clips) == 4
+
+
+def test_numbers_are_in_their_ranges_and_reach_the_ends() -> None:
+    manifest = make_manifest(UNEVEN)
+    plan = plan_of(manifest, gain=(0.5, 1.5))
+    clips = [clip for lane in range(8) for draw in range(150) for clip in plan.mix(lane, draw).clips]
+    rows: dict[int, set[int]] = {}
+    for clip in clips:
+        described = manifest.clips[clip.clip]
+        assert 0 <= clip.row < described.num_boxes
+        assert 0 <= clip.start <= max(described.num_samples - 310, 0)
+        rows.setdefault(described.num_boxes, set()).add(clip.row)
+    assert rows == {boxes: set(range(boxes)) for boxes in (1, 2, 3, 4)}
+    assert {clip.top for clip in clips} == {clip.left for clip in clips} == set(range(5))
+    gains = np.array([clip.gain for clip in clips])
+    assert 0.5 <= gains.min() < 0.51
+    assert 1.49 < gains.max() <= 1.5
+    assert np.mean([clip.flip for clip in clips]) == pytest.approx(0.5, abs=0.03)
+    long_starts = {clip.start for clip in clips if manifest.clips[clip.clip].num_samples == 200 + 37 * 10}
+    assert min(long_starts) == 0 or min(long_starts) < 10
+    assert max(long_starts) > 250
+
+
+def test_short_clips_start_at_their_beginning() -> None:
+    manifest = make_manifest(EVEN)
+    plan = plan_of(manifest)
+    short = [
+        clip for draw in range(100) for clip in plan.mix(0, draw).clips if manifest.clips[clip.clip].num_samples <= 310
+    ]
+    assert short
+    assert {clip.start for clip in short} == {0}
+
+
+def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
+    # one shard: every pass has the same order, so that the ends of a pass even out
+    plan = plan_of(make_manifest([[40] * 5]), window=20, reuse=5.0)
+    uses = uses_of_a_pass(plan, lane=0, passes=4)
+    assert uses.sum() == 4 * 200 * 5
+    # 4 passes x reuse 5, give or take one use a pass and the edges of the first and the last window
+    assert 14 <= uses.min()
+    assert uses.max() <= 24
+
+
+def test_no_clip_starves_or_dominates() -> None:
+    # 600 clips of 11 instruments in uneven numbers; in one pass of 8 lanes every clip comes to 8 * reuse uses on average
+    plan = plan_of(make_manifest(UNEVEN), window=64, reuse=10.0)
+    uses = sum(uses_of_a_pass(plan, lane) for lane in range(8))
+    assert uses.mean() == pytest.approx(80, rel=0.001)
+    assert uses.min() >= 0.6 * 80
+    assert uses.max() <= 1.4 * 80
+
+
+def test_an_instrument_that_fills_more_than_its_share_does_not_starve_the_others() -> None:
+    # 40 % of the clips, but a mix takes at most 1 of 4 from an instrument
+    manifest = make_manifest([[44, 22, 22, 16, 6]] * 4)
+    plan = plan_of(manifest, window=64, reuse=10.0)
+    uses = sum(uses_of_a_pass(plan, lane) for lane in range(4))
+    assert uses.min() >= 0.3 * 40
+    assert uses.max() <= 2.5 * 40
+    by_instrument: Counter[str] = Counter()
+    for count, clip in zip(uses.tolist(), manifest.clips):
+        by_instrument[clip.instrument] += count
+    assert by_instrument["i00"] / uses.sum() == pytest.approx(0.25, abs=0.01)
+
+
+def test_balance_by_instruments() -> None:
+    manifest = make_manifest([[20, 10, 10, 5, 5]] * 4)
+    by_clips, evenly = (
+        Counter(
+            manifest.clips[clip.clip].instrument
+            for lane in range(4)
+            for draw in range(400)
+            for clip in plan_of_cached.mix(lane, draw).clips
+        )
+        for plan_of_cached in (
+            plan_of(manifest, window=50, num_mix=1, balance="clips"),
+            plan_of(manifest, window=50, num_mix=1, balance="instruments"),
+        )
+    )
+    total = by_clips.total()
+    assert by_clips["i00"] / total == pytest.approx(0.4, abs=0.03)
+    assert by_clips["i04"] / total == pytest.approx(0.1, abs=0.03)
+    assert all(count / total == pytest.approx(0.2, abs=0.01) for count in evenly.values())
+
+
+def test_the_window_is_bounded_and_moves_on() -> None:
+    plan = plan_of(make_manifest(UNEVEN), window=64, reuse=10.0)
+    sizes = [len(plan.window_clips(0, draw)) for draw in range(0, 3_000, 16)]
+    assert 64 <= min(sizes) <= max(sizes) <= 128
+    # 4 clips a draw at 10 uses each: the window moves by 400 clips in 1,000 draws
+    stream = plan._stream(0, 400, 64).tolist()
+    assert plan.window_clips(0, 1_000).tolist()[:40] == stream[0:40] or set(stream) & set(plan.window_clips(0, 1_000))
+    assert not set(plan.window_clips(0, 0).tolist()) & set(plan.window_clips(0, 1_000).tolist())
+
+
+def test_clips_come_from_the_window() -> None:
+    plan = plan_of(make_manifest(UNEVEN), window=32)
+    for draw in range(0, 200, 7):
+        assert {clip.clip for clip in plan.mix(5, draw).clips} <= set(plan.window_clips(5, draw).tolist())
+
+
+def test_a_pass_reads_every_clip_once_and_shards_front_to_back() -> None:
+    manifest = make_manifest(EVEN)
+    plan = plan_of(manifest)
+    for lane in range(4):
+        for number in range(3):
+            stream = plan._stream(lane, number * 100, 100)
+            assert sorted(stream.tolist()) == list(range(100))
+            turns = int((np.diff(stream) != 1).sum())
+            assert turns <= 3  # from shard to shard; one of them is entered in the middle
+    orders = {tuple(plan._stream(lane, number * 100, 100).tolist()) for lane in range(4) for number in range(3)}
+    assert len(orders) > 8
+
+
+def test_shards_that_were_not_shuffled_still_give_mixes() -> None:
+    manifest = make_manifest([[200, 200, 0, 0], [0, 0, 200, 200]])
+    in_order = tuple(sorted(manifest.clips, key=lambda clip: (clip.shard, clip.instrument)))
+    plan = plan_of(replace(manifest, clips=in_order), window=32, reuse=10.0)
+    uses = uses_of_a_pass(plan, lane=0)
+    assert uses.sum() == 8_000
+    assert uses.max() < 20 * 10
+
+
+def test_tiny_sets() -> None:
+    manifest = make_manifest([[1, 1, 1, 1]])
+    plan = plan_of(manifest)
+    for draw in range(20):
+        assert {clip.clip for clip in plan.mix(0, draw).clips} == {0, 1, 2, 3}
+    assert len({plan.mix(0, draw).clips for draw in range(20)}) == 20
+
+
+def test_only_the_split_and_its_instruments() -> None:
+    manifest = make_manifest(EVEN)
+    clips = tuple(replace(clip, split="val" if index % 2 else "train") for index, clip in enumerate(manifest.clips))
+    chosen = ("i00", "i01", "i02", "i04")
+    plan = plan_of(replace(manifest, clips=clips), instruments=chosen)
+    used = {clip.clip for lane in range(4) for draw in range(50) for clip in plan.mix(lane, draw).clips}
+    assert {clips[index].split for index in used} == {"train"}
+    assert {clips[index].instrument for index in used} == set(chosen)
+
+
+def test_alternates() -> None:
+    manifest = make_manifest(UNEVEN)
+    plan = plan_of(manifest)
+    planned = plan.mix(2, 9).clips
+    instruments = [manifest.clips[clip.clip].instrument for clip in planned]
+    taken = set(instruments) - {instruments[1]}
+    alternates = list(plan.alternates(2, 9, 1, taken))
+    assert alternates == list(plan_of(manifest).alternates(2, 9, 1, taken))
+    indices = [clip.clip for clip in alternates]
+    assert len(set(indices)) == len(indices)
+    assert planned[1].clip not in indices
+    assert not {manifest.clips[index].instrument for index in indices} & taken
+    same = [index for index in plan.window_clips(2, 9) if manifest.clips[index].instrument == instruments[1]]
+    assert set(indices[: len(same) - 1]) == set(same) - {planned[1].clip}
+    # in the end every clip whose instrument is free has had its turn
+    free = [index for index, clip in enumerate(manifest.clips) if clip.instrument not in taken]
+    window = set(plan.window_clips(2, 9).tolist())
+    assert set(free) - window - {planned[1].clip} <= set(indices)
+    assert [clip.gain for clip in alternates[:5]] != [clip.gain for clip in plan.alternates(2, 9, 2, taken)][:5]
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "total"),
+    [
+        ([1, 1, 1, 1], 3, 12),
+        ([40, 10, 6, 4], 15, 60),
+        ([100, 1, 1], 5, 11),
+        ([3, 3, 3, 3, 3], 3, 12),
+        ([7, 2, 5], 9, 10),
+    ],
+)
+def test_quotas(weights: list[int], most: int, total: int) -> None:
+    results = np.array([_quotas(np.array(weights), most, total, number) for number in np.linspace(0, 0.9999, 400)])
+    assert (results.sum(axis=1) == total).all()
+    assert results.max() <= most
+    assert (results.max(axis=0) - results.min(axis=0)).max() <= 1
+    open_ = results.mean(axis=0) < most - 1e-9
+    shares = np.array(weights)[open_] / np.array(weights)[open_].sum()
+    left = total - results.mean(axis=0)[~open_].sum()
+    assert np.allclose(results.mean(axis=0)[open_], shares * left, atol=0.01)
+
+
+class TestErrors:
+    def test_too_few_instruments(self) -> None:
+        with pytest.raises(ValueError, match=r"needs 4 different instruments.*num_mix.*has 3: i00, i01, i02; lower"):
+            plan_of(make_manifest([[9, 9, 9]]))
+
+    def test_too_few_chosen_instruments(self) -> None:
+        with pytest.raises(ValueError, match="has 2: i00, i03"):
+            plan_of(make_manifest(EVEN), instruments=("i00", "i03"))
+
+    def test_unknown_instrument(self) -> None:
+        with pytest.raises(ValueError, match=r"data.instruments names 'i99'.*did you mean"):
+            plan_of(make_manifest(EVEN), instruments=("i00", "i99"))
+
+    def test_empty_split(self) -> None:
+        with pytest.raises(ValueError, match=r"no clips in the split 'train' \(clips: train 0, val 100, test 0\)"):
+            plan_of(make_manifest(EVEN, split="val"))
+
+    def test_clip_without_boxes(self) -> None:
+        manifest = make_manifest(EVEN)
+        clips = (replace(manifest.clips[0], num_boxes=0), *manifest.clips[1:])
+        with pytest.raises(ValueError, match=r"clip s0c0 .* 0 boxes.*verify --fix"):
+            plan_of(replace(manifest, clips=clips))
+
+
+def test_published_size() -> None:
+    # the published setting, on the default configuration: a step is planned without touching anything before it
+    manifest = make_manifest(UNEVEN)
+    plan = Plan(manifest, DataConfig(), AudioConfig(), seed=0, num_lanes=8)
+    assert plan.draws_per_round == 32
+    assert plan.mix(7, 99_999) == Plan(manifest, DataConfig(), AudioConfig(), seed=0, num_lanes=8).mix(7, 99_999)

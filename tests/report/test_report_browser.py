@@ -1,0 +1,270 @@
+"""The report in a real browser: Debian's Chromium, headless, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from ialcms.report.page import Table, write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing; install the dev extras")
+
+SAMPLE_RATE = 11_025
+SECONDS = 4.0
+ATTACK = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if executable is None:
+        pytest.skip("Chromium is missing; tests/install_chromium.sh installs it")
+    with sync_api.sync_playwright() as playwright:
+        # The sandbox cannot start as root, which is what containers run as; the page is our own.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, make):
+    columns = ("Instrument", "A column with a long title", *(f"Another long column {n}" for n in range(6)))
+    wide = Table("Wide", columns, (("violin", *range(7)),), "Scrolls in its own box.")
+    return write_report(
+        tmp_path_factory.mktemp("report") / "report.html",
+        title="demo_run_" + "with_a_long_name_" * 4,
+        summary={"SDR (dB)": 10.2, "Mixes": 550, "Checkpoint": "step 100,000"},
+        tables=[make.table(), wide],
+        examples=[
+            make.example("violin", "flute", why="best", seconds=SECONDS),
+            make.example(ATTACK, "clarinet", "an_instrument_with_a_very_long_name", why="worst", seconds=SECONDS, seed=3),
+        ],
+        sample_rate=SAMPLE_RATE,
+    )
+
+
+@pytest.fixture
+def open_page(browser, report):
+    """Opens the report; afterwards nothing may have failed, been blocked or been asked of a network."""
+    contexts, problems, requests = [], [], []
+
+    def open_(**options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(report.as_uri())
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not problems
+    assert requests.pop(0) == report.as_uri()
+    assert all(url.startswith(("data:", report.as_uri())) for url in requests)
+
+
+def state(page) -> dict:
+    return page.evaluate(
+        """() => ({time: player.currentTime, duration: player.duration, paused: player.paused,
+                   playing: [...document.querySelectorAll(".playing .play")].map((b) => b.dataset.what),
+                   labels: [...document.querySelectorAll(".play")].map((b) => b.getAttribute("aria-label"))})"""
+    )
+
+
+def wait_until_heard(page, seconds: float) -> None:
+    page.wait_for_function("(s) => !player.paused && player.currentTime > s", arg=seconds)
+
+
+def test_everything_is_drawn_and_named(open_page):
+    page = open_page()
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    missing = page.evaluate(
+        """async () => {
+            const images = [...document.images];
+            await Promise.all(images.map((image) => image.decode()));
+            const named = [...document.querySelectorAll("button, input")].map(
+                (e) => e.getAttribute("aria-label") || e.textContent.trim());
+            const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+            const refs = [...document.querySelectorAll("[aria-labelledby], [aria-controls]")].map(
+                (e) => e.getAttribute("aria-labelledby") ?? e.getAttribute("aria-controls"));
+            return {images: images.length, blank: images.filter((i) => !i.naturalWidth || !i.alt).length,
+                    unnamed: named.filter((n) => !n).length, twice: ids.length - new Set(ids).size,
+                    names: named.filter((n) => /^(Play|Position)/.test(n)),
+                    dangling: refs.filter((id) => !document.getElementById(id)),
+                    anchors: [...document.links].filter((a) => !document.querySelector(a.hash)).length};
+        }"""
+    )
+    names = missing.pop("names")
+    assert missing == {"images": 22, "blank": 0, "unnamed": 0, "twice": 0, "dangling": [], "anchors": 0}
+    assert len(set(names)) == len(names) == 24  # a button and a slider for each of 12 sounds, told apart by name
+    assert page.get_by_role("heading", level=1).inner_text().startswith("demo_run")
+    assert page.get_by_role("main").count() == page.get_by_role("banner").count() == 1
+    assert page.get_by_role("heading", name=ATTACK).first.is_visible()
+    mix, *_, last = page.locator("#example-1 .surface").all()
+    assert mix.bounding_box()["x"] == last.bounding_box()["x"]  # one time axis: the spectrograms are aligned
+    axis = page.locator("#example-1 .axis-y").first.bounding_box()
+    assert axis["height"] == pytest.approx(mix.bounding_box()["height"], abs=1)
+
+
+def test_a_sound_plays_and_its_playhead_moves(open_page):
+    page = open_page()
+    button = page.get_by_role("button", name="Play estimate of flute, example 1")
+    button.click()
+    wait_until_heard(page, 0.3)
+    now = state(page)
+    assert now["duration"] == pytest.approx(SECONDS, abs=0.01)
+    assert now["playing"] == ["estimate of flute, example 1"]
+    page.wait_for_function(
+        """() => { const figure = document.querySelector(".playing");
+                   const [head, box] = [".playhead", ".surface"].map((s) => figure.querySelector(s).getBoundingClientRect());
+                   return Math.abs((head.x - box.x) / box.width - player.currentTime / player.duration) < 0.03
+                          && head.x > box.x + 10; }"""
+    )
+    page.get_by_role("button", name="Pause estimate of flute, example 1").click()
+    assert state(page)["paused"]
+    assert page.locator(".playing").count() == 0
+    assert button.is_visible()
+
+
+def test_only_one_sound_plays_and_switching_goes_on_at_the_same_place(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Play reference of violin, example 1").click()
+    wait_until_heard(page, 0.5)
+    before = state(page)["time"]
+    page.get_by_role("button", name="Play estimate of violin, example 1").click()
+    page.wait_for_function("() => player.readyState > 2 && !player.paused")
+    now = state(page)
+    assert now["playing"] == ["estimate of violin, example 1"]
+    assert now["time"] >= before
+    assert page.locator("audio").count() == 1
+    page.get_by_role("slider", name="Position in mix, example 1").fill("3")  # aligned: moves the estimate too
+    wait_until_heard(page, 3.0)
+    page.get_by_role("button", name="Play mix, example 2").click()
+    page.wait_for_function("() => player.readyState > 2 && !player.paused && player.currentTime < 2")  # has its own place
+    assert state(page)["playing"] == ["mix, example 2"]
+
+
+def test_a_sound_that_ends_starts_over(open_page):
+    page = open_page()
+    page.get_by_role("slider", name="Position in mix, example 1").fill("3.8")
+    page.get_by_role("button", name="Play mix, example 1").click()
+    page.wait_for_function("() => player.ended")
+    page.wait_for_function("() => document.querySelector('#example-1 .time').textContent === '0.0 / 4.0 s'")
+    assert state(page)["playing"] == []
+    page.get_by_role("button", name="Play mix, example 1").click()
+    page.wait_for_function("() => !player.paused && player.currentTime > 0.1 && player.currentTime < 3")
+
+
+def test_players_work_with_the_keyboard_alone(open_page):
+    page = open_page()
+    page.get_by_role("button", name="Play mix, example 1").focus()
+    page.keyboard.press("Space")
+    wait_until_heard(page, 0.1)
+    page.keyboard.press("Enter")
+    assert state(page)["paused"]
+    page.keyboard.press("Tab")
+    slider = page.get_by_role("slider", name="Position in mix, example 1")
+    assert slider.evaluate("(e) => e === document.activeElement")
+    page.keyboard.press("End")
+    page.keyboard.press("PageDown")  # a tenth of the length
+    assert slider.get_attribute("aria-valuetext") == "3.6 of 4.0 seconds"
+    assert state(page)["time"] == pytest.approx(3.6, abs=0.01)
+
+
+def rows_of(page) -> list[str]:
+    return page.locator("table").first.locator("tbody th").all_inner_texts()
+
+
+def sorts_of(page) -> list[str]:
+    return page.locator("table").first.locator("thead th").evaluate_all("(a) => a.map((e) => e.ariaSort)")
+
+
+def test_tables_sort_by_click(open_page):
+    page = open_page()
+    table = page.get_by_role("table", name="Per instrument")
+    table.get_by_role("button", name="SDR").click()
+    assert rows_of(page) == ["Cello", "violin", "flute", "erhu"]
+    assert sorts_of(page) == ["none", "none", "descending"]
+    assert page.get_by_role("status").inner_text() == "Sorted by SDR, descending"
+    table.get_by_role("button", name="SDR").click()
+    assert rows_of(page) == ["flute", "violin", "Cello", "erhu"]  # the gap stays at the end
+    assert sorts_of(page) == ["none", "none", "ascending"]
+    table.get_by_role("button", name="Mixes").click()
+    assert rows_of(page) == ["erhu", "violin", "flute", "Cello"]  # 110 before 50: by number, not by text
+
+
+def test_tables_sort_by_keyboard(open_page):
+    page = open_page()
+    page.get_by_role("table", name="Per instrument").get_by_role("button", name="Instrument").focus()
+    page.keyboard.press("Enter")
+    assert rows_of(page) == ["Cello", "erhu", "flute", "violin"]
+    assert sorts_of(page) == ["ascending", "none", "none"]
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert rows_of(page) == ["erhu", "violin", "flute", "Cello"]
+    assert sorts_of(page) == ["none", "descending", "none"]
+
+
+def test_the_heat_map_can_be_hidden(open_page):
+    page = open_page()
+    toggle = page.get_by_role("button", name="Heat map of violin")
+    heat = page.get_by_role("img", name="Heat map of where the separator hears violin")
+    picture = page.get_by_role("img", name="Picture of violin")
+    assert heat.bounding_box() == picture.bounding_box()
+    toggle.click()
+    assert not heat.is_visible()
+    assert picture.is_visible()
+    assert toggle.get_attribute("aria-pressed") == "false"
+    toggle.click()
+    assert heat.is_visible()
+
+
+CONTRASTS = """() => {
+    const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    const ground = (e) => { const c = parse(getComputedStyle(e).backgroundColor);
+                            return c.length === 3 || c[3] === 1 ? c : ground(e.parentElement); };
+    const shown = [...document.querySelectorAll("body *:not(.unseen, .skip, script, noscript, noscript *)")].filter((e) =>
+        e.matches(".play") || [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
+    return shown.map((e) => {
+        const style = getComputedStyle(e);
+        const [a, b] = [parse(e.matches("text") ? style.fill : style.color), ground(e)].map(luminance);
+        return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.className.baseVal ?? e.className, e.textContent];
+    });
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_have_contrast(open_page, scheme):
+    page = open_page(color_scheme=scheme)
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 100
+    assert [found for found in contrasts if found[0] < 4.5] == []  # WCAG AA
+    red = int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
+    assert red > 200 if scheme == "light" else red < 50
+
+
+def test_a_phone_scrolls_wide_tables_only_in_their_box(open_page):
+    page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate("visualViewport.width") == 360
+    box = page.get_by_role("region", name="Wide")
+    assert box.evaluate("(e) => e.scrollWidth > e.clientWidth")
+    box.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.querySelectorAll('.scroll')[1].scrollLeft > 0")
+    outside = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, img, h1, h3, dd")].filter(
+            (e) => !e.closest(".scroll") && e.getBoundingClientRect().right > 360).length"""
+    )
+    assert outside == 0
+    button = page.get_by_role("button", name="Play mix, example 1")
+    assert min(button.bounding_box()["width"], button.bounding_box()["height"]) >= 44
+    button.tap()
+    wait_until_heard(page, 0.1)

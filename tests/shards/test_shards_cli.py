@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ialcms.data.manifest import read_manifest
+from shards.cli import add_parsers
+from shards.clean import read_detections
+
+
+def run(*arguments: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers(required=True))
+    args = parser.parse_args([str(argument) for argument in arguments])
+    return args.func(args)
+
+
+@pytest.fixture
+def prepared(full_tree) -> Path:
+    """A tree without index files."""
+    for path in full_tree.root.glob("*.csv"):
+        path.unlink()
+    return full_tree.root
+
+
+def test_from_a_tree_to_verified_shards(prepared: Path, tmp_path: Path, capsys):
+    assert run("index", prepared, "--dataset", "demo", "--test-fraction", "0.25", "--jobs", "1") == 0
+    assert "train: 12 clips of 6 videos (acoustic_guitar 4, clarinet 4, saxophone 4)" in capsys.readouterr().out
+    out = tmp_path / "out"
+    pack = ("pack", prepared, "--out", out, "--dataset", "demo", "--shard-mb", "0.05", "--jobs", "2")
+    assert run(*pack) == 0
+    assert "24 clips in 6 shards" in capsys.readouterr().out
+    assert run(*pack) == 0
+    assert "complete already" in capsys.readouterr().out
+    assert run("verify", out, "--jobs", "1") == 0
+    assert "0 bad clips, 0 bad shards" in capsys.readouterr().out
+
+
+def test_cleaned_detections_take_the_place_of_the_rule(prepared: Path, tmp_path: Path):
+    assert run("clean", prepared, "--dataset", "demo", "--jobs", "1") == 0
+    cleaned = ("--dataset", "demo", "--test-fraction", "0.25", "--detections", "solo_detect_music")
+    assert run("index", prepared, *cleaned) == 0
+    assert run("pack", prepared, "--out", tmp_path / "two", "--clean", "none", "--jobs", "1") == 0
+    assert run("index", prepared, "--dataset", "demo", "--test-fraction", "0.25") == 0
+    assert run("pack", prepared, "--out", tmp_path / "one", "--dataset", "demo", "--jobs", "1") == 0
+    one, two = (read_manifest(tmp_path / name) for name in ("one", "two"))
+    assert one.clips == two.clips
+    assert one.shards == two.shards
+
+
+def test_clean_reports_what_fell(prepared: Path, capsys):
+    path = next(prepared.glob("solo_detect/*/clarinet-001_0.npy"))
+    np.save(path, np.concatenate([read_detections(path), np.float32([[1, 3, 0.95, 1, 1, 5, 5]])]))
+    assert run("clean", prepared, "--dataset", "demo", "--jobs", "1", "--dry-run") == 0
+    output = capsys.readouterr().out
+    assert "clips: 24 of 24 kept" in output
+    assert "       1  other class than the instrument's" in output
+    assert not (prepared / "solo_detect_music").exists()
+
+
+def test_clean_does_not_overwrite_its_input(prepared: Path):
+    with pytest.raises(ValueError, match="is the folder of the detections"):
+        run("clean", prepared, "--dataset", "demo", "--out", prepared / "solo_detect")
+
+
+def test_a_dry_run_writes_nothing(prepared: Path, tmp_path: Path, read_folder, capsys):
+    before = read_folder(prepared)
+    run("index", prepared, "--dataset", "demo", "--dry-run")
+    run("clean", prepared, "--dataset", "demo", "--dry-run", "--jobs", "1")
+    assert read_folder(prepared) == before
+    run("index", prepared, "--dataset", "demo")
+    (next(prepared.glob("solo_audio_resample/*/clarinet-000_0.wav"))).unlink()
+    capsys.readouterr()
+    assert run("pack", prepared, "--out", tmp_path / "out", "--dataset", "demo", "--dry-run") == 0
+    captured = capsys.readouterr()
+    assert "would pack into" in captured.out
+    assert "listed clip without its files" in captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_csv_files_are_taken_over(prepared: Path, tmp_path: Path, capsys):
+    listed = tmp_path / "published"
+    listed.mkdir()
+    row = "/lab/{0}/solo_audio_resample/{1}.wav,/lab/{0}/solo_extract/{1},/lab/{0}/solo_detect/{1}.npy\n"
+    names = ["clarinet/clarinet-000_0", "clarinet/clarinet-003_1", "clarinet/dead_0"]
+    (listed / "train_solo_clip.csv").write_text(row.format("x", names[0]) + row.format("x", names[2]))
+    (listed / "test_solo_clip.csv").write_text(row.format("x", names[1]))
+    with pytest.raises(ValueError, match="none of the clips .* --map OLD=NEW"):
+        run("index", prepared, "--from-csv", listed)
+    assert run("index", prepared, "--from-csv", listed, "--map", f"/lab/x={prepared}") == 0
+    assert "listed clip without its files: " in capsys.readouterr().err
+    line = "solo_audio_resample/{0}.wav,solo_extract/{0},solo_detect/{0}.npy\n"
+    assert (prepared / "train_solo_clip.csv").read_text() == line.format(names[0])
+    assert (prepared / "test_solo_clip.csv").read_text() == line.format(names[1])
+    assert (prepared / "val_solo_clip.csv").read_text() == ""
+    packed = ("--out", tmp_path / "out", "--dataset", "demo", "--jobs", "1", "--max-bad-fraction", "0.5")
+    assert run("pack", listed, "--map", f"/lab/x={prepared}", *packed) == 0
+    assert {clip.key for clip in read_manifest(tmp_path / "out").clips} == {"clarinet-000_0", "clarinet-003_1"}
+
+
+def test_a_split_by_clip_says_that_it_leaks(prepared: Path, capsys):
+    assert run("index", prepared, "--dataset", "demo", "--by", "clip", "--dry-run") == 0
+    assert "that split leaks" in capsys.readouterr().err
+    assert run("index", prepared, "--dataset", "demo", "--dry-run") == 0
+    assert "leaks" not in capsys.readouterr().err
+
+
+def test_the_listed_videos_become_the_test(prepared: Path, tmp_path: Path):
+    (tmp_path / "videos.txt").write_text("# mine\nclarinet-002\n\nsaxophone-001\n")
+    assert run("index", prepared, "--dataset", "demo", "--test-videos", tmp_path / "videos.txt") == 0
+    rows = (prepared / "test_solo_clip.csv").read_text().splitlines()
+    clips = [os.path.basename(row) for row in rows]
+    assert clips == ["clarinet-002_0.npy", "clarinet-002_1.npy", "saxophone-001_0.npy", "saxophone-001_1.npy"]
+
+
+def test_an_instrument_without_clips_is_named(prepared: Path, capsys):
+    (prepared / "solo_extract" / "tuba").mkdir()
+    assert run("index", prepared, "--dataset", "demo") == 0
+    assert "instrument without a complete clip: tuba" in capsys.readouterr().err
+
+
+def test_verify_fails_on_bad_shards_and_fixes_on_demand(prepared: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    run("index", prepared, "--dataset", "demo")
+    run("pack", prepared, "--out", out, "--dataset", "demo", "--jobs", "1")
+    clip = read_manifest(out).clips[3]
+    path = read_manifest(out).shard_path(clip)
+    content = bytearray(path.read_bytes())
+    content[clip.offset + 700] ^= 255
+    path.write_bytes(content)
+    capsys.readouterr()
+    assert run("verify", out, "--jobs", "1", "--dry-run") == 0
+    assert run("verify", out, "--jobs", "1") == 1
+    assert f"{path.name}: clip {clip.key}: checksum (crc32) is wrong" in capsys.readouterr().out
+    assert run("verify", out, "--jobs", "1", "--fix") == 0
+    assert run("verify", out, "--jobs", "1") == 0
+    assert clip.key not in {c.key for c in read_manifest(out).clips}
+    assert len(json.loads((out / "manifest.json.1").read_text())["clips"]) == 24
+
+
+@pytest.mark.parametrize("verb", ["clean", "index", "pack", "verify"])
+def test_help_has_an_example_that_parses(verb: str, capsys):
+    with pytest.raises(SystemExit):
+        run(verb, "--help")
+    text = capsys.readouterr().out
+    example = text.partition("example:\n  ialcms data ")[2].split()
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers(required=True))
+    assert parser.parse_args(example).func is not None
+    assert example[0] == verb
+    assert "--jobs" in text
+    assert "--dry-run" in text
+
+
+def test_jobs_must_be_positive(capsys):
+    with pytest.raises(SystemExit):
+        run("verify", "x", "--jobs", "0")
+    assert "'0' is not a whole number of at least 1" in capsys.readouterr().err

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from ialcms.data.manifest import Clip, Manifest, read_manifest
+from shards.encode import EncodeOptions, encode_array, encode_audio, tar_member
+from shards.pack import PackOptions, pack
+from shards.verify import ShardFindings, check_clip, check_manifest, drop_bad_clips, verify
+
+
+@pytest.fixture
+def packed(full_tree, tmp_path: Path) -> Manifest:
+    """24 clips in several shards."""
+    manifest, _ = pack(full_tree.entries, tmp_path / "out", PackOptions(EncodeOptions(clean="none"), shard_mb=0.05))
+    return manifest
+
+
+def flip(path: Path, offset: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
+def bad(findings: list[ShardFindings]) -> dict[str, ShardFindings]:
+    return {found.shard: found for found in findings if not found.ok}
+
+
+class TestVerify:
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_whole_shards_have_no_findings(self, packed: Manifest, jobs: int):
+        findings = verify(packed, jobs)
+        assert [found.shard for found in findings] == [shard.name for shard in packed.shards]
+        assert [found.sha256 for found in findings] == [shard.sha256 for shard in packed.shards]
+        assert bad(findings) == {}
+        assert check_manifest(packed) == []
+
+    def test_one_wrong_bit_names_the_clip(self, packed: Manifest):
+        clip = packed.clips[7]
+        flip(packed.shard_path(clip), clip.offset + clip.size // 2)
+        (found,) = bad(verify(packed)).values()
+        assert found.lines() == [
+            f"{found.shard}: checksum (sha256) is wrong",
+            f"{found.shard}: clip {clip.key}: checksum (crc32) is wrong",
+        ]
+
+    def test_a_wrong_bit_outside_of_the_clips(self, packed: Manifest):
+        shard = packed.shards[0]
+        flip(packed.folder / shard.name, shard.num_bytes - 100)
+        (found,) = bad(verify(packed)).values()
+        assert found.problems == ["holds more than the clips of the manifest at its end", "checksum (sha256) is wrong"]
+
+    def test_a_shard_cut_off(self, packed: Manifest):
+        clips = [clip for clip in packed.clips if clip.shard == 1]
+        path = packed.shard_path(clips[0])
+        path.write_bytes(path.read_bytes()[: clips[-1].offset + 1000])
+        findings = bad(verify(read_manifest(packed.folder, check_shards=False)))
+        assert set(findings) == {path.name}
+        assert findings[path.name].bad_clips == {
+            clips[-1].key: f"{clips[-1].size - 1000} of its {clips[-1].size} bytes are missing"
+        }
+
+    def test_a_missing_shard(self, packed: Manifest):
+        path = packed.folder / packed.shards[1].name
+        path.unlink()
+        findings = bad(verify(packed))
+        assert findings[path.name].problems == ["cannot be read: No such file or directory"]
+        assert set(findings[path.name].bad_clips) == {clip.key for clip in packed.clips if clip.shard == 1}
+
+    def test_bytes_that_no_clip_claims(self, packed: Manifest):
+        forgotten = packed.clips[1]
+        clips = tuple(clip for clip in packed.clips if clip != forgotten)
+        (found,) = bad(verify(dataclasses.replace(packed, clips=clips))).values()
+        assert found.problems[0].startswith("manifest lists ")
+        assert found.problems[1] == f"{forgotten.size} bytes that belong to no clip before clip {packed.clips[2].key}"
+
+    def test_clips_that_overlap(self, packed: Manifest):
+        first, second = packed.clips[:2]
+        clips = (first, dataclasses.replace(second, offset=first.offset), *packed.clips[2:])
+        (found,) = bad(verify(dataclasses.replace(packed, clips=clips))).values()
+        assert any("bytes that belong to two clips" in problem for problem in found.problems)
+        assert second.key in found.bad_clips
+
+    def test_names_listed_twice(self, packed: Manifest):
+        twice = dataclasses.replace(packed, clips=(*packed.clips, packed.clips[0]))
+        assert check_manifest(twice) == [f"clip {packed.clips[0].key} is listed 2 times"]
+        dotted = dataclasses.replace(packed, clips=(dataclasses.replace(packed.clips[0], key="a.b"),))
+        assert check_manifest(dotted) == ["clip a.b: a WebDataset key cannot have dots"]
+
+
+class TestFix:
+    def test_bad_clips_are_dropped_and_the_old_manifest_kept(self, packed: Manifest):
+        clip = packed.clips[7]
+        flip(packed.shard_path(clip), clip.offset + 600)
+        before = (packed.folder / "manifest.json").read_bytes()
+        fixed = drop_bad_clips(packed, verify(packed))
+        assert fixed.clips == tuple(c for c in packed.clips if c != clip)
+        assert read_manifest(packed.folder) == fixed
+        assert (packed.folder / "manifest.json.1").read_bytes() == before
+        assert bad(verify(fixed)) == {}
+        assert fixed.info["removed"] == [
+            {"key": clip.key, "shard": packed.shards[clip.shard].name, "offset": clip.offset, "size": clip.size,
+             "reason": "checksum (crc32) is wrong"}
+        ]  # fmt: skip
+
+    def test_a_second_time(self, packed: Manifest):
+        for clip in (packed.clips[7], packed.clips[8]):
+            flip(packed.shard_path(clip), clip.offset + 600)
+            fixed = drop_bad_clips(read_manifest(packed.folder), verify(read_manifest(packed.folder)))
+        assert len(fixed.clips) == len(packed.clips) - 2
+        assert len(fixed.info["removed"]) == 2
+        assert (packed.folder / "manifest.json.2").exists()
+        assert bad(verify(fixed)) == {}
+
+    def test_shards_without_a_clip_are_no_longer_listed(self, packed: Manifest):
+        (packed.folder / packed.shards[0].name).unlink()
+        cut = packed.folder / packed.shards[1].name
+        cut.write_bytes(cut.read_bytes()[:-2000])
+        damaged = read_manifest(packed.folder, check_shards=False)
+        fixed = drop_bad_clips(damaged, verify(damaged))
+        assert [shard.name for shard in fixed.shards] == [shard.name for shard in packed.shards[1:]]
+        last = [clip for clip in packed.clips if clip.shard == 1][-1]
+        kept = [clip for clip in packed.clips if clip.shard > 0 and clip != last]
+        assert fixed.clips == tuple(dataclasses.replace(clip, shard=clip.shard - 1) for clip in kept)
+        assert bad(verify(fixed)) == {}
+
+    def test_nothing_whole_is_an_error(self, packed: Manifest):
+        for shard in packed.shards:
+            (packed.folder / shard.name).write_bytes(b"")
+        with pytest.raises(ValueError, match="no clip of .* is whole"):
+            drop_bad_clips(packed, verify(packed))
+        assert not (packed.folder / "manifest.json.1").exists()
+
+
+def jpeg(width: int = 32, height: int = 24) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 120, 40)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def sound(wave: np.ndarray, rate: int = 11_025, subtype: str = "PCM_16") -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format="WAV", subtype=subtype)
+    return buffer.getvalue()
+
+
+WAVE = (8000 * np.sin(np.arange(500) * 0.1)).astype(np.int16)
+BOXES = np.float32([[1, 4, 0.9, 2, 3, 32, 24], [7, 4, 0.9, 0, 0, 5, 5]])
+METADATA = {"instrument": "erhu", "video": "x", "split": "train", "num_samples": 500, "num_boxes": 2}
+
+
+def whole_members() -> dict[str, bytes]:
+    return {
+        "flac": encode_audio(WAVE, 11_025, "flac"),
+        "000001.jpg": jpeg(),
+        "000007.jpg": jpeg(),
+        "npy": encode_array(BOXES),
+        "json": json.dumps(METADATA).encode(),
+    }
+
+
+def problem_of(members: dict[str, bytes], key: str = "x_0") -> str | None:
+    """What verification says of a clip with these members, whose checksum is right."""
+    data = b"".join(tar_member(f"{key}.{extension}", content) for extension, content in members.items())
+    clip = Clip("x_0", "erhu", "x", "train", 0, 0, len(data), 500, 2, zlib.crc32(data))
+    return check_clip(clip, data, 11_025)
+
+
+def with_boxes(**columns: float) -> dict[str, bytes]:
+    boxes = BOXES.copy()
+    for name, value in columns.items():
+        boxes[1, ["frame", "class_id", "confidence", "x1", "y1", "x2", "y2"].index(name)] = value
+    return {"npy": encode_array(boxes)}
+
+
+class TestClip:
+    def test_a_whole_clip(self):
+        assert problem_of(whole_members()) is None
+
+    @pytest.mark.parametrize(
+        ("changed", "problem"),
+        [
+            ({"flac": b"fLaC" + bytes(50)}, "sound cannot be decoded"),
+            ({"flac": encode_audio(WAVE, 22_050, "flac")}, "sound has 22050 samples per second"),
+            ({"flac": encode_audio(WAVE[:-1], 11_025, "flac")}, "sound has 499 samples of 1 channels"),
+            ({"flac": encode_audio(0 * WAVE, 11_025, "flac")}, "sound is silent"),
+            ({"flac": encode_audio(WAVE[:0], 11_025, "wav")}, "sound has no samples"),
+            ({"flac": sound(np.stack([WAVE, WAVE], 1))}, "sound has 500 samples of 2 channels"),
+            ({"flac": sound(np.full(500, np.nan, np.float32), subtype="FLOAT")}, "not finite"),
+            ({"000007.jpg": jpeg()[:200]}, "picture 000007.jpg cannot be decoded"),
+            ({"000007.jpg": jpeg(4, 24)}, "a box of picture 000007.jpg is not inside it"),
+            ({"000003.jpg": jpeg()}, "boxes and pictures differ in frames 000003.jpg"),
+            (with_boxes(frame=8), "differ in frames 000007.jpg, 000008.jpg"),
+            (with_boxes(x1=-1), "a box of picture 000007.jpg is not inside it"),
+            (with_boxes(y2=24.5), "a box of picture 000007.jpg is not inside it"),
+            (with_boxes(x1=9), "inverted"),
+            (with_boxes(confidence=np.nan), "not finite"),
+            (with_boxes(frame=7.5), "no whole frame number"),
+            ({"npy": encode_array(BOXES[:1])}, "boxes are float32 (1, 7)"),
+            ({"npy": encode_array(BOXES.astype(np.float64))}, "boxes are float64"),
+            ({"npy": b"\x93NUMPY"}, ".npy cannot be read"),
+            ({"json": b"{"}, ".json is damaged"),
+            ({"json": b"{}"}, ".json is damaged"),
+            ({"json": json.dumps({**METADATA, "video": "y"}).encode()}, ".json says video 'y', the manifest 'x'"),
+            ({"txt": b"?"}, "must have one sound, pictures, .npy and .json"),
+            ({"wav": sound(WAVE)}, "must have one sound"),
+        ],
+    )
+    def test_what_is_wrong_is_said(self, changed: dict[str, bytes], problem: str):
+        found = problem_of({**whole_members(), **changed})
+        assert found is not None
+        assert problem in found
+
+    @pytest.mark.parametrize("name", ["flac", "npy", "json"])
+    def test_a_missing_member(self, name: str):
+        members = whole_members()
+        del members[name]
+        assert "must have one sound, pictures, .npy and .json" in (problem_of(members) or "")
+
+    def test_a_stranger_among_the_members(self):
+        assert problem_of(whole_members(), key="y_0") == "member y_0.flac does not belong to it"
+
+    def test_bytes_that_are_no_archive(self):
+        data = b"?" * 1024
+        clip = Clip("x_0", "erhu", "x", "train", 0, 0, len(data), 500, 2, zlib.crc32(data))
+        assert "is no tar archive" in (check_clip(clip, data, 11_025) or "")
