@@ -119,12 +119,12 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[dic
         field = next((name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)), "?")
         raise ValueError(
             f"checkpoint {folder} is of another configuration: {field} was {old.get(field)}, now {new.get(field)}; "
-            "restore the value, or start a new run in another folder (--run)"
+            "restore the value, or start a new run in another folder (--folder)"
         )
     if manifest_digest is not None and meta["manifest_digest"] != manifest_digest:
         raise ValueError(
             f"checkpoint {folder} was trained on other shards (manifest {meta['manifest_digest']}, now "
-            f"{manifest_digest}); correct data.shards, or start a new run in another folder (--run)"
+            f"{manifest_digest}); correct data.shards, or start a new run in another folder (--folder)"
         )
     return load_state(folder), Progress(**meta["progress"])
 

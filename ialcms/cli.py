@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     train = _verb(verbs, "train", _train, "train a separator", "ialcms train configs/demo.yaml train.steps=100",
                   "torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml")  # fmt: skip
     _add_config(train)
-    train.add_argument("--run", type=Path, help="folder of the run (default: runs/<name>); an old one is continued")
+    train.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>); an old one is continued")
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
                      "ialcms evaluate runs/demo eval.draws=1",
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configs/demo_solo.yaml)")
     demo.add_argument("--workers", type=int, default=2, help="training workers")
     demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
-    demo.add_argument("--run", type=Path, help="folder of the run (default: runs/<name>)")
+    demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
     data = verbs.add_parser("data", help="prepare data: index, clean, pack, verify shards")
@@ -114,7 +114,7 @@ def _train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     check_world_size(config, int(os.environ.get("WORLD_SIZE", 1)))
     with Workers() as workers:
-        train(config, RunFolder(args.run or Path("runs") / config.name), workers)
+        train(config, RunFolder(args.folder or Path("runs") / config.name), workers)
     return 0
 
 
@@ -149,5 +149,5 @@ def _pretrain(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from ialcms.demo.pipeline import run_demo
 
-    run_demo(args.data, args.run, args.supervised, args.workers, args.overrides)
+    run_demo(args.data, args.folder, args.supervised, args.workers, args.overrides)
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tarfile
 import zlib
 from collections import OrderedDict
@@ -165,8 +166,8 @@ def _decode_sound(name: str, clip: Clip, sample_rate: int, content: bytes) -> np
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             kind = "int16" if file.subtype in ("PCM_16", "PCM_S8", "PCM_U8") else "float32"
             wave, rate = file.read(dtype=kind, always_2d=True), file.samplerate
-    except (soundfile.SoundFileError, TypeError) as error:
-        raise BadClip(f"{name}: its sound cannot be decoded ({_line(error)})") from error
+    except soundfile.LibsndfileError as error:
+        raise BadClip(f"{name}: its sound cannot be decoded ({error.error_string})") from error
     if rate != sample_rate or wave.shape != (clip.num_samples, 1):
         raise BadClip(
             f"{name}: its sound has {wave.shape[0]} samples in {wave.shape[1]} channels at {rate} Hz, the manifest "
@@ -192,7 +193,8 @@ def _decode_table(name: str, clip: Clip, content: bytes) -> np.ndarray:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    """The error in one line, the same in every process."""
+    return " ".join(re.sub(r"<[^>]* at 0x\w+>", "", str(error)).split()) or type(error).__name__
 
 
 class ClipStore:

@@ -11,9 +11,8 @@ turn, so that the clips of one instrument land in different draws. Where no inst
 each clip is used once a round and `reuse` times (give or take one) before the window has left it behind.
 
   * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
-  * A window that cannot give every place of the round a clip of its own reaches further ahead, up to twice its size;
-    where that does not help (instruments that are very rare, shards that are not shuffled) the number of uses that a
-    clip may have in a round and the size of the window are doubled until it does.
+  * A window that cannot give every place of the round a clip of its own reaches further ahead. Instruments that are so
+    rare that twice the window would not do (on average over the split) may use a clip several times a round.
 """
 
 from __future__ import annotations
@@ -173,7 +172,7 @@ class Plan:
 
         lane, draw, place: the mix and the index into its clips. taken: instruments of the mix's other clips. After
         the clips of the same instrument in the window come the clips behind it, of any instrument that is not taken,
-        up to one pass.
+        until every clip has had its turn.
         """
         current = self._round(lane, draw // self.draws_per_round)
         failed = self.mix(lane, draw).clips[place].clip
@@ -215,12 +214,13 @@ class Plan:
         return self._orders[lane, number]
 
     def _stream_blocks(self, lane: int, start: int) -> Iterator[np.ndarray]:
-        """Clips of a lane's stream from position `start` on, one pass long, in blocks that lie in one shard.
+        """Clips of a lane's stream from position `start` on, in blocks that lie in one shard.
 
+        Two passes long: from the middle of a pass on, only that much has every clip for sure.
         Lanes enter their first shards at different places: with a single shard they would all see the same window.
         """
         entry = int((uniforms(1, self.seed, "entry")[0] + lane * GOLDEN_RATIO) % 1.0 * self.num_clips)
-        position, stop = start, start + self.num_clips
+        position, stop = start, start + 2 * self.num_clips
         while position < stop:
             number, index = divmod(position, self.num_clips)
             shards, ends = self._order(lane, number)
@@ -234,9 +234,9 @@ class Plan:
             position += count
 
     def _stream(self, lane: int, start: int, count: int) -> np.ndarray:
-        """`count` clips (at most one pass) of a lane's stream from position `start` on."""
+        """`count` clips (at most two passes) of a lane's stream from position `start` on."""
         blocks: list[np.ndarray] = []
-        missing = min(count, self.num_clips)
+        missing = min(count, 2 * self.num_clips)
         for block in self._stream_blocks(lane, start):
             blocks.append(block[:missing])
             missing -= len(blocks[-1])
@@ -256,9 +256,9 @@ class Plan:
         return current
 
     def _window(self, lane: int, start: int) -> np.ndarray:
-        """The stream from `start` on, as long as a round needs."""
+        """The stream from `start` on, as long as a round needs, so that no clip has too many of its places."""
         places = self.draws_per_round * self.clips_per_mix
-        shortest, longest, uses = self.window, 2 * self.window, self._usual_uses
+        longest, uses = 2 * self.window, self._usual_uses
         while True:
             clips = self._stream(lane, start, longest)
             seen: Counter[int] = Counter()
@@ -266,10 +266,13 @@ class Plan:
             for length, code in enumerate(self._instrument[clips].tolist(), start=1):
                 supply += min(max(self._most_places - uses * seen[code], 0), uses)
                 seen[code] += 1
-                if supply >= places and length >= shortest:
+                if supply >= places and length >= self.window:
                     return clips[:length]
-            assert uses < self._most_places or longest < self.num_clips, "a pass has M * O instruments"
-            shortest, longest, uses = min(longest, self.num_clips), 2 * longest, 2 * uses
+            if len(clips) == longest:
+                longest *= 2
+            else:
+                assert uses < self._most_places, "two passes have M * O instruments"
+                uses *= 2
 
     def _find_usual_uses(self, counts: np.ndarray) -> int:
         """Uses of a clip in a round that the rarest instruments cannot do without: 1 unless they are very rare.

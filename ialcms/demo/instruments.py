@@ -31,15 +31,12 @@ class Instrument:
     scales: tuple[str, ...]  # keys of `music.SCALES`; repeated: more often
     vibrato_cents: float = 0.0
     slide_probability: float = 0.0
+    has_double_stops: bool = False  # bowed on two strings at once
     pace_weights: tuple[float, float, float] = (0.22, 0.45, 0.33)  # slow, medium, fast
 
     @property
     def lowest(self) -> int:
         return min(low for low, _ in self.ranges)
-
-    @property
-    def highest(self) -> int:
-        return max(high for _, high in self.ranges)
 
 
 _CLASSICAL = ("major", "major", "minor", "harmonic_minor", "dorian", "pentatonic")
@@ -48,14 +45,40 @@ _JAZZ = ("blues", "dorian", "mixolydian", "major", "minor")
 
 INSTRUMENTS: tuple[Instrument, ...] = (
     Instrument("acoustic_guitar", 1, Family.GUITAR, ((40, 79),), _FOLK),
-    Instrument("clarinet", 2, Family.WIND, ((50, 86),), _CLASSICAL, 3.0),
-    # soprano, alto, tenor and baritone
-    Instrument("saxophone", 3, Family.WIND, ((58, 84), (50, 78), (45, 73), (38, 66)), _JAZZ, 18.0, 0.15),
-    Instrument("violin", 4, Family.BOWED, ((55, 93),), _CLASSICAL, 22.0, 0.15),
-    Instrument("flute", 5, Family.WIND, ((60, 93),), _CLASSICAL, 12.0),
-    Instrument("cello", 6, Family.BOWED, ((36, 69),), _CLASSICAL, 20.0, 0.15, (0.35, 0.45, 0.2)),
-    Instrument("trumpet", 7, Family.WIND, ((54, 82),), _CLASSICAL, 9.0, 0.05),
-    Instrument("tuba", 8, Family.WIND, ((29, 55),), _CLASSICAL, 4.0, 0.0, (0.25, 0.55, 0.2)),
+    Instrument("clarinet", 2, Family.WIND, ((50, 86),), _CLASSICAL, vibrato_cents=3),
+    Instrument(
+        "saxophone",
+        3,
+        Family.WIND,
+        ((58, 84), (50, 78), (45, 73), (38, 66)),  # soprano, alto, tenor, baritone
+        _JAZZ,
+        vibrato_cents=18,
+        slide_probability=0.15,
+    ),
+    Instrument(
+        "violin",
+        4,
+        Family.BOWED,
+        ((55, 93),),
+        _CLASSICAL,
+        vibrato_cents=22,
+        slide_probability=0.15,
+        has_double_stops=True,
+    ),
+    Instrument("flute", 5, Family.WIND, ((60, 93),), _CLASSICAL, vibrato_cents=12),
+    Instrument(
+        "cello",
+        6,
+        Family.BOWED,
+        ((36, 69),),
+        _CLASSICAL,
+        vibrato_cents=20,
+        slide_probability=0.15,
+        has_double_stops=True,
+        pace_weights=(0.35, 0.45, 0.2),
+    ),
+    Instrument("trumpet", 7, Family.WIND, ((54, 82),), _CLASSICAL, vibrato_cents=9, slide_probability=0.05),
+    Instrument("tuba", 8, Family.WIND, ((29, 55),), _CLASSICAL, vibrato_cents=4, pace_weights=(0.25, 0.55, 0.2)),
     Instrument("accordion", 9, Family.BELLOWS, ((43, 86),), ("major", "minor", "harmonic_minor")),
     Instrument("xylophone", 10, Family.MALLET, ((65, 101),), _CLASSICAL, pace_weights=(0.1, 0.4, 0.5)),
     Instrument(
@@ -64,9 +87,9 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         Family.BOWED,
         ((62, 88),),
         ("pentatonic", "pentatonic", "minor_pentatonic", "minor"),
-        35.0,
-        0.75,
-        (0.4, 0.45, 0.15),
+        vibrato_cents=35,
+        slide_probability=0.75,
+        pace_weights=(0.4, 0.45, 0.15),
     ),
 )
 BY_NAME: dict[str, Instrument] = {instrument.name: instrument for instrument in INSTRUMENTS}

@@ -25,7 +25,7 @@ def draw_style(rng: np.random.Generator, instrument: Instrument) -> Style:
         vibrato_cents=float(instrument.vibrato_cents * rng.uniform(0.4, 1.5)),
         slide_probability=instrument.slide_probability,
         plays_intervals=bool(rng.random() < 0.4),
-        double_stops=bool(instrument.name != "erhu" and rng.random() < 0.3),
+        double_stops=bool(instrument.has_double_stops and rng.random() < 0.3),
     )
 
 

@@ -63,6 +63,19 @@ _SOUNDING_WITHOUT_FORMANTS = 0.12
 _GUITAR_BODY = (Formant(110, 0.5, 1.0), Formant(220, 0.4, 0.8))
 
 
+@dataclass(frozen=True, eq=False)
+class _Bar:
+    """Partials of a struck bar, the fundamental first."""
+
+    ratios: np.ndarray  # to the fundamental
+    amplitudes: np.ndarray
+    decays_s: np.ndarray
+
+
+_XYLOPHONE_BAR = _Bar(np.array([1, 3, 6.1, 8.9]), np.array([1, 0.45, 0.2, 0.08]), np.array([0.28, 0.12, 0.06, 0.03]))
+_MARIMBA_BAR = _Bar(np.array([1, 4, 9.9]), np.array([1, 0.25, 0.08]), np.array([0.5, 0.12, 0.04]))
+
+
 @dataclass(frozen=True)
 class Voice:
     """What sets the instrument of one video apart from others of its kind."""
@@ -70,10 +83,14 @@ class Voice:
     tuning_cents: float
     formant_ratio: float  # size of the body: above 1 is smaller
     brightness: float  # standard score
+    formant_gains: tuple[float, float, float]  # factors
+    breath: float  # factor of the timbre's noise
     extra_attack_s: float
     vibrato_hz: float
     reed_detune_cents: float  # accordion: its reeds beat
     pluck_place: float  # guitar: fraction of the string
+    ring: float  # guitar and xylophone: factor of the time that partials last
+    hardness: float  # guitar and xylophone: of pick or mallet, 0 .. 1
     is_marimba: bool  # xylophone: softer bars, other overtones
 
 
@@ -82,10 +99,14 @@ def draw_voice(rng: np.random.Generator) -> Voice:
         tuning_cents=float(rng.normal(0, 14)),
         formant_ratio=float(2 ** (rng.uniform(-1.3, 1.3) / 12)),
         brightness=float(rng.normal()),
+        formant_gains=tuple(10 ** (rng.normal(0, 2, 3) / 20)),
+        breath=float(2 ** rng.uniform(-1, 1)),
         extra_attack_s=float(rng.uniform(0.003, 0.027)),
         vibrato_hz=float(rng.uniform(4.6, 6.8)),
         reed_detune_cents=float(rng.uniform(3, 14)),
         pluck_place=float(rng.uniform(0.1, 0.35)),
+        ring=float(2 ** rng.uniform(-0.6, 0.6)),
+        hardness=float(rng.random()),
         is_marimba=bool(rng.random() < 0.3),
     )
 
@@ -108,7 +129,7 @@ def synthesize(
 
 def _sound_of(rng: np.random.Generator, instrument: Instrument, voice: Voice, note: Note) -> np.ndarray:
     f0 = 440.0 * 2 ** ((note.pitch - 69 + voice.tuning_cents / 100) / 12)
-    brightness = 1.2 * note.velocity - 0.6 + 0.35 * voice.brightness
+    brightness = 1.2 * note.velocity - 0.6 + 0.6 * voice.brightness
     struck = instrument.family in (Family.GUITAR, Family.MALLET)
     release_s = 0.25 if struck else 0.07
     t = np.arange(int((note.duration_s + release_s) * SAMPLE_RATE)) / SAMPLE_RATE
@@ -138,12 +159,13 @@ def _swell(rng: np.random.Generator, duration_s: float, num_samples: int) -> np.
 # ---------------------------------------------------------------- sustained notes
 
 
-def _resonance(frequencies_hz: np.ndarray, formants: tuple[Formant, ...], ratio: float) -> np.ndarray:
-    octaves = np.log2(frequencies_hz)
-    return sum(
-        (f.gain * np.exp(-0.5 * ((octaves - np.log2(f.centre_hz * ratio)) / f.width_octaves) ** 2) for f in formants),
-        start=np.zeros_like(octaves),
-    )
+def _resonance(frequencies_hz: np.ndarray, formants: tuple[Formant, ...], voice: Voice) -> np.ndarray:
+    """How much the formants of this voice add to the flat response."""
+    response = np.zeros(len(frequencies_hz))
+    for formant, gain in zip(formants, voice.formant_gains):
+        octaves = np.log2(frequencies_hz / (formant.centre_hz * voice.formant_ratio))
+        response += gain * formant.gain * np.exp(-0.5 * (octaves / formant.width_octaves) ** 2)
+    return response
 
 
 def _sustained(
@@ -156,7 +178,7 @@ def _sustained(
     t: np.ndarray,
 ) -> np.ndarray:
     harmonics = np.arange(1, max(1, min(_MAX_HARMONICS, int(_HIGHEST_HZ / f0))) + 1)
-    full = _SOUNDING_WITHOUT_FORMANTS + _resonance(harmonics * f0, timbre.formants, voice.formant_ratio)
+    full = _SOUNDING_WITHOUT_FORMANTS + _resonance(harmonics * f0, timbre.formants, voice)
     full /= harmonics ** (timbre.tilt - 0.3 * brightness)
     even_weight = timbre.even_harmonics + (1 - timbre.even_harmonics) * min(1.0, f0 / 900)
     full[1::2] *= even_weight
@@ -171,7 +193,7 @@ def _sustained(
 
     band_hz = [np.clip(0.8 * f0, 30, 4000), np.clip(6 * f0, 60, 0.47 * SAMPLE_RATE)]
     breath = sosfilt(butter(2, band_hz, "bandpass", fs=SAMPLE_RATE, output="sos"), rng.normal(size=len(t)))
-    tone += breath * (0.7 * timbre.breath * np.abs(tone).max() / (breath.std() + 1e-9))
+    tone += breath * (0.7 * voice.breath * timbre.breath * np.abs(tone).max() / (breath.std() + 1e-9))
     if note.vibrato_cents:
         tone *= 1 + 0.08 * np.sin(2 * np.pi * voice.vibrato_hz * t)
     return tone * (1 - 0.1 * t / t[-1])
@@ -211,29 +233,24 @@ def _plucked(rng: np.random.Generator, voice: Voice, f0: float, brightness: floa
     frequencies_hz = f0 * k * np.sqrt(1 + 6e-5 * k**2)
     k, frequencies_hz = k[frequencies_hz < _HIGHEST_HZ], frequencies_hz[frequencies_hz < _HIGHEST_HZ]
     amplitudes = np.abs(np.sin(np.pi * k * voice.pluck_place)) / k ** (1.1 - 0.25 * brightness)
-    amplitudes *= 1 + _resonance(frequencies_hz, _GUITAR_BODY, voice.formant_ratio)
-    decays_s = 1.6 * np.sqrt(200 / (f0 + 120)) / (1 + 0.09 * k)
+    amplitudes *= 1 + _resonance(frequencies_hz, _GUITAR_BODY, voice)
+    decays_s = 1.6 * voice.ring * np.sqrt(200 / (f0 + 120)) / (1 + 0.09 * k)
     string = _decaying_partials(frequencies_hz, amplitudes, decays_s, rng.random(len(k)), len(t))
-    return string + 0.25 * np.exp(-t / 0.012) * rng.normal(size=len(t))
+    return string + (0.1 + 0.3 * voice.hardness) * np.exp(-t / 0.012) * rng.normal(size=len(t))
 
 
 def _struck(rng: np.random.Generator, voice: Voice, f0: float, brightness: float, t: np.ndarray) -> np.ndarray:
     """A wooden bar: few, inharmonic partials and the click of the mallet."""
-    if voice.is_marimba:
-        ratios, amplitudes, decays_s = [1, 4, 9.9], [1, 0.25, 0.08], [0.5, 0.12, 0.04]
-    else:
-        overtone = max(0.1, 0.45 + 0.15 * brightness)
-        ratios, amplitudes, decays_s = [1, 3, 6.1, 8.9], [1, overtone, 0.2, 0.08], [0.28, 0.12, 0.06, 0.03]
-    frequencies_hz = f0 * np.array(ratios)
+    bar = _MARIMBA_BAR if voice.is_marimba else _XYLOPHONE_BAR
+    frequencies_hz = f0 * bar.ratios
+    amplitudes = bar.amplitudes.copy()
+    amplitudes[1:] *= max(0.2, 0.5 + voice.hardness + 0.3 * brightness)
+    decays_s = bar.decays_s * (voice.ring * (700 / f0) ** 0.4)
     audible = frequencies_hz < _HIGHEST_HZ
-    bar = _decaying_partials(
-        frequencies_hz[audible],
-        np.array(amplitudes)[audible],
-        np.array(decays_s)[audible] * (700 / f0) ** 0.4,
-        np.zeros(audible.sum()),
-        len(t),
+    tone = _decaying_partials(
+        frequencies_hz[audible], amplitudes[audible], decays_s[audible], np.zeros(audible.sum()), len(t)
     )
-    return bar + 0.25 * np.exp(-t / 0.004) * rng.normal(size=len(t))
+    return tone + (0.1 + 0.3 * voice.hardness) * np.exp(-t / 0.004) * rng.normal(size=len(t))
 
 
 def _decaying_partials(

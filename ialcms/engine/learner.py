@@ -32,7 +32,7 @@ class Learner:
         self.module, self.optimizer, self.clip_norm = module, optimizer, clip_norm
         self._call: Any = module
         if workers.distributed:
-            if sync_batchnorm:
+            if sync_batchnorm and workers.world_size > 1:
                 synchronise(module, workers.device)
             # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they
             # need no broadcast at every pass.

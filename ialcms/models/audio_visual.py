@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ialcms.models.norm import BatchNorm1d, BatchNorm2d
+
 
 @dataclass
 class AudioVisualOutput:
@@ -31,16 +33,16 @@ class AudioVisualModule(nn.Module):
         self.fusion = nn.Sequential(
             nn.Conv2d(c + d, c + d, 1),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.BatchNorm2d(c + d),
+            BatchNorm2d(c + d),
             nn.Conv2d(c + d, c, 1),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.BatchNorm2d(c),
+            BatchNorm2d(c),
         )
         self.common_space = nn.Sequential(
-            nn.Conv2d(c, d, 1), nn.LeakyReLU(0.2, inplace=True), nn.BatchNorm2d(d), nn.Conv2d(d, d, 1)
+            nn.Conv2d(c, d, 1), nn.LeakyReLU(0.2, inplace=True), BatchNorm2d(d), nn.Conv2d(d, d, 1)
         )
         self.channel_attention = nn.Sequential(
-            nn.Conv1d(d, c, 1), nn.LeakyReLU(0.2, inplace=True), nn.BatchNorm1d(c), nn.Conv1d(c, c, 1)
+            nn.Conv1d(d, c, 1), nn.LeakyReLU(0.2, inplace=True), BatchNorm1d(c), nn.Conv1d(c, c, 1)
         )
         self.localisation_gain = nn.Parameter(torch.tensor(1.0))
         self.localisation_bias = nn.Parameter(torch.tensor(-0.2))

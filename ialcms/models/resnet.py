@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from ialcms.models.norm import BatchNorm2d
+
 Activation = Callable[[], nn.Module]
 
 
@@ -30,12 +32,12 @@ class BasicBlock(nn.Module):
         super().__init__()
         first, second = dilations
         self.conv1 = nn.Conv2d(inputs, channels, 3, stride, padding=first, dilation=first, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=second, dilation=second, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = BatchNorm2d(channels)
         self.activation = activation()
         self.downsample = (
-            nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+            nn.Sequential(nn.Conv2d(inputs, channels, 1, stride, bias=False), BatchNorm2d(channels))
             if stride != 1 or inputs != channels
             else None
         )
@@ -61,7 +63,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.num_channels = 8 * width  # of the last feature
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         self.layer1 = stage(width, width, 1)

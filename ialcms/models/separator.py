@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ialcms.audio import Spectrogram
 from ialcms.config import AudioConfig, ModelConfig
 from ialcms.models.audio_visual import AudioVisualModule
+from ialcms.models.norm import BatchNorm2d
 from ialcms.models.unet import Decoder, Encoder
 from ialcms.models.visual import VisualNet
 
@@ -44,7 +45,7 @@ class Separator(nn.Module):
         bottom = 8 * width
         self.spectrogram = Spectrogram(audio)
         self.visual = VisualNet(model.visual)
-        self.input_norm = nn.BatchNorm2d(1)
+        self.input_norm = BatchNorm2d(1)
         self.encoder = Encoder(width)
         self.audio_visual = AudioVisualModule(bottom, common)
         self.decoder = Decoder(common + bottom, width, common + bottom)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import leaky_relu, stage
 
 
@@ -18,7 +19,7 @@ class Encoder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 7, 2, padding=3, bias=False), nn.BatchNorm2d(width), leaky_relu()
+            nn.Conv2d(1, width, 7, 2, padding=3, bias=False), BatchNorm2d(width), leaky_relu()
         )
         channels = [width, 2 * width, 4 * width, 8 * width]
         self.stages = nn.ModuleList(
@@ -53,7 +54,7 @@ class UpBlock(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
         self.activation = leaky_relu()
-        self.norm = nn.BatchNorm2d(channels)
+        self.norm = BatchNorm2d(channels)
         self.style = AdaptiveInstanceNorm(channels, context_channels)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:

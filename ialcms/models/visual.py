@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.config import VisualConfig
+from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import Backbone
 
 
@@ -18,7 +19,7 @@ class AtrousBranch(nn.Sequential):
         padding = dilation if kernel == 3 else 0
         super().__init__(
             nn.Conv2d(inputs, channels, kernel, padding=padding, dilation=dilation, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
             nn.LeakyReLU(0.01, inplace=True),
         )
 
@@ -34,11 +35,11 @@ class ASPP(nn.Module):
         self.pooling = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
             nn.Conv2d(inputs, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
             nn.ReLU(inplace=True),
         )
         self.fusion = nn.Sequential(
-            nn.Conv2d(5 * channels, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+            nn.Conv2d(5 * channels, outputs, 1, bias=False), BatchNorm2d(outputs), nn.ReLU(inplace=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,14 +55,14 @@ class VisualNet(nn.Module):
         width, channels, low_level = config.width, config.channels, config.low_level_channels
         self.backbone = Backbone(width).requires_grad_(False)
         self.aspp = ASPP(8 * width, config.aspp_channels, channels)
-        self.reduce = nn.Sequential(nn.Conv2d(2 * width, low_level, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(low_level))
+        self.reduce = nn.Sequential(nn.Conv2d(2 * width, low_level, 1), nn.ReLU(inplace=True), BatchNorm2d(low_level))
         self.decoder = nn.Sequential(
-            nn.Conv2d(channels + low_level, channels, 3, padding=1), nn.ReLU(inplace=True), nn.BatchNorm2d(channels)
+            nn.Conv2d(channels + low_level, channels, 3, padding=1), nn.ReLU(inplace=True), BatchNorm2d(channels)
         )
         self.common_space = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
             nn.ReLU(inplace=True),
-            nn.BatchNorm2d(channels),
+            BatchNorm2d(channels),
             nn.Conv2d(channels, channels, 1),
         )
         self.dropout = nn.Dropout(config.dropout)

@@ -1,7 +1,8 @@
 """Sounds and pictures as data URIs, which lie in the page itself.
 
-Sounds are FLAC: every browser since 2017 plays it, it takes about half of a WAV file, and it adds no coding noise of
-its own to what people are to judge.
+Sounds are 16-bit WAV: every browser plays it and jumps in it to the sample, and it adds no coding noise of its own to
+what people are to judge. FLAC would take about two thirds of the room, but Chromium stops with an error at some jumps
+in it; MP3 has the coding noise, and a delay that differs between browsers.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def playback_gain(given: Sequence[Wave], estimates: Sequence[Wave]) -> float:
-    """One factor for all sounds of an example, so that their levels compare: the loudest of them nearly fills the range.
+    """One factor for all sounds of an example, so that their levels compare; the loudest nearly fills the range.
 
     Estimates that are more than four times louder than mix and references (`given`) do not count: they clip.
     """
@@ -47,10 +48,10 @@ def _peak(wave: Wave) -> float:
 
 
 def sound_uri(wave: Wave, gain: float, sample_rate: int) -> str:
-    """(S,) finite samples -> 16-bit mono FLAC; clips at full scale."""
+    """(S,) finite samples -> 16-bit mono WAV; clips at full scale."""
     file = io.BytesIO()
-    soundfile.write(file, np.clip(wave * gain, -1.0, 1.0), sample_rate, format="FLAC", subtype="PCM_16")
-    return data_uri("audio/flac", file.getvalue())
+    soundfile.write(file, np.clip(wave * gain, -1.0, 1.0), sample_rate, format="WAV", subtype="PCM_16")
+    return data_uri("audio/wav", file.getvalue())
 
 
 def picture_uri(picture: NDArray[np.uint8]) -> str:
@@ -63,7 +64,7 @@ def picture_uri(picture: NDArray[np.uint8]) -> str:
 
 
 def heat_uri(localisation: NDArray[np.floating]) -> str:
-    """(h, w) in 0..1 -> PNG to lay over the picture: smooth, clear where the map is lowest, bright where it is highest."""
+    """(h, w) in 0..1 -> smooth PNG to lay over the picture: clear where the map is lowest, bright where highest."""
     finite = np.nan_to_num(localisation.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
     stretched = (finite - finite.min()) / max(float(np.ptp(finite)), _HEAT_SMALLEST_RANGE)
     small = Image.fromarray(stretched)

@@ -37,12 +37,11 @@ function showPlaying(sound, isPlaying) {
 
 function showFailure(sound) {
   showPlaying(sound, false);
-  sound.querySelector(".time").textContent = "This browser cannot play FLAC.";
+  sound.querySelector(".time").textContent = "This browser cannot play the sound.";
 }
 
 function play(sound) {
   if (current !== sound) {
-    player.pause();
     if (current) showPlaying(current, false);
     current = sound;
     pendingSeek = positionOf(exampleOf(sound));

@@ -14,13 +14,13 @@ from PIL import Image
 
 from ialcms.report.colours import palette
 
-ROWS, COLUMNS = 192, 640
+ROWS, COLUMNS = 160, 560
 LOWEST_HZ = 55.0
 RANGE_DB = 72.0  # from the darkest to the brightest colour
 _WINDOW_S = 0.09
-_FLOOR = 1e-12  # power; keeps the logarithm of silence finite
+_FLOOR = 1e-14  # power; keeps the logarithm of silence finite
 _QUIETEST_TOP_DB = -60.0  # a sound whose peak is lower is drawn as dark as it is
-_LEVELS = 64  # shades: more are not told apart, and they would make the file larger
+_LEVELS = 40  # shades: more are hardly told apart, and they would make the file larger
 
 
 def log_spectrogram(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float64]:

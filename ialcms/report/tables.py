@@ -68,7 +68,7 @@ def _cell(value: Cell, is_name: bool, is_number: bool) -> Html:
     kind = "number" if is_number else "text"
     name = "th" if is_name else "td"
     scope = "row" if is_name else None
-    if value is None or _is_number(value) and math.isnan(float(value)):
+    if value is None or (_is_number(value) and math.isnan(float(value))):
         dash = element("span", "–", aria_hidden="true")
         return element(name, dash, element("span", "no value", class_="unseen"), scope=scope, class_=f"{kind} missing")
     number = float(value) if _is_number(value) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -15,10 +16,8 @@ from ialcms.data.plan import Plan, _quotas, permutation, uniforms
 
 EVEN = [[6] * 5, [2] * 5, [12] * 5]  # 100 clips of 5 instruments in 3 uneven shards
 # shares as in MUSIC, 11 instruments
-UNEVEN = [
-    np.random.default_rng(shard).multinomial(60, [0.18, 0.1, 0.09, 0.12, 0.1, 0.1, 0.09, 0.05, 0.07, 0.06, 0.04]).tolist()
-    for shard in range(10)
-]  # fmt: skip
+SHARES = [0.18, 0.1, 0.09, 0.12, 0.1, 0.1, 0.09, 0.05, 0.07, 0.06, 0.04]
+UNEVEN = [np.random.default_rng(shard).multinomial(60, SHARES).tolist() for shard in range(10)]
 
 
 def plan_of(manifest: Manifest, num_lanes: int = 8, seed: int = 7, **data: object) -> Plan:
@@ -36,8 +35,9 @@ def uses_of_a_pass(plan: Plan, lane: int, passes: int = 1) -> np.ndarray:
 
 
 def test_uniforms_are_fixed_for_all_time() -> None:
-    # what a seed means must not change with NumPy, with Python or with the platform
-    assert uniforms(3, 7, "draw", 2).tolist() == [0.5506303780846377, 0.23043291713223243, 0.9237447917171213]
+    # what a seed means must not change with NumPy, with Python or with the platform; these are the first words of
+    # Philox4x64-10 at counter 1, computed in whole numbers after its paper
+    assert uniforms(3, 7, "draw", 2).tolist() == [0.6640112462298956, 0.46284050826079115, 0.6383311286345827]
     assert uniforms(2, 7, "draw", 2).tolist() == uniforms(3, 7, "draw", 2).tolist()[:2]
     assert uniforms(3, 7, "draw", 3).tolist() != uniforms(3, 7, "draw", 2).tolist()
     numbers = uniforms(10_000, "mean")
@@ -95,7 +95,7 @@ def test_lanes_steps_and_seeds_differ() -> None:
 def test_lanes_see_different_clips_of_a_single_shard() -> None:
     plan = plan_of(make_manifest([[40] * 5]), window=16)
     windows = [set(plan.window_clips(lane, 0).tolist()) for lane in range(8)]
-    assert all(not (a & b) for a, b in zip(windows, windows[1:]))
+    assert all(not (a & b) for a, b in itertools.pairwise(windows))
     assert len(set().union(*windows)) > 80
 
 
@@ -144,16 +144,16 @@ def test_short_clips_start_at_their_beginning() -> None:
 
 def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
     # one shard: every pass has the same order, so that the ends of a pass even out
-    plan = plan_of(make_manifest([[40] * 5]), window=20, reuse=5.0)
+    plan = plan_of(make_manifest([[40] * 5]), num_mix=1, window=20, reuse=5.0)
     uses = uses_of_a_pass(plan, lane=0, passes=4)
     assert uses.sum() == 4 * 200 * 5
     # 4 passes x reuse 5, give or take one use a pass and the edges of the first and the last window
-    assert 14 <= uses.min()
+    assert uses.min() >= 14
     assert uses.max() <= 24
 
 
 def test_no_clip_starves_or_dominates() -> None:
-    # 600 clips of 11 instruments in uneven numbers; in one pass of 8 lanes every clip comes to 8 * reuse uses on average
+    # 600 clips of 11 instruments in uneven numbers; in a pass of 8 lanes a clip has 8 * reuse uses on average
     plan = plan_of(make_manifest(UNEVEN), window=64, reuse=10.0)
     uses = sum(uses_of_a_pass(plan, lane) for lane in range(8))
     assert uses.mean() == pytest.approx(80, rel=0.001)
@@ -266,8 +266,7 @@ def test_alternates() -> None:
     assert set(indices[: len(same) - 1]) == set(same) - {planned[1].clip}
     # in the end every clip whose instrument is free has had its turn
     free = [index for index, clip in enumerate(manifest.clips) if clip.instrument not in taken]
-    window = set(plan.window_clips(2, 9).tolist())
-    assert set(free) - window - {planned[1].clip} <= set(indices)
+    assert set(indices) == set(free) - {planned[1].clip}
     assert [clip.gain for clip in alternates[:5]] != [clip.gain for clip in plan.alternates(2, 9, 2, taken)][:5]
 
 
@@ -302,8 +301,12 @@ class TestErrors:
             plan_of(make_manifest(EVEN), instruments=("i00", "i03"))
 
     def test_unknown_instrument(self) -> None:
-        with pytest.raises(ValueError, match=r"data.instruments names 'i99'.*did you mean"):
+        with pytest.raises(ValueError, match=r"data.instruments names 'i99'.*it has i00, i01, i02"):
             plan_of(make_manifest(EVEN), instruments=("i00", "i99"))
+
+    def test_misspelt_instrument(self) -> None:
+        with pytest.raises(ValueError, match=r"names 'I00'.*did you mean 'i00'"):
+            plan_of(make_manifest(EVEN), instruments=("I00",))
 
     def test_empty_split(self) -> None:
         with pytest.raises(ValueError, match=r"no clips in the split 'train' \(clips: train 0, val 100, test 0\)"):

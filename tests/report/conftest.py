@@ -63,7 +63,7 @@ class Maker:
         return Example(title or " + ".join(instruments), why, mix, sources)
 
     def table(self) -> Table:
-        rows = (("violin", 50, 10.25), ("flute", 9, -1.5), ("erhu", 110, None), ("Cello", 8, 12.0))
+        rows = (("erhu", 110, None), ("violin", 50, 10.25), ("flute", 9, -1.5), ("Cello", 8, 12.0))
         return Table("Per instrument", ("Instrument", "Mixes", "SDR"), rows, "Means in dB.")
 
 

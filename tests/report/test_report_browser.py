@@ -11,7 +11,7 @@ from ialcms.report.page import Table, write_report
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing; install the dev extras")
 
 SAMPLE_RATE = 11_025
-SECONDS = 4.0
+SECONDS = 10.0
 ATTACK = "<script>alert(1)</script>"
 
 
@@ -38,7 +38,7 @@ def report(tmp_path_factory, make):
         tables=[make.table(), wide],
         examples=[
             make.example("violin", "flute", why="best", seconds=SECONDS),
-            make.example(ATTACK, "clarinet", "an_instrument_with_a_very_long_name", why="worst", seconds=SECONDS, seed=3),
+            make.example(ATTACK, "clarinet", "an_instrument_with_a_long_name", why="worst", seconds=SECONDS, seed=3),
         ],
         sample_rate=SAMPLE_RATE,
     )
@@ -121,7 +121,8 @@ def test_a_sound_plays_and_its_playhead_moves(open_page):
     assert now["playing"] == ["estimate of flute, example 1"]
     page.wait_for_function(
         """() => { const figure = document.querySelector(".playing");
-                   const [head, box] = [".playhead", ".surface"].map((s) => figure.querySelector(s).getBoundingClientRect());
+                   const [head, box] = [".playhead", ".surface"].map(
+                       (s) => figure.querySelector(s).getBoundingClientRect());
                    return Math.abs((head.x - box.x) / box.width - player.currentTime / player.duration) < 0.03
                           && head.x > box.x + 10; }"""
     )
@@ -142,22 +143,34 @@ def test_only_one_sound_plays_and_switching_goes_on_at_the_same_place(open_page)
     assert now["playing"] == ["estimate of violin, example 1"]
     assert now["time"] >= before
     assert page.locator("audio").count() == 1
-    page.get_by_role("slider", name="Position in mix, example 1").fill("3")  # aligned: moves the estimate too
-    wait_until_heard(page, 3.0)
+    page.get_by_role("slider", name="Position in mix, example 1").fill("5")  # aligned: moves the estimate too
+    wait_until_heard(page, 5.0)
     page.get_by_role("button", name="Play mix, example 2").click()
-    page.wait_for_function("() => player.readyState > 2 && !player.paused && player.currentTime < 2")  # has its own place
+    page.wait_for_function("() => player.readyState > 2 && !player.paused")
+    assert state(page)["time"] < 4.0  # every example has its own place
     assert state(page)["playing"] == ["mix, example 2"]
+
+
+def test_every_place_of_a_sound_can_be_reached(open_page):
+    """Switching and jumping rest on it; Chromium fails at some places of FLAC files, for one."""
+    page = open_page()
+    page.get_by_role("button", name="Play mix, example 1").click()
+    slider = page.get_by_role("slider", name="Position in mix, example 1")
+    for seconds in (9.6, 0.4, 3.0, 8.1, 1.7, 9.0, 0.0, 6.3):
+        slider.fill(str(seconds))
+        page.wait_for_function("(s) => player.error || (!player.seeking && player.currentTime >= s)", arg=seconds)
+        assert page.evaluate("player.error && player.error.message") is None
 
 
 def test_a_sound_that_ends_starts_over(open_page):
     page = open_page()
-    page.get_by_role("slider", name="Position in mix, example 1").fill("3.8")
+    page.get_by_role("slider", name="Position in mix, example 1").fill("9.8")
     page.get_by_role("button", name="Play mix, example 1").click()
     page.wait_for_function("() => player.ended")
-    page.wait_for_function("() => document.querySelector('#example-1 .time').textContent === '0.0 / 4.0 s'")
+    page.wait_for_function("() => document.querySelector('#example-1 .time').textContent === '0.0 / 10.0 s'")
     assert state(page)["playing"] == []
     page.get_by_role("button", name="Play mix, example 1").click()
-    page.wait_for_function("() => !player.paused && player.currentTime > 0.1 && player.currentTime < 3")
+    page.wait_for_function("() => !player.paused && player.currentTime > 0.1 && player.currentTime < 8")
 
 
 def test_players_work_with_the_keyboard_alone(open_page):
@@ -172,8 +185,8 @@ def test_players_work_with_the_keyboard_alone(open_page):
     assert slider.evaluate("(e) => e === document.activeElement")
     page.keyboard.press("End")
     page.keyboard.press("PageDown")  # a tenth of the length
-    assert slider.get_attribute("aria-valuetext") == "3.6 of 4.0 seconds"
-    assert state(page)["time"] == pytest.approx(3.6, abs=0.01)
+    assert slider.get_attribute("aria-valuetext") == "9.0 of 10.0 seconds"
+    assert state(page)["time"] == pytest.approx(9.0, abs=0.01)
 
 
 def rows_of(page) -> list[str]:
@@ -230,7 +243,8 @@ CONTRASTS = """() => {
     const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
     const ground = (e) => { const c = parse(getComputedStyle(e).backgroundColor);
                             return c.length === 3 || c[3] === 1 ? c : ground(e.parentElement); };
-    const shown = [...document.querySelectorAll("body *:not(.unseen, .skip, script, noscript, noscript *)")].filter((e) =>
+    const seen = document.querySelectorAll("body *:not(.unseen, .skip, script, noscript, noscript *)");
+    const shown = [...seen].filter((e) =>
         e.matches(".play") || [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
     return shown.map((e) => {
         const style = getComputedStyle(e);

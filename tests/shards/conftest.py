@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,15 +66,25 @@ def tree(tmp_path: Path) -> TreeMaker:
     return TreeMaker(tmp_path / "tree")
 
 
-@pytest.fixture
-def full_tree(tree: TreeMaker) -> TreeMaker:
-    """Three instruments of four videos of two clips; the third video is for validation, the last for the test."""
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> TreeMaker:
+    tree = TreeMaker(tmp_path_factory.mktemp("template") / "tree")
     for instrument in INSTRUMENTS:
         for video in range(4):
             for part in range(2):
                 split = ("train", "train", "val", "test")[video]
                 tree.add(f"{instrument}-{video:03d}_{part}", instrument, split)
     tree.write_index()
+    return tree
+
+
+@pytest.fixture
+def full_tree(_template: TreeMaker, tree: TreeMaker) -> TreeMaker:
+    """Three instruments of four videos of two clips; the third video is for validation, the last for the test."""
+    shutil.copytree(_template.root, tree.root)
+    for entry in _template.entries:
+        paths = (tree.root / path.relative_to(_template.root) for path in (entry.audio, entry.frames, entry.detections))
+        tree.entries.append(Entry(entry.split, *paths))
     return tree
 
 

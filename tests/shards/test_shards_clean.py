@@ -102,7 +102,7 @@ class TestCoseparationRule:
         boxes = rows(
             [1, 1, 0.95, 0, 0, 100, 100],
             [1, 2, 0.99, 0, 0, 100, 72],  # IoU 0.72 with the first: that one falls
-            [1, 1, 0.93, 0, 0, 100, 50],  # IoU 0.69 with the second; the fallen one does not count
+            [1, 1, 0.93, 0, 18, 100, 100],  # IoU 0.54 with the second; 0.82 with the first, which does not count
             [2, 1, 0.91, 0, 0, 100, 100],  # another frame
         )
         fallen: Counter[str] = Counter()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -302,14 +303,18 @@ class TestResume:
         command = [sys.executable, str(tmp_path / "program.py"), str(full_tree.root), str(out)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         process = subprocess.Popen(command, env=environment, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while not list(out.glob("*.tar")) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        while _group_lives(process.pid) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not _group_lives(process.pid)
+        try:
+            deadline = time.monotonic() + 20
+            while not list(out.glob("*.tar")) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            process.kill()
+            process.wait()
+            while _group_lives(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert not _group_lives(process.pid)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         assert list(out.glob("*.tar"))
         pack(full_tree.entries, out, options(shard_mb=0.001))
         assert read_folder(out) == read_folder(tmp_path / "whole")

@@ -137,7 +137,7 @@ class TestFix:
     def test_nothing_whole_is_an_error(self, packed: Manifest):
         for shard in packed.shards:
             (packed.folder / shard.name).write_bytes(b"")
-        with pytest.raises(ValueError, match="no clip of .* is whole"):
+        with pytest.raises(ValueError, match=r"no clip of .* is whole"):
             drop_bad_clips(packed, verify(packed))
         assert not (packed.folder / "manifest.json.1").exists()
 

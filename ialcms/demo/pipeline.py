@@ -1,0 +1,79 @@
+"""The demo: the whole job on made-up data. Each step is skipped where its result is there already.
+
+Data and packing, a backbone (no ImageNet weights come in its width), training and evaluation under torchrun.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from ialcms.config import load_config
+from ialcms.demo.dataset import make_dataset
+from ialcms.pretrain import pretrain
+from ialcms.run_folder import RunFolder
+from launch import local
+from shards.datasets import load_dataset
+from shards.encode import EncodeOptions
+from shards.entries import read_index
+from shards.pack import PackOptions, pack
+
+VIDEOS, VAL_VIDEOS, TEST_VIDEOS = 24, 2, 3  # per instrument
+CLIPS_PER_VIDEO = 2
+SHARD_MB = 16.0
+BACKBONE_STEPS = 200
+
+
+def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, overrides: Sequence[str] = ()) -> Path:
+    """Make the data, pack them, train, evaluate; returns the listening page.
+
+    data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
+    Raises ValueError where a step fails because of its input, RuntimeError where one crashes.
+    """
+    config_path = _config_file("demo_solo.yaml" if supervised else "demo.yaml")
+    shards, backbone = data / "shards", data / "backbone.pt"
+    overrides = [f"data.shards={shards}", f"model.visual.weights={backbone}", *overrides]
+    config = load_config(config_path, overrides)
+    run = RunFolder(folder or Path("runs") / config.name)
+    jobs = os.cpu_count() or 1
+    began = time.monotonic()
+
+    def announce(number: int, what: str) -> None:
+        minutes, seconds = divmod(round(time.monotonic() - began), 60)
+        print(f"[{minutes:02d}:{seconds:02d}] {number}/5 {what}", flush=True)
+
+    announce(1, f"demo data: {11 * VIDEOS} videos of 11 instruments, {CLIPS_PER_VIDEO} clips each, in {data / 'tree'}")
+    make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
+    announce(2, f"shards in {shards}")
+    encode = EncodeOptions(dataset=load_dataset("demo"))
+    manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs)
+    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards")
+    announce(3, f"backbone that knows the instruments by sight, in {backbone}")
+    if backbone.is_file():
+        print("there already")
+    else:
+        pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
+    announce(4, f"training in {run.path}: {config.train.steps} steps on {workers} workers")
+    _run(["train", str(config_path), "--folder", str(run.path), *overrides], workers)
+    announce(5, f"evaluation on {config.eval.num_mix}-mixes of held-out videos")
+    _run(["evaluate", str(run.path)], workers)
+    page = run.evaluation_of(config) / "report.html"
+    announce(5, f"done; listen to {page.resolve()}")
+    print(f"curves: tensorboard --logdir {run.path}")
+    return page
+
+
+def _config_file(name: str) -> Path:
+    """A configuration of this folder's configs/, or of the checkout that the program was installed from."""
+    for folder in (Path("configs"), Path(__file__).parents[2] / "configs"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"configs/{name} is not here; run the demo from the project's folder")
+
+
+def _run(arguments: list[str], workers: int) -> None:
+    code = local.run(arguments, workers)
+    if code:
+        raise RuntimeError(f"'ialcms {arguments[0]}' ended with exit code {code}; what it said is above")

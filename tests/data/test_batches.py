@@ -1,0 +1,291 @@
+"""Batches: the same whatever prepares them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from data_support import small_config, write_shards
+
+from ialcms.data.batches import Batch, held_bytes, normalise_objects, train_batches
+from ialcms.data.clips import ClipStore
+from ialcms.data.loader import in_thread
+from ialcms.data.manifest import Manifest
+from ialcms.data.mixtures import make_mix
+from ialcms.data.plan import Plan
+
+
+def take(count: int, batches: Iterator[Batch]) -> list[Batch]:
+    taken = list(itertools.islice(batches, count))
+    assert isinstance(batches, Generator)
+    batches.close()
+    return taken
+
+
+def assert_equal(a: Batch, b: Batch) -> None:
+    assert (a.step, a.keys, a.bad) == (b.step, b.keys, b.bad)
+    assert torch.equal(a.mix, b.mix)
+    assert torch.equal(a.mixtures, b.mixtures)
+    assert torch.equal(a.objects, b.objects)
+
+
+def rows(batch: Batch, start: int, stop: int) -> Batch:
+    return replace(
+        batch,
+        mix=batch.mix[start:stop],
+        mixtures=batch.mixtures[start:stop],
+        objects=batch.objects[start:stop],
+        keys=batch.keys[start:stop],
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Manifest) -> list[Batch]:
+    """The first 30 global batches, one worker, no loader processes."""
+    return take(30, train_batches(small_config(), shards))
+
+
+def test_a_batch_holds_the_mixes_of_its_lanes(shards: Manifest, whole: list[Batch]) -> None:
+    config = small_config()
+    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 100)
+    for step in (0, 1, 29):
+        batch = whole[step]
+        assert batch.step == step
+        assert batch.mix.shape == (4, 310)
+        assert batch.mixtures.shape == (4, 2, 310)
+        assert batch.objects.shape == (4, 2, 2, 3, 16, 16)
+        assert batch.mix.dtype == batch.mixtures.dtype == torch.float32
+        assert batch.objects.dtype == torch.uint8
+        for lane in range(4):
+            mix = make_mix(plan, store, lane, step)
+            assert batch.keys[lane] == mix.keys
+            assert torch.equal(batch.mix[lane], torch.from_numpy(mix.mix))
+            assert torch.equal(batch.mixtures[lane], torch.from_numpy(mix.mixtures))
+            assert torch.equal(batch.objects[lane], torch.from_numpy(mix.objects))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_workers_share_the_global_batch_in_order(shards: Manifest, whole: list[Batch], world_size: int) -> None:
+    share = 4 // world_size
+    for rank in range(world_size):
+        batches = take(10, train_batches(small_config(), shards, 0, rank, world_size))
+        for batch, expected in zip(batches, whole):
+            assert_equal(batch, rows(expected, rank * share, (rank + 1) * share))
+
+
+@pytest.mark.parametrize("start", [1, 7, 29])
+def test_a_start_in_the_middle_gives_what_an_uninterrupted_run_sees(
+    shards: Manifest, whole: list[Batch], start: int
+) -> None:
+    for batch, expected in zip(take(30 - start, train_batches(small_config(), shards, start)), whole[start:]):
+        assert_equal(batch, expected)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("processes", "rank", "world_size"), [(1, 0, 1), (3, 0, 1), (3, 1, 2)])
+def test_loader_processes_change_nothing(
+    shards: Manifest, whole: list[Batch], processes: int, rank: int, world_size: int
+) -> None:
+    # 3 processes for 4 lanes: uneven parts; for 2 lanes: only as many processes as lanes
+    share = 4 // world_size
+    config = small_config(loader_workers=processes, prefetch=2)
+    for batch, expected in zip(take(9, train_batches(config, shards, 5, rank, world_size)), whole[5:]):
+        assert_equal(batch, rows(expected, rank * share, (rank + 1) * share))
+
+
+def test_one_shard_and_fewer_shards_than_workers(tmp_path: Path) -> None:
+    manifest = write_shards(tmp_path, [20])
+    expected = take(6, train_batches(small_config(), manifest))
+    for rank in range(4):
+        for batch, one in zip(take(6, train_batches(small_config(), manifest, 0, rank, 4)), expected):
+            assert_equal(batch, rows(one, rank, rank + 1))
+
+
+def test_seed_and_data_configuration_change_the_batches(shards: Manifest, whole: list[Batch]) -> None:
+    for config in (replace(small_config(), seed=8), small_config(window=20)):
+        assert next(iter(train_batches(config, shards))).keys != whole[0].keys
+    gain = next(iter(train_batches(small_config(gain=(1.0, 1.0)), shards)))
+    assert gain.keys == whole[0].keys
+    assert not torch.equal(gain.mix, whole[0].mix)
+
+
+def test_normalise_objects() -> None:
+    objects = torch.randint(0, 256, (2, 2, 2, 3, 8, 8), dtype=torch.uint8)
+    normalised = normalise_objects(objects)
+    assert normalised.dtype == torch.float32
+    assert normalised.shape == objects.shape
+    for channel, (mean, std) in enumerate(((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))):
+        expected = (objects[..., channel, :, :].double() / 255 - mean) / std
+        assert (normalised[..., channel, :, :] - expected).abs().max() < 1e-5
+
+
+class TestBadClips:
+    broken = {"bell_000": {"wav": b"broken"}, "tuba_019": {"npy": b"broken"}}  # noqa: RUF012
+
+    def test_named_once_and_counted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
+        with caplog.at_level(logging.WARNING, logger="ialcms.data"):
+            batches = take(60, train_batches(small_config(max_bad_fraction=0.04), manifest))
+        assert {key for batch in batches for key in batch.bad} == set(self.broken)
+        assert sum(len(batch.bad) for batch in batches) > 4
+        warnings = [record.getMessage() for record in caplog.records]
+        assert len(warnings) == 2
+        assert {key for key in self.broken for line in warnings if key in line} == set(self.broken)
+
+    def test_equal_on_every_worker(self, tmp_path: Path) -> None:
+        manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
+        config = small_config(max_bad_fraction=1.0)
+        expected = take(20, train_batches(config, manifest))
+        assert any(batch.bad for batch in expected)
+        for rank in range(2):
+            for batch, one in zip(take(12, train_batches(config, manifest, 8, rank, 2)), expected[8:]):
+                half = rows(one, 2 * rank, 2 * rank + 2)
+                assert_equal(replace(batch, bad={}), replace(half, bad={}))
+                assert set(batch.bad) <= set(one.bad)
+
+    def test_too_many_stop_the_run(self, tmp_path: Path) -> None:
+        manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
+        batches = train_batches(small_config(max_bad_fraction=0.02), manifest)
+        with pytest.raises(
+            ValueError,
+            match=r"^2 of 60 training clips cannot be used, more than data.max_bad_fraction=0.02; .*clip (bell|tuba)_0",
+        ):
+            take(60, batches)
+
+    @pytest.mark.distributed
+    def test_a_lost_shard_is_named_in_one_line(self, tmp_path: Path) -> None:
+        manifest = write_shards(tmp_path, [25, 5, 30])
+        (tmp_path / "clips-002.tar").unlink()
+        with pytest.raises(ValueError, match=r"^shard .*clips-002.tar is missing; .*pack again$") as raised:
+            take(60, train_batches(small_config(loader_workers=2), manifest))
+        assert "\n" not in str(raised.value)
+
+
+class TestErrors:
+    def test_other_rate(self, shards: Manifest) -> None:
+        config = small_config()
+        config = replace(config, audio=replace(config.audio, sample_rate=11_025))
+        with pytest.raises(ValueError, match=r"have 1000 Hz, audio.sample_rate is 11025.*set audio.sample_rate=1000"):
+            train_batches(config, shards)
+
+    def test_workers_that_cannot_share(self, shards: Manifest) -> None:
+        with pytest.raises(ValueError, match=r"global_batch is 4, which 3 workers cannot share"):
+            train_batches(small_config(), shards, 0, 0, 3)
+
+    def test_plan_errors_come_at_once(self, shards: Manifest) -> None:
+        with pytest.raises(ValueError, match=r"needs 6 different instruments"):
+            train_batches(small_config(num_mix=3), shards)
+
+
+class TestInThread:
+    def test_order_and_end(self, whole: list[Batch]) -> None:
+        assert [batch.step for batch in in_thread(batch for batch in whole)] == list(range(30))
+
+    def test_errors_arrive_at_their_place(self, whole: list[Batch]) -> None:
+        def failing() -> Generator[Batch]:
+            yield whole[0]
+            yield whole[1]
+            raise ValueError("after two")
+
+        batches = in_thread(failing())
+        assert [next(batches).step, next(batches).step] == [0, 1]
+        with pytest.raises(ValueError, match="after two"):
+            next(batches)
+
+    def test_does_not_run_far_ahead_and_closes(self, whole: list[Batch]) -> None:
+        made, closed = [], []
+
+        def endless() -> Generator[Batch]:
+            try:
+                while True:
+                    made.append(1)
+                    yield whole[0]
+            finally:
+                closed.append(True)
+
+        batches = in_thread(endless(), ahead=2)
+        next(batches)
+        time.sleep(0.3)
+        assert len(made) <= 4
+        batches.close()
+        assert closed == [True]
+
+
+def test_memory_is_reported(shards: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config()
+    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 1_000)
+    for index in range(60):
+        store.get(index)
+    # every clip is in reach of four lanes with windows of 16 of 60 clips
+    assert store.num_bytes <= held_bytes(plan, 4, 0) <= 4 * store.num_bytes
+    with caplog.at_level(logging.INFO, logger="ialcms.data"):
+        train_batches(config, shards)
+    assert "60 clips in 3 shards; lanes 0 to 3 in the training process; at most 60 clips" in caplog.text
+
+
+PROGRAM = """
+import multiprocessing, os, sys, time
+sys.path.insert(0, {support!r})
+from data_support import small_config
+from ialcms.data.batches import train_batches
+from ialcms.data.manifest import read_manifest
+
+def children(pid):
+    direct = open(f"/proc/{{pid}}/task/{{pid}}/children").read().split()
+    return [pid for child in direct for pid in [child, *children(child)]]
+
+if __name__ == "__main__":
+    batches = train_batches(small_config(loader_workers=2), read_manifest({folder!r}))
+    next(batches)
+    print(*children(os.getpid()), flush=True)
+    for batch in batches:
+        print(batch.step, flush=True)
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
+def test_loader_processes_ignore_stop_signals_and_end_with_a_killed_run(tmp_path: Path, shards: Manifest) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(support=str(Path(__file__).parent), folder=str(shards.folder)))
+    root = str(Path(__file__).parents[2])
+    run = subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
+    )
+    assert run.stdout is not None
+    try:
+        children = [int(pid) for pid in run.stdout.readline().split()]
+        loaders = [pid for pid in children if "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()]
+        assert len(loaders) == 3  # the server and two processes
+        for pid in loaders:
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGUSR1)
+        steps = [int(run.stdout.readline()) for _ in range(40)]  # more than what was prepared ahead
+        assert steps == list(range(1, 41))
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
+    deadline = time.monotonic() + 20
+    while any(is_running(pid) for pid in loaders) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in loaders if is_running(pid)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ialcms.config import CriticConfig
+from ialcms.models.critic import Critic, SpectralNorm
+
+
+def test_spectral_norm_converges_to_the_largest_singular_value() -> None:
+    weight = torch.randn(12, 5, 3, 3)
+    norm = SpectralNorm(weight, warm_up=0).train()
+    for _ in range(300):
+        normalised = norm(weight)
+    assert float(torch.linalg.matrix_norm(normalised.flatten(1), 2)) == pytest.approx(1.0, abs=1e-4)
+    sigma = float((weight / normalised).mean())
+    assert sigma == pytest.approx(float(torch.linalg.svdvals(weight.flatten(1))[0]), rel=1e-4)
+
+
+def test_one_power_iteration_a_training_pass_none_in_evaluation() -> None:
+    torch.manual_seed(0)
+    critic = Critic(CriticConfig(width=2))
+    magnitudes, pairs = torch.rand(3, 64, 64), torch.tensor([[0, 1], [1, 2]])
+    vectors = [buffer for name, buffer in critic.named_buffers() if name.endswith(".u")]
+    before = [vector.clone() for vector in vectors]
+    critic.eval()(magnitudes, pairs)
+    assert all(torch.equal(a, b) for a, b in zip(before, vectors))
+    critic.train()(magnitudes, pairs)
+    assert len(vectors) == 8
+    for layer in (critic.g[2], critic.h[0]):
+        norm = layer.parametrizations.weight[0]
+        assert float(norm.u.norm()) == pytest.approx(1.0, abs=1e-5)
+    assert not all(torch.equal(a, b) for a, b in zip(before, vectors))
+
+
+def test_weights_have_unit_spectral_norm_but_for_the_last_layer() -> None:
+    critic = Critic(CriticConfig(width=2)).eval()
+    for layer in (*critic.g[::2], *critic.h[::2]):
+        # 15 iterations at the start: near, from above
+        assert 0.99 < float(torch.linalg.matrix_norm(layer.weight.flatten(1), 2)) < 1.3
+    assert not hasattr(critic.w, "parametrizations")
+
+
+def test_each_component_passes_g_once_whatever_its_pairs() -> None:
+    critic = Critic(CriticConfig(width=2)).eval()
+    magnitudes = torch.rand(4, 64, 64)
+    seen = []
+    critic.g.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    pairs = torch.tensor([[0, 1], [2, 3], [0, 3], [1, 0]])
+    together = critic(magnitudes, pairs)
+    assert seen == [4]
+    for score, (a, b) in zip(together, pairs.tolist()):
+        alone = critic(magnitudes[[a, b]], torch.tensor([[0, 1]]))
+        assert float(alone) == pytest.approx(float(score), abs=1e-6)
+    assert together.shape == (4,)
+    assert float(together[0]) != pytest.approx(float(together[3]), abs=1e-9)  # the order of a pair counts
+
+
+def test_g_is_positively_homogeneous() -> None:
+    critic = Critic(CriticConfig(width=2)).eval()
+    x = torch.rand(1, 1, 64, 64)
+    assert torch.allclose(critic.g(3 * x), 3 * critic.g(x), rtol=1e-4, atol=1e-6)
+
+
+def test_two_passes_then_backward() -> None:
+    """The second pass moves the power iteration's vectors; the first pass's gradient must not notice."""
+    critic = Critic(CriticConfig(width=2)).train()
+    magnitudes, pairs = torch.rand(2, 64, 64), torch.tensor([[0, 1]])
+    first = critic(magnitudes, pairs).sum()
+    second = critic(magnitudes, pairs).sum()
+    (first + second).backward()
+    assert all(torch.isfinite(p.grad).all() for p in critic.parameters() if p.grad is not None)

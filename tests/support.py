@@ -1,0 +1,65 @@
+"""What several tests share: a small configuration, batches and real multi-process runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from ialcms.config import Config, from_dict
+from ialcms.data.batches import Batch
+
+ROOT = Path(__file__).parents[1]
+
+SMALL = {
+    "name": "small",
+    "audio": {"num_samples": 16_383, "log_bins": 64},  # 64 x 64 log spectrograms
+    "data": {"image_resize": 36, "image_crop": 32, "loader_workers": 0},
+    "model": {
+        "visual": {"width": 4, "weights": "none", "aspp_channels": 8, "low_level_channels": 4, "channels": 16},
+        "unet": {"width": 4},
+        "critic": {"width": 4},
+    },
+    "loss": {"bank_size": 24, "lambda_ind_steps": [2, 4], "lambda_avc_steps": [1, 3]},
+    "train": {"global_batch": 4, "separator_every": 2},
+}
+
+
+def small_config(**sections: dict) -> Config:
+    """The small configuration with values of sections replaced: small_config(data={"num_mix": 3})."""
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in SMALL.items()}
+    for name, section in sections.items():
+        if isinstance(section, dict):
+            values[name] = {**values.get(name, {}), **section}
+        else:
+            values[name] = section
+    return from_dict(values)
+
+
+def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
+    """A batch of noise that depends on the step alone; `lanes` cuts a worker's share out of the global batch."""
+    generator = torch.Generator().manual_seed(1_000 + step)
+    batch, mixtures, objects = config.train.global_batch, config.data.num_mix, config.data.num_objects
+    side, samples = config.data.image_crop, config.audio.num_samples
+    # every lane has other statistics, so that local ones would show
+    level = 0.05 + 0.1 * torch.arange(batch).view(-1, 1, 1) / batch
+    waves = level * torch.randn(batch, mixtures, samples, generator=generator)
+    pictures = torch.randint(0, 256, (batch, mixtures, objects, 3, side, side), generator=generator, dtype=torch.uint8)
+    keys = [(f"lane{lane}",) for lane in range(batch)]
+    return Batch(step, waves.sum(1)[lanes], waves[lanes], pictures[lanes], keys[lanes], [])
+
+
+def torchrun(workers: int, *arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess:
+    """Run `python -m torch.distributed.run` on this machine, one thread a worker, gloo; output as text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )

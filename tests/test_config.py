@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ialcms.config import check_world_size, digest, from_dict, load_config, to_dict
+from tests.support import ROOT, small_config
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_valid(path: Path) -> None:
+    config = load_config(path)
+    assert from_dict(to_dict(config)) == config
+    assert load_config(path, ["data.num_mix=3"]).data.num_mix == 3
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "train: {steps: 10}\noptim: {lr_audio: 1e-4}\n")
+    config = load_config(path, ["train.steps=20", "loss.lambda_ind_steps=[1, 2]", "name=other"])
+    assert config.train.steps == 20
+    assert config.optim.lr_audio == 1e-4  # YAML reads 1e-4 as text
+    assert config.loss.lambda_ind_steps == (1, 2)
+    assert config.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("train: {stepz: 3}", [], "unknown key 'train.stepz'.*did you mean 'steps'"),
+        ("trian: {steps: 3}", [], "unknown key 'trian' at the top level.*did you mean 'train'"),
+        ("train: 3", [], "'train' must be a section"),
+        ("train: [", [], "not valid YAML"),
+        ("- 1", [], "must hold a mapping"),
+        ("", ["train.steps"], "not an override"),
+        ("", ["train.steps=many"], "train.steps is 'many'; it must be a whole number"),
+        ("", ["train.steps=true"], "it must be a whole number"),
+        ("", ["train.steps=0"], "train.steps is 0; it must be positive"),
+        ("", ["optim.lr_audio=-1"], "optim.lr_audio is -1.0; it must be 0 or positive"),
+        ("", ["data.gain=[1]"], "data.gain has 1 values; it needs 2"),
+        ("", ["data.gain=[2, 1]"], "data.gain"),
+        ("", ["data.num_objects=3"], "data.num_objects is 3; 2 trains on duets, 1 on supervised solos"),
+        ("", ["audio.log_bins=100"], "divisible by 32"),
+        ("", ["data.image_crop=300"], "larger than data.image_resize"),
+        ("", ["train.precision=fp16"], "choose float32, bf16"),
+        ("", ["data.num_mix=1", "data.num_objects=1"], "at least two components"),
+        ("", ["loss.lambda_avc_steps=[3, 2]"], "give increasing global steps"),
+    ],
+)
+def test_bad_values_are_named_with_the_remedy(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(write(tmp_path, text), overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        load_config("configs/none.yaml")
+
+
+def test_world_size_must_divide_the_batch() -> None:
+    config = small_config(train={"global_batch": 6})
+    for workers in (1, 2, 3, 6):
+        check_world_size(config, workers)
+    with pytest.raises(ValueError, match=r"6, which 4 workers cannot share evenly; use 1, 2, 3, 6 workers"):
+        check_world_size(config, 4)
+
+
+def test_digest_follows_what_a_step_computes() -> None:
+    base = digest(small_config())
+    assert digest(small_config(optim={"lr_audio": 2e-4})) != base
+    assert digest(small_config(seed=1)) != base
+    assert digest(small_config(train={"steps": 7, "log_every": 3}, name="other", eval={"draws": 1})) == base

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ialcms import losses
+
+
+def tone(cycles: float, samples: int = 4_000, phase: float = 0.0) -> torch.Tensor:
+    return torch.sin(2 * math.pi * cycles * torch.arange(samples) / samples + phase)
+
+
+class TestSiSnr:
+    def test_perfect_estimate_gives_the_cap(self) -> None:
+        assert float(losses.si_snr(3 * tone(5), tone(5))) == pytest.approx(30.0, abs=1e-3)
+        assert float(losses.si_snr(tone(5), tone(5), cap_db=20.0)) == pytest.approx(20.0, abs=1e-3)
+
+    def test_scale_and_offset_do_not_matter(self) -> None:
+        estimate, target = tone(5) + 0.3 * tone(11), tone(5)
+        value = float(losses.si_snr(estimate, target))
+        assert float(losses.si_snr(7 * estimate + 2, target)) == pytest.approx(value, abs=1e-3)
+        assert float(losses.si_snr(estimate, 0.2 * target - 1)) == pytest.approx(value, abs=1e-3)
+
+    def test_closed_form(self) -> None:
+        # an orthogonal rest of a tenth of the energy: p / (0.1 p + 0.001 p)
+        value = losses.si_snr(tone(5) + math.sqrt(0.1) * tone(11), tone(5))
+        assert float(value) == pytest.approx(10 * math.log10(1 / 0.101), abs=1e-3)
+
+    def test_silent_and_orthogonal_estimates_are_finite(self) -> None:
+        assert float(losses.si_snr(torch.zeros(4_000), tone(5))) == pytest.approx(-80.0, abs=1e-3)
+        assert float(losses.si_snr(tone(11), tone(5))) < -60
+        assert float(losses.si_snr(tone(11), torch.zeros(4_000))) == pytest.approx(-80.0, abs=1e-3)
+
+    def test_gradient_of_a_silent_estimate_is_finite(self) -> None:
+        estimate = torch.zeros(4_000, requires_grad=True)
+        losses.si_snr(estimate, tone(5)).backward()
+        assert torch.isfinite(estimate.grad).all()
+
+
+def test_separation_loss_is_the_negative_mean() -> None:
+    target = torch.stack([tone(5), tone(9)]).unsqueeze(0)
+    estimate = target + 0.1 * torch.stack([tone(20), tone(30)])
+    expected = -(losses.si_snr(estimate[0, 0], target[0, 0]) + losses.si_snr(estimate[0, 1], target[0, 1])) / 2
+    assert float(losses.separation_loss(estimate, target)) == pytest.approx(float(expected))
+
+
+def direct_consistency(visual: torch.Tensor, audio: torch.Tensor, temperature: float, excluded: int) -> float:
+    """The definition as a double loop over float64 values."""
+    visual, audio = visual.double(), audio.double()
+    count = len(audio)
+    score = [
+        [max(float(visual[i, :, y, x] @ audio[j]) for y in range(visual.shape[2]) for x in range(visual.shape[3]))
+         for j in range(count)]
+        for i in range(count)
+    ]  # fmt: skip
+
+    def term(positive: float, negatives: list[float]) -> float:
+        kept = sorted(negatives)[: max(0, len(negatives) - excluded)]
+        top = math.exp(positive / temperature)
+        return -math.log(top / (top + sum(math.exp(n / temperature) for n in kept)))
+
+    rows = [term(score[i][i], [score[i][j] for j in range(count) if j != i]) for i in range(count)]
+    columns = [term(score[j][j], [score[i][j] for i in range(count) if i != j]) for j in range(count)]
+    return 0.5 * (sum(rows) / count + sum(columns) / count)
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 7, 8, 12])
+def test_consistency_against_the_definition(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    visual = F.normalize(torch.randn(count, 5, 3, 4, generator=generator), dim=1)
+    audio = F.normalize(torch.randn(count, 5, generator=generator), dim=1)
+    ours = float(losses.consistency_loss(losses.similarity(visual, audio, block=5)))
+    assert ours == pytest.approx(direct_consistency(visual, audio, 0.3, 6), abs=1e-5)
+    assert (ours == pytest.approx(0.0, abs=1e-7)) == (count <= 7)
+
+
+def test_similarity_does_not_depend_on_the_block() -> None:
+    visual = F.normalize(torch.randn(9, 4, 3, 3), dim=1).requires_grad_()
+    audio = F.normalize(torch.randn(7, 4), dim=1)
+    gradients = []
+    for block in (1, 4, 100):
+        (gradient,) = torch.autograd.grad(losses.similarity(visual, audio, block).square().sum(), visual)
+        gradients.append(gradient)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+    assert torch.allclose(gradients[0], gradients[2], atol=1e-6)
+
+
+def test_similarity_keeps_no_product_for_the_backward_pass() -> None:
+    """What autograd holds grows with the inputs and N*N, not with N*N*H*W."""
+    visual = F.normalize(torch.randn(40, 8, 14, 14), dim=1).requires_grad_()
+    audio = F.normalize(torch.randn(40, 8), dim=1)
+    held: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses.similarity(visual, audio, block=8)
+    whole_product = 40 * 40 * 14 * 14 * 4
+    assert sum(held.values()) < visual.nbytes + audio.nbytes + whole_product / 4
+
+
+def test_critic_loss_and_its_hinge() -> None:
+    independent = torch.tensor([2.0, 0.5], requires_grad=True)
+    dependent = torch.tensor([-3.0, -0.5], requires_grad=True)
+    loss = losses.critic_loss(independent, dependent, torch.tensor(0.25), c=2.0)
+    assert float(loss) == pytest.approx(0.25 + 2 * (0.5 / 2 + 0.5 / 2))
+    loss.backward()
+    # beyond the margin there is no pull
+    assert independent.grad.tolist() == [0.0, -1.0]
+    assert dependent.grad.tolist() == [0.0, 1.0]
+
+
+def test_independence_loss_pulls_dependent_scores_up() -> None:
+    independent = torch.tensor([0.3, 0.1], requires_grad=True)
+    dependent = torch.tensor([-0.2, 0.0], requires_grad=True)
+    loss = losses.independence_loss(independent, dependent)
+    assert float(loss) == pytest.approx(0.3)
+    loss.backward()
+    assert dependent.grad.tolist() == [-0.5, -0.5]

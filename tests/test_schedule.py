@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from ialcms.schedule import ramp, turn
+from tests.support import small_config
+
+
+@pytest.mark.parametrize(
+    ("step", "weight"),
+    [(0, 1e-5), (7_999, 1e-5), (8_000, 1e-5), (8_001, 1e-4), (16_000, 1e-4), (16_001, 1e-3), (24_000, 1e-3),
+     (24_001, 1e-2), (10**6, 1e-2)],
+)  # fmt: skip
+def test_published_ramp(step: int, weight: float) -> None:
+    assert ramp(step, 0.01, (8_000, 16_000, 24_000)) == pytest.approx(weight)
+
+
+def test_no_steps_means_the_final_weight_at_once() -> None:
+    assert ramp(0, 0.05, ()) == 0.05
+
+
+def test_who_learns_is_arithmetic_on_the_step() -> None:
+    config = small_config(train={"critic_every": 2, "separator_every": 3})
+    turns = [turn(step, config) for step in range(6)]
+    assert [t.critic for t in turns] == [True, False, True, False, True, False]
+    assert [t.separator for t in turns] == [True, False, False, True, False, False]
+
+
+def test_without_a_critic_every_step_trains_the_separator() -> None:
+    config = small_config(loss={"lambda_ind": 0}, train={"separator_every": 3})
+    assert all(turn(step, config).separator and not turn(step, config).critic for step in range(6))
