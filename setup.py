@@ -26,7 +26,15 @@ setup(
     ],
     extras_require={
         "deepspeed": ["deepspeed>=0.19"],  # ZeRO engines; install with DS_BUILD_OPS=0 --no-build-isolation
-        "dev": ["pytest>=8", "ruff>=0.8", "mypy>=1.13", "types-PyYAML", "types-tqdm"],
+        "dev": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",  # a hanging worker must not hang the tests
+            "playwright>=1.49",  # drives Debian's Chromium in the report's tests
+            "ruff==0.17.*",
+            "mypy==2.4.*",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["ialcms=ialcms.cli:main"]},
 )

@@ -20,6 +20,8 @@ _BASE = 21.0
 class Spectrogram(nn.Module):
     """The audio front end. Always computes in float32, whatever autocast says: phases do not survive 16 bits."""
 
+    window: Tensor
+
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.n_fft, self.hop = config.n_fft, config.hop
@@ -54,6 +56,9 @@ class RowResample(nn.Module):
 
     positions: rows to sample, in [-1, 1] coordinates with aligned corners.
     """
+
+    lower: Tensor
+    weight: Tensor
 
     def __init__(self, positions: Tensor, num_rows: int) -> None:
         super().__init__()

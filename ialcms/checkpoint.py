@@ -1,9 +1,9 @@
 """Checkpoints: everything that a run needs to go on, written so that a kill at any moment leaves a whole one.
 
-    checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
-    checkpoints/step-00000400/meta.json       step, digests, binding configuration: written last, so it marks the
-                                              checkpoint complete; holds the size of state.pt
-    checkpoints/best/                         the same, of the step with the best validation
+checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
+checkpoints/step-00000400/meta.json       step, digests, binding configuration: written last, so it marks the
+                                          checkpoint complete; holds the size of state.pt
+checkpoints/best/                         the same, of the step with the best validation
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch.distributed
-
 from ialcms import __version__
 
 _OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
@@ -28,12 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return func(args)
     except ValueError as error:
-        # All workers find the same fault in the input before they are connected: one of them says it.
-        if os.environ.get("RANK", "0") == "0" or torch.distributed.is_initialized():
+        if _is_first_worker():
             print(f"ialcms: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _is_first_worker() -> bool:
+    """Whether this process speaks: all workers find the same fault in the input before they are connected."""
+    distributed = sys.modules.get("torch.distributed")  # importing it here would take a second
+    return os.environ.get("RANK", "0") == "0" or (distributed is not None and distributed.is_initialized())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -281,10 +281,11 @@ _MAY_BE_ZERO = frozenset(
 
 def _positive(config: Config) -> None:
     for name, value in flatten(to_dict(config)).items():
+        zero = name in _MAY_BE_ZERO
         for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, (int, float)) and not isinstance(number, bool):
-                if number < 0 or (number == 0 and name not in _MAY_BE_ZERO):
-                    raise ValueError(f"{name} is {number}; it must be {'0 or ' if name in _MAY_BE_ZERO else ''}positive")
+            is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+            if is_number and (number < 0 or (number == 0 and not zero)):
+                raise ValueError(f"{name} is {number}; it must be {'0 or ' if zero else ''}positive")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -304,7 +305,7 @@ def _parse_scalar(text: str) -> Any:
         return text
 
 
-def _build(kind: type, values: Any, prefix: str, source: str) -> Any:
+def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {values!r}")
     hints = typing.get_type_hints(kind)

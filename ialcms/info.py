@@ -80,7 +80,9 @@ def _schedule(config: Config) -> list[str]:
     train, loss = config.train, config.loss
     lines = ["no critic: the separator learns at every step"]
     if config.uses_critic:
-        lines = [f"critic learns every {_nth(train.critic_every)}step, separator every {_nth(train.separator_every)}step"]
+        lines = [
+            f"critic learns every {_nth(train.critic_every)}step, separator every {_nth(train.separator_every)}step"
+        ]
     for name, final, steps in (
         ("lambda_ind", loss.lambda_ind, loss.lambda_ind_steps),
         ("lambda_avc", loss.lambda_avc, loss.lambda_avc_steps),
@@ -105,7 +107,9 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
     for name in (*names, "all"):
         cells = []
         for split in splits:
-            clips = [c for c in manifest.of_split(split) if c.instrument == name or (name == "all" and c.instrument in names)]
+            clips = [
+                c for c in manifest.of_split(split) if c.instrument == name or (name == "all" and c.instrument in names)
+            ]
             cells.append(f"{len(clips)} ({len({c.video for c in clips})})")
         lines.append(f"  {name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     epoch = steps_per_epoch(config, manifest)

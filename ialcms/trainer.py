@@ -45,16 +45,19 @@ def train(config: Config, folder: RunFolder, workers: Workers) -> Progress:
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
         experiment.load_state_dict(state)
+    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size)
+    # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:
         folder.create(config, workers.world_size)
         folder.checkpoints.mkdir(exist_ok=True)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
     _greet(config, manifest, workers, progress, found is not None)
-    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size)
     try:
         with _stop_signals() as stop:
-            progress = _loop(config, folder, workers, manifest, experiment, validation, monitor, batches, progress, stop)
+            progress = _loop(
+                config, folder, workers, manifest, experiment, validation, monitor, batches, progress, stop
+            )
     finally:
         monitor.close()
         close = getattr(batches, "close", None)
@@ -157,7 +160,7 @@ def _stop_signals() -> Iterator[StopRequest]:
 
     def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in signals:
         signal.signal(number, request)

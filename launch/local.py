@@ -1,7 +1,7 @@
 """Start a verb of the program on the workers of this machine, by torchrun.
 
-    python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
-    python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
+python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
+python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
 """
 
 from __future__ import annotations

@@ -135,6 +135,12 @@ def is_box(boxes: Detections) -> NDArray[np.bool_]:
     return np.asarray(finite & whole & spans)
 
 
+def spans_a_pixel(boxes: Detections) -> NDArray[np.bool_]:
+    """(D,) which boxes are at least a pixel wide and high: of smaller ones nothing can be seen."""
+    exact = boxes.astype(np.float64)  # a difference in float32 could round up to 1
+    return np.asarray(np.minimum(exact[:, X2] - exact[:, X1], exact[:, Y2] - exact[:, Y1]) >= 1)
+
+
 def by_frame(boxes: Detections) -> NDArray[np.intp]:
     """Order by frame, then by falling confidence, then as given."""
     return np.lexsort((-boxes[:, CONFIDENCE], boxes[:, FRAME]))

@@ -18,12 +18,27 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from shards.clean import FRAME, X1, X2, Y1, Y2, Cleaned, Detections, clean_clip, is_box, keep, read_detections
+from shards.clean import (
+    FRAME,
+    X1,
+    X2,
+    Y1,
+    Y2,
+    Cleaned,
+    Detections,
+    clean_clip,
+    is_box,
+    keep,
+    read_detections,
+    spans_a_pixel,
+)
 from shards.datasets import Dataset
 from shards.entries import Entry, list_frames
 
 AUDIO_FORMATS = ("flac", "wav")
 SILENCE = 1e-4  # a sound with no sample above this is silent
+
+_TOO_SMALL = "smaller than a pixel"
 
 # What Pillow raises for damaged pictures; SyntaxError is its word for a broken PNG.
 PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -153,7 +168,8 @@ def encode_array(values: NDArray[np.float32]) -> bytes:
 def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeOptions) -> Pictures:
     """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as JPEGs.
 
-    Boxes are cut off at the frame's edges and fall when nothing is left; unreadable frames are counted.
+    Boxes are cut off at the frame's edges and fall when less than a pixel is left of them; unreadable frames are
+    counted.
     """
     pictures = Pictures()
     for number in np.unique(boxes[:, FRAME]).astype(int).tolist():
@@ -166,11 +182,8 @@ def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeO
             pictures.fallen["frame unreadable"] += len(of_frame)
             pictures.num_unreadable += 1
             continue
-        of_frame[:, [X1, X2]] = of_frame[:, [X1, X2]].clip(0, image.width)
-        of_frame[:, [Y1, Y2]] = of_frame[:, [Y1, Y2]].clip(0, image.height)
+        _cut_off(of_frame, image.size)
         of_frame = keep(of_frame, is_box(of_frame), pictures.fallen, "outside the frame")
-        if not len(of_frame):
-            continue
         if options.crops_only:
             _add_crops(pictures, image, of_frame, number, options)
         else:
@@ -178,25 +191,33 @@ def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeO
     return pictures
 
 
-def encode_jpeg(image: Image.Image, options: EncodeOptions) -> tuple[bytes, tuple[int, int]]:
-    """JPEG of a picture, scaled down where it is larger than the longest side, and its (width, height)."""
+def scaled_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """(width, height) that a picture has when it may not be larger than `longest_side` (0: as it likes)."""
+    longest = max(size)
+    if not longest_side or longest <= longest_side:
+        return size
+    width, height = (max(1, round(side * longest_side / longest)) for side in size)
+    return width, height
+
+
+def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
     image = image.convert("RGB")
-    longest = max(image.size)
-    if options.longest_side and longest > options.longest_side:
-        scale = options.longest_side / longest
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=options.jpeg_quality)
-    return buffer.getvalue(), image.size
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def _add_crops(pictures: Pictures, image: Image.Image, boxes: Detections, number: int, options: EncodeOptions) -> None:
+    boxes = keep(boxes, spans_a_pixel(boxes), pictures.fallen, _TOO_SMALL)
     for box in boxes:
         left, top = np.floor(box[[X1, Y1]]).astype(int).tolist()
         right, bottom = np.ceil(box[[X2, Y2]]).astype(int).tolist()
+        crop = image.crop((left, top, right, bottom))
+        size = scaled_size(crop.size, options.longest_side)
         row = len(pictures.files)  # crops are numbered by row: a frame can have several
-        pictures.files[row], size = encode_jpeg(image.crop((left, top, right, bottom)), options)
+        pictures.files[row] = encode_jpeg(crop, size, options.jpeg_quality)
         box[FRAME] = row
         box[[X1, Y1]], box[[X2, Y2]] = 0, size
         pictures.source_frames.append(number)
@@ -206,12 +227,22 @@ def _add_crops(pictures: Pictures, image: Image.Image, boxes: Detections, number
 def _add_frame(
     pictures: Pictures, image: Image.Image, raw: bytes, boxes: Detections, number: int, options: EncodeOptions
 ) -> None:
-    fits = not options.longest_side or max(image.size) <= options.longest_side
-    if image.format == "JPEG" and image.mode == "RGB" and fits:
+    size = scaled_size(image.size, options.longest_side)
+    boxes[:, [X1, X2]] *= size[0] / image.width
+    boxes[:, [Y1, Y2]] *= size[1] / image.height
+    _cut_off(boxes, size)  # rounding can carry a box over the edge
+    boxes = keep(boxes, spans_a_pixel(boxes), pictures.fallen, _TOO_SMALL)
+    if not len(boxes):
+        return
+    if image.format == "JPEG" and image.mode == "RGB" and size == image.size:
         pictures.files[number] = raw  # encoding it again would cost time and quality
     else:
-        pictures.files[number], size = encode_jpeg(image, options)
-        boxes[:, [X1, X2]] *= size[0] / image.width
-        boxes[:, [Y1, Y2]] *= size[1] / image.height
+        pictures.files[number] = encode_jpeg(image, size, options.jpeg_quality)
     pictures.source_frames.append(number)
     pictures.boxes.append(boxes)
+
+
+def _cut_off(boxes: Detections, size: tuple[int, int]) -> None:
+    """Clip boxes at the edges of a picture, in place."""
+    boxes[:, [X1, X2]] = boxes[:, [X1, X2]].clip(0, size[0])
+    boxes[:, [Y1, Y2]] = boxes[:, [Y1, Y2]].clip(0, size[1])

@@ -19,7 +19,7 @@ import soundfile
 from PIL import Image
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
-from shards.clean import FRAME, X1, X2, Y1, Y2, is_box
+from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
 from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
 from shards.files import write_whole
 from shards.workers import Progress, map_ordered
@@ -230,6 +230,8 @@ def _check_boxes(clip: Clip, members: dict[str, bytes]) -> None:
         raise ValueError(f"boxes are {boxes.dtype} {boxes.shape}, not float32 ({clip.num_boxes}, 7)")
     if not is_box(boxes).all():
         raise ValueError("boxes are not finite, inverted or of no whole frame number")
+    if not spans_a_pixel(boxes).all():
+        raise ValueError("a box is smaller than a pixel")
     named = {f"{int(number):06d}.jpg" for number in boxes[:, FRAME]}
     stored = {extension for extension in members if extension.endswith(".jpg")}
     if named != stored:
@@ -241,5 +243,5 @@ def _check_boxes(clip: Clip, members: dict[str, bytes]) -> None:
         except PICTURE_ERRORS as error:
             raise ValueError(f"picture {name} cannot be decoded") from error
         inside = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
-        if (inside[:, [X1, Y1]] < 0).any() or (inside[:, [X2, Y2]] > np.array(image.size) + 1e-3).any():
+        if (inside[:, [X1, Y1]] < 0).any() or (inside[:, [X2, Y2]] > np.array(image.size)).any():
             raise ValueError(f"a box of picture {name} is not inside it")

@@ -6,15 +6,19 @@ one process only: a clip is decoded once while it is in the lane's window.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import queue
 import signal
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -134,9 +138,25 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         worker_init_fn=_init_process,
     )
     with blocked_signals():
-        iterator = iter(loader)
-    while True:
-        yield _join([next(iterator) for _ in range(num_processes)], pin)
+        iterator: Any = iter(loader)
+    processes = iterator._workers
+    kill = partial(_kill, processes)
+    atexit.register(kill)
+    try:
+        while True:
+            yield _join([next(iterator) for _ in range(num_processes)], pin)
+    finally:
+        del iterator  # asks the processes to end and waits for them, unless a traceback still holds it
+        kill()
+        atexit.unregister(kill)
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    """End processes that are still there. They have blocked SIGTERM, with which torch would do it."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
 
 
 def _join(parts: list[Batch | Failure], pin: bool) -> Batch:

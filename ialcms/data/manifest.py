@@ -73,7 +73,7 @@ class Manifest:
 def write_manifest(manifest: Manifest) -> Path:
     """Write `manifest.json` whole: under a temporary name, flushed, renamed."""
     path = manifest.folder / FILE_NAME
-    values = {
+    values: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "sample_rate": manifest.sample_rate,

@@ -48,7 +48,7 @@ class AudioVisualModule(nn.Module):
         self.localisation_bias = nn.Parameter(torch.tensor(-0.2))
 
     def forward(self, audio: Tensor, visual: Tensor) -> AudioVisualOutput:
-        """audio (N, C, h, w): the mix's bottom feature, repeated per object; visual (N, D, H, W), unit length over D."""
+        """audio (N, C, h, w): the mix's bottom feature, once per object; visual (N, D, H, W), unit length over D."""
         cells = audio.shape[-2:]
         picture = visual.amax(dim=(2, 3))[:, :, None, None].expand(-1, -1, *cells)
         fused = self.fusion(torch.cat([audio, picture.to(audio.dtype)], dim=1))

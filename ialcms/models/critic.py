@@ -21,6 +21,9 @@ class SpectralNorm(nn.Module):
     which gives another norm until the vectors have converged.
     """
 
+    u: Tensor
+    v: Tensor
+
     def __init__(self, weight: Tensor, warm_up: int = 15) -> None:
         super().__init__()
         matrix = weight.detach().flatten(1)

@@ -18,9 +18,7 @@ class Encoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 7, 2, padding=3, bias=False), BatchNorm2d(width), leaky_relu()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 7, 2, padding=3, bias=False), BatchNorm2d(width), leaky_relu())
         channels = [width, 2 * width, 4 * width, 8 * width]
         self.stages = nn.ModuleList(
             stage(inputs, outputs, 2, activation=leaky_relu) for inputs, outputs in zip([width, *channels], channels)

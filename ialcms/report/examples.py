@@ -84,7 +84,7 @@ def _level(gain: float) -> str:
 def _source(stage: _Stage, name: str, source: Source) -> Html:
     about = element(
         "div",
-        _picture(name, source),
+        _picture(name, source, stage.number),
         element(
             "div",
             element("h4", source.instrument, id=name),
@@ -103,7 +103,7 @@ def _source(stage: _Stage, name: str, source: Source) -> Html:
     return element("section", about, sounds, class_="part", aria_labelledby=name)
 
 
-def _picture(name: str, source: Source) -> Html:
+def _picture(name: str, source: Source, number: int) -> Html:
     height, width = source.picture.shape[:2]
     lowest, highest = float(source.localisation.min()), float(source.localisation.max())
     views = element(
@@ -114,8 +114,15 @@ def _picture(name: str, source: Source) -> Html:
                 alt=f"Heat map of where the separator hears {source.instrument}: {lowest:.2f} to {highest:.2f}"),
         class_="views",
     )  # fmt: skip
-    toggle = element("button", "Heat map", type="button", class_="toggle", aria_pressed="true",
-                     aria_controls=f"{name}-heat", aria_label=f"Heat map of {source.instrument}")  # fmt: skip
+    toggle = element(
+        "button",
+        "Heat map",
+        type="button",
+        class_="toggle",
+        aria_pressed="true",
+        aria_controls=f"{name}-heat",
+        aria_label=f"Heat map of {source.instrument}, example {number}",
+    )
     caption = element("figcaption", toggle, element("span", f"{lowest:.2f} to {highest:.2f}", class_="muted"))
     return element("figure", views, caption, class_="picture")
 

@@ -1,8 +1,8 @@
 """Sounds and pictures as data URIs, which lie in the page itself.
 
-Sounds are 16-bit WAV: every browser plays it and jumps in it to the sample, and it adds no coding noise of its own to
-what people are to judge. FLAC would take about two thirds of the room, but Chromium stops with an error at some jumps
-in it; MP3 has the coding noise, and a delay that differs between browsers.
+Sounds are 16-bit WAV: every browser plays it, a jump in it is plain arithmetic, and it adds no coding noise of its own
+to what people are to judge. FLAC would take about two thirds of the room, but Chromium stops with an error
+at some jumps in it. MP3 would add coding noise.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def heat_uri(localisation: NDArray[np.floating]) -> str:
     small = Image.fromarray(stretched)
     smooth = np.asarray(small.resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BICUBIC))
     image = Image.fromarray(np.round(np.clip(smooth, 0, 1) * 255).astype(np.uint8))
-    image.putpalette(palette(384)[-256:].tobytes())  # without the dark colours, which would stain the picture
+    image.putpalette(palette(400)[75:331].tobytes())  # neither its darkest nor its palest colours: they stain or fade
     opacity = np.round(255 * _HEAT_OPACITY * np.linspace(0, 1, 256)).astype(np.uint8)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True, transparency=opacity.tobytes())

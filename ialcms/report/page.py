@@ -13,6 +13,7 @@ from string import Template
 from ialcms.report.content import Example, Source, Table, check_example, check_table
 from ialcms.report.elements import Html, element, join
 from ialcms.report.examples import example_article, example_link
+from ialcms.report.spectrogram import RANGE_DB
 from ialcms.report.tables import key_figures, table_sections
 
 __all__ = ["Example", "Source", "Table", "write_report"]
@@ -106,6 +107,7 @@ def _assemble(
         tables=table_sections(tables) if tables else _nothing("This report has no tables."),
         example_links=element("ol", *links, class_="links") if links else "",
         examples=join(articles) if articles else _nothing("This report has no examples."),
+        range_db=f"{RANGE_DB:g}",
         left_out=_left_out(num_left_out) if num_left_out else "",
     )
     return page.encode()

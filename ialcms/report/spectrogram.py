@@ -16,7 +16,7 @@ from ialcms.report.colours import palette
 
 ROWS, COLUMNS = 160, 560
 LOWEST_HZ = 55.0
-RANGE_DB = 72.0  # from the darkest to the brightest colour
+RANGE_DB = 60.0  # from the darkest to the brightest colour
 _WINDOW_S = 0.09
 _FLOOR = 1e-14  # power; keeps the logarithm of silence finite
 _QUIETEST_TOP_DB = -60.0  # a sound whose peak is lower is drawn as dark as it is

@@ -42,7 +42,7 @@ def weights(network: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    generator = np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()))  # noqa: NPY002 - frozen for ever
+    generator = np.random.RandomState(zlib.crc32(f"{seed}:{name}".encode()))
     size = int(np.prod(shape, dtype=np.int64)) if shape else 1
     normal = generator.standard_normal(size).astype(np.float32).reshape(shape)
     kind = name.rpartition(".")[2]
@@ -63,7 +63,7 @@ def _array(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 def batch(seed: int, shape: tuple[int, int, int], num_samples: int = 65_535, side: int = 224) -> dict[str, np.ndarray]:
     """float32 mix (B, L), mixtures (B, M, L) of decaying harmonic tones, objects (B, M, O, 3, side, side) of noise."""
-    generator = np.random.RandomState(seed)  # noqa: NPY002
+    generator = np.random.RandomState(seed)
     seconds = np.arange(num_samples, dtype=np.float64) / SAMPLE_RATE
     clips = np.zeros((*shape, num_samples))
     for index in np.ndindex(*shape):

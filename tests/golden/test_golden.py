@@ -121,7 +121,9 @@ def test_training_mode(trained: Case, name: str) -> None:
 
 def test_independence_loss(trained: Case) -> None:
     # a difference of scores of about 0.18 each: compared on their scale
-    assert float(trained.values["independence_loss"]) == pytest.approx(float(GOLDEN["train/independence_loss"]), abs=1e-6)
+    assert float(trained.values["independence_loss"]) == pytest.approx(
+        float(GOLDEN["train/independence_loss"]), abs=1e-6
+    )
 
 
 def _agree(ours: Tensor, published: np.ndarray) -> None:

@@ -20,9 +20,7 @@ def build(**sections: dict) -> tuple[Separator, torch.Tensor, torch.Tensor]:
     return separator, batch.mix, normalise_objects(batch.objects)
 
 
-@pytest.mark.parametrize(
-    ("batch", "num_mix", "num_objects"), [(1, 1, 1), (1, 2, 1), (1, 2, 2), (2, 3, 2), (3, 1, 2)]
-)
+@pytest.mark.parametrize(("batch", "num_mix", "num_objects"), [(1, 1, 1), (1, 2, 1), (1, 2, 2), (2, 3, 2), (3, 1, 2)])
 def test_shapes_of_any_batch(batch: int, num_mix: int, num_objects: int) -> None:
     separator, mix, objects = build(
         train={"global_batch": batch},

@@ -35,10 +35,12 @@ def test_none_leaves_the_backbone_alone() -> None:
 
 
 def test_wrong_files_are_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="do not exist; give a file by model.visual.weights=PATH"):
+    with pytest.raises(ValueError, match=r"do not exist; give a file by model\.visual\.weights=PATH"):
         load_backbone(Backbone(4), str(tmp_path / "absent.pt"))
     torch.save(Backbone(8).state_dict(), tmp_path / "wide.pt")
-    with pytest.raises(ValueError, match=r"do not fit model.visual.width=4 in .* tensors \(conv1.weight: \(8, 3, 7, 7\)"):
+    with pytest.raises(
+        ValueError, match=r"do not fit model.visual.width=4 in .* tensors \(conv1.weight: \(8, 3, 7, 7\)"
+    ):
         load_backbone(Backbone(4), str(tmp_path / "wide.pt"))
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(ValueError, match="not a state_dict saved by torch"):

@@ -124,6 +124,23 @@ class TestClip:
         assert kept[:, [0, 3, 4, 5, 6]].tolist() == [[1, 0, 0, 64, 48], [3, 60, 10, 64, 20]]
         assert result.cleaned.fallen == {"outside the frame": 1}
 
+    def test_boxes_of_less_than_a_pixel_fall(self, tree):
+        """In pixels of the packed picture: the reader refuses them."""
+        boxes = [
+            [1, 2, 0.95, 4, 4, 20, 4.9],
+            [2, 2, 0.95, 63.5, 4, 70, 20],
+            [3, 2, 0.95, 4, 4, 5, 9],
+            [4, 2, 0.95, 1, 1, 9, 9],
+        ]
+        entry = tree.add("a_0", boxes=boxes)
+        for crops_only in (False, True):
+            result = encode_clip(entry, EncodeOptions(dataset=DEMO, crops_only=crops_only))
+            stored = members(result.data)
+            assert json.loads(stored["json"])["source_frames"] == [3, 4]
+            assert len(boxes_of(stored)) == 2
+            assert result.cleaned.fallen == {"smaller than a pixel": 2}
+        assert boxes_of(encoded(entry, longest_side=32))[:, 0].tolist() == [4]
+
     def test_an_unreadable_frame_costs_its_boxes_only(self, tree):
         entry = tree.add("a_0")
         (entry.frames / "000002.jpg").write_bytes((entry.frames / "000002.jpg").read_bytes()[:300])

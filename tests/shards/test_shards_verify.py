@@ -204,6 +204,7 @@ class TestClip:
             (with_boxes(x1=-1), "a box of picture 000007.jpg is not inside it"),
             (with_boxes(y2=24.5), "a box of picture 000007.jpg is not inside it"),
             (with_boxes(x1=9), "inverted"),
+            (with_boxes(x1=4.5), "a box is smaller than a pixel"),
             (with_boxes(confidence=np.nan), "not finite"),
             (with_boxes(frame=7.5), "no whole frame number"),
             ({"npy": encode_array(BOXES[:1])}, "boxes are float32 (1, 7)"),

@@ -1,0 +1,178 @@
+"""What the workers of the multi-process tests run: `torchrun tests/engine/program.py FOLDER case ...`.
+
+Each worker writes FOLDER/<worker>.pt, a dictionary of case -> result; the tests compare them. A case is the name of a
+function below, `name:key=value,...` passes it arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ialcms.config import Config
+from ialcms.data.batches import normalise_objects
+from ialcms.engine import Workers
+from ialcms.engine.batchnorm import synchronise
+from ialcms.step import Experiment
+from tests.support import make_batch, small_config
+
+STEPS = 20
+
+
+def equality_config(**train: Any) -> Config:
+    """20 steps with both ramps inside; the critic learns at each, the separator at every second; the bank of 24
+    components is overwritten more than once a step."""
+    return small_config(train={"global_batch": 8, **train})
+
+
+def own_lanes(config: Config, workers: Workers) -> slice:
+    share = config.train.global_batch // workers.world_size
+    return slice(workers.rank * share, (workers.rank + 1) * share)
+
+
+def alternate_steps(workers: Workers, **train: Any) -> dict[str, Any]:
+    """Losses of every step, the state before and after, and what the trained networks make of a fixed batch."""
+    config = equality_config(**train)
+    experiment = Experiment(config, workers)
+    start = clone(experiment.state_dict())
+    losses = []
+    for step in range(STEPS):
+        scalars = experiment.step(make_batch(config, step, own_lanes(config, workers)))
+        losses.append({name: float(workers.mean(value)) for name, value in scalars.items()})
+    return {
+        "losses": losses,
+        "start": start,
+        "state": clone(experiment.state_dict()),
+        "functions": functions(experiment, config),
+        "checksum": checksum(experiment.state_dict()),
+    }
+
+
+@torch.no_grad()
+def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
+    """Outputs of the networks in evaluation mode on a batch that is the same for all."""
+    batch = make_batch(config, 10_000)
+    separator = experiment.separator.module.eval()
+    output = separator(batch.mix, normalise_objects(batch.objects))
+    result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
+    result["waves"] = separator.component_waves(output, batch.mix.shape[-1])
+    if experiment.critic is not None:
+        magnitudes = output.magnitude.flatten(0, 2)
+        index = torch.arange(len(magnitudes))
+        pairs = torch.stack([index, index.roll(1)], dim=1)
+        result["scores"] = experiment.critic.module.eval()(magnitudes, pairs)
+    return result
+
+
+def long_run(workers: Workers) -> list[str]:
+    """Checksums of all parameters, buffers and the memory bank after every 20 of 200 steps of tiny networks."""
+    config = small_config(
+        data={"image_resize": 32, "image_crop": 16},
+        model={
+            "visual": {"width": 2, "weights": "none", "aspp_channels": 4, "low_level_channels": 2, "channels": 8},
+            "unet": {"width": 2},
+            "critic": {"width": 2},
+        },
+        train={"global_batch": workers.world_size, "separator_every": 3},
+    )
+    experiment = Experiment(config, workers)
+    checksums = []
+    for step in range(200):
+        experiment.step(make_batch(config, step, own_lanes(config, workers)))
+        if (step + 1) % 20 == 0:
+            checksums.append(checksum(experiment.state_dict()))
+    return checksums
+
+
+def batchnorm(workers: Workers) -> dict[str, Tensor]:
+    """GlobalBatchNorm on this worker's rows of `joined_batch`: output, gradients of a loss over all, statistics.
+
+    The workers' parts have different means and different numbers of cells.
+    """
+    layer = nn.BatchNorm2d(5).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.linspace(0.5, 1.5, 5))
+        layer.bias.copy_(torch.linspace(-1, 1, 5))
+    network = synchronise(nn.Sequential(layer), workers.device)
+    x = joined_batch(workers.world_size)[workers.rank].requires_grad_()
+    output = network(x)
+    (output**3).sum().backward()
+    sums = [torch.stack(workers.gather_objects(p.grad)).sum(0) for p in network.parameters()]
+    again = network(x.detach() + 1)  # a second pass, for the running statistics
+    return {
+        "output": output.detach(),
+        "again": again.detach(),
+        "input_gradient": x.grad,
+        "weight_gradient": sums[0],
+        "bias_gradient": sums[1],
+        **{name: buffer.clone() for name, buffer in network[0].named_buffers()},
+    }
+
+
+def joined_batch(world_size: int) -> list[Tensor]:
+    """Per worker (2 + r, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
+    generator = torch.Generator().manual_seed(3)
+    draw = [torch.randn(2 + r, 5, 3, 4, generator=generator, dtype=torch.float64) for r in range(world_size)]
+    return [1e4 + 3 * r + (1 + r) * x for r, x in enumerate(draw)]
+
+
+def gather_gradient(workers: Workers) -> dict[str, Tensor]:
+    """The gradient of a function of all workers' rows with respect to the own rows, averaged over the workers."""
+    x = gather_rows()[2 * workers.rank : 2 * workers.rank + 2].requires_grad_()
+    every = workers.gather(x)
+    # the own rows against all, like the similarities: each worker computes another part of the loss
+    (x @ every.T).exp().mean().backward()
+    return {"gathered": every.detach(), "gradient": x.grad / workers.world_size}
+
+
+def gather_rows() -> Tensor:
+    return torch.randn(8, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def clone(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: clone(value) for key, value in state.items()}
+    return state.detach().clone() if isinstance(state, Tensor) else state
+
+
+def tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested state with its dotted name, in order."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from tensors(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(state, Tensor):
+        yield prefix, state
+
+
+def checksum(state: Any) -> str:
+    """Of every bit of every tensor of a state."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors(state):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+CASES = {f.__name__: f for f in (alternate_steps, long_run, batchnorm, gather_gradient)}
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    with Workers(timeout_s=120) as workers:
+        for case in names:
+            name, _, arguments = case.partition(":")
+            options = dict(option.split("=") for option in arguments.split(",") if option)
+            values = {key: int(text) if text.isdigit() else text for key, text in options.items()}
+            results[case] = CASES[name](workers, **values)
+        torch.save(results, folder / f"{workers.rank}.pt")
+
+
+if __name__ == "__main__":
+    main()

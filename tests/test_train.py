@@ -1,0 +1,254 @@
+"""Training as a user starts it: the command line, real shards, one and two workers, resuming, faults in the input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ialcms.cli import main
+from tests.support import ROOT, SMALL, torchrun
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
+    values = {
+        **SMALL,
+        "data": {**SMALL["data"], "shards": str(demo_shards)},  # type: ignore[dict-item]
+        "train": {
+            "global_batch": 4, "separator_every": 2, "steps": STEPS, "validate_every": 4, "checkpoint_every": 2,
+            "log_every": 1,
+        },
+        "eval": {"draws": 1, "validation_draws": 1, "hop": 16_383, "examples": 2, "seconds": 3.0},
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def ialcms(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "ialcms", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s,
+    )  # fmt: skip
+
+
+def losses(folder: Path) -> list[dict]:
+    """The scalars of every logged training step, without what measures time."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = ("loss/", "weighted_loss/", "critic/", "gradient_norm/", "validation/", "lambda/")
+    return [{name: value for name, value in row.items() if name == "step" or name.startswith(kept)} for row in rows]
+
+
+def state(folder: Path, step: int) -> dict:
+    return torch.load(folder / "checkpoints" / f"step-{step:08d}" / "state.pt", weights_only=True)
+
+
+def flat(tree: object, name: str = "") -> dict[str, object]:
+    if isinstance(tree, dict):
+        return {key: value for k, v in tree.items() for key, value in flat(v, f"{name}/{k}").items()}
+    if isinstance(tree, list):
+        return {key: value for n, v in enumerate(tree) for key, value in flat(v, f"{name}/{n}").items()}
+    return {name: tree}
+
+
+@pytest.fixture(scope="module")
+def whole_run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run on one worker."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    result = ialcms("train", str(config_file), "--folder", str(folder))
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_a_run_leaves_everything_in_its_folder(whole_run: Path) -> None:
+    config = yaml.safe_load((whole_run / "config.yaml").read_text())
+    assert config["train"]["steps"] == STEPS
+    assert config["optim"]["critic_betas"] == [0.0, 0.9]  # resolved: values that the file does not name, too
+    environment = json.loads((whole_run / "environment.json").read_text().splitlines()[0])
+    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0] or environment["versions"]["torch"]
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", environment["git"])
+    assert list((whole_run / "tensorboard").glob("events.*"))
+    names = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
+    assert names == ["best", "step-00000004", "step-00000006"]  # the two newest and the best
+    assert "validation after step 4" in (whole_run / "train.log").read_text()
+
+
+def test_both_networks_optimizers_and_bank_are_in_a_checkpoint(whole_run: Path) -> None:
+    names = flat(state(whole_run, STEPS))
+    for part in ("/separator/module/", "/separator/optimizer/state/", "/critic/module/", "/critic/optimizer/state/"):
+        assert any(name.startswith(part) for name in names), part
+    assert int(names["/bank/filled"]) == 24  # type: ignore[call-overload]
+    meta = json.loads((whole_run / "checkpoints" / f"step-{STEPS:08d}" / "meta.json").read_text())
+    assert meta["progress"]["step"] == STEPS
+    assert meta["progress"]["best_step"] in (4, 6)
+
+
+def test_critic_and_separator_take_turns(whole_run: Path) -> None:
+    rows = [row for row in losses(whole_run) if "lambda/ind" in row]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all("loss/critic" in row for row in rows)
+    assert ["loss/separator" in row for row in rows] == [True, False, True, False, True, False]
+    # lambda_ind_steps [2, 4], lambda_avc_steps [1, 3]: tenfold after each, counted in 0-based global steps
+    assert [row["lambda/ind"] for row in rows] == pytest.approx([1e-4, 1e-4, 1e-4, 1e-3, 1e-3, 1e-2])
+    assert [row["lambda/avc"] for row in rows] == pytest.approx([5e-4, 5e-4, 5e-3, 5e-3, 5e-2, 5e-2])
+
+
+def test_same_seed_same_losses(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    assert ialcms("train", str(config_file), "--folder", str(tmp_path / "again")).returncode == 0
+    assert losses(tmp_path / "again") == losses(whole_run)
+    other = ialcms("train", str(config_file), "--folder", str(tmp_path / "other"), "seed=1", "train.steps=1")
+    assert other.returncode == 0
+    assert losses(tmp_path / "other")[0] != losses(whole_run)[0]
+
+
+def test_started_again_it_goes_on_where_it_was(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    assert ialcms("train", str(config_file), "--folder", folder, "train.steps=3").returncode == 0
+    result = ialcms("train", str(config_file), "--folder", folder)
+    assert result.returncode == 0
+    assert f"going on from step 3 of {STEPS}" in result.stderr
+    by_step = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
+    resumed = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
+    assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
+    assert all(row == by_step[row["step"]] for row in resumed)  # bit by bit, on one worker
+    ours, theirs = flat(state(tmp_path / "run", STEPS)), flat(state(whole_run, STEPS))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name], name
+
+
+@pytest.mark.distributed
+def test_two_workers_train_the_same_run(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    result = torchrun(2, "-m", "ialcms", "train", str(config_file), "--folder", str(tmp_path / "run"))
+    assert result.returncode == 0, result.stderr
+    assert "on 2 workers" in result.stderr
+    single = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
+    double = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
+    assert [row["step"] for row in double] == list(single)
+    for row in double:
+        # float32 sums in another order, and Adam turns rounding into steps where a gradient is nearly zero
+        expected = single[row["step"]]
+        assert row.keys() == expected.keys()
+        assert row == pytest.approx(expected, rel=0.03, abs=2e-3)
+
+
+@pytest.mark.distributed
+def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ialcms", "train", str(config_file), "--folder", str(folder)]
+    more = ["train.steps=10000", "train.validate_every=10000", "train.checkpoint_every=10000"]
+    with subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stopped on request after step" in errors
+    (saved,) = (folder / "checkpoints").glob("step-*")
+    result = ialcms(*command[3:], f"train.steps={int(saved.name[5:]) + 1}", "train.validate_every=10000")
+    assert f"going on from step {int(saved.name[5:])} of" in result.stderr
+
+
+def evaluate_scores(folder: Path) -> dict:
+    return json.loads((folder / "evaluation" / "test-2mix" / "summary.json").read_text())
+
+
+def test_evaluation_writes_table_and_page(whole_run: Path) -> None:
+    result = ialcms("evaluate", str(whole_run))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"^all +10 ( +-?\d+\.\d\d){5}$", result.stdout, re.MULTILINE), result.stdout
+    summary = evaluate_scores(whole_run)
+    assert summary["mixes"] == 10  # every pair of 5 instruments
+    assert len(summary["per_instrument"]) == 5
+    page = (whole_run / "evaluation" / "test-2mix" / "report.html").read_text()
+    assert "accordion" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train.stepz=3"], "unknown key 'train.stepz'.*did you mean 'steps'"),
+        (["data.shards=nowhere"], "no manifest.json in 'nowhere'; pack shards with 'ialcms data pack'"),
+        (["data.num_mix=3"], "a mix needs 6 different instruments"),
+        (["model.visual.weights=none.pt"], "backbone weights none.pt do not exist"),
+    ],
+)
+def test_faults_are_one_line_and_exit_code_2(
+    config_file: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(config_file), "--folder", str(tmp_path / "run"), *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("ialcms: error: ")
+    assert re.search(message, line)
+    assert not (tmp_path / "run").exists()  # nothing half-written
+
+
+def test_manifest_of_other_shards(
+    config_file: Path, demo_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(demo_shards, tmp_path / "shards")
+    shard = next((tmp_path / "shards").glob("train-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-512])
+    values = [f"data.shards={tmp_path / 'shards'}", "--folder", str(tmp_path / "run")]
+    assert main(["train", str(config_file), *values]) == 2
+    errors = capsys.readouterr().err
+    assert f"{shard.name} has" in errors
+    assert "manifest and shards do not belong together" in errors
+
+
+def test_checkpoint_of_another_configuration(whole_run: Path, config_file: Path) -> None:
+    result = ialcms("train", str(config_file), "--folder", str(whole_run), "optim.lr_audio=0.5")
+    assert result.returncode == 2
+    assert "is of another configuration: optim.lr_audio was 0.0001, now 0.5" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.distributed
+def test_world_size_that_does_not_divide_the_batch(config_file: Path, tmp_path: Path) -> None:
+    result = torchrun(3, "-m", "ialcms", "train", str(config_file), "--folder", str(tmp_path / "run"))
+    assert result.returncode != 0
+    ours = [line for line in result.stderr.splitlines() if line.startswith("ialcms: error:")]
+    assert ours == [
+        "ialcms: error: train.global_batch is 4, which 3 workers cannot share evenly; "
+        "use 1, 2, 4 workers or another train.global_batch"
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "info", "demo", "pretrain"])
+def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert re.search(rf"examples?:\n.*ialcms {verb}", capsys.readouterr().out, re.DOTALL)
+
+
+def test_info_does_the_arithmetic(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(config_file), "--workers", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "a step: 4 mixes, 16 components; 2 mixes on each of 2 workers" in text
+    assert "an epoch: 12 steps" in text  # 10 mixes for each of 5 clips, 4 a step
+    assert re.search(r"^  tuba +1 \(1\) +1 \(1\) +1 \(1\)$", text, re.MULTILINE)
+
+
+def test_info_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(ROOT / "configs" / "duet.yaml")]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^separator +41,567,895 +30,391,383$", text, re.MULTILINE)
+    assert re.search(r"^critic +31,068,161", text, re.MULTILINE)
