@@ -6,7 +6,9 @@ Shapes: M sources of S samples.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,30 +31,34 @@ def score_mix(references: NDArray[np.float32], estimates: NDArray[np.float32]) -
     mir_eval's bss_eval_sources without permutation. A silent source or estimate cannot be scored: the mix is then
     returned without scores and with the problem's name.
     """
-    for name, waves in (("reference", references), ("estimate", estimates)):
-        if not np.isfinite(waves).all():
-            return MixScores(tuple({} for _ in references), f"{name} not finite")
-        silent = [n for n, wave in enumerate(waves) if not np.any(wave)]
-        if silent:
-            return MixScores(tuple({} for _ in references), f"silent {name} {silent[0] + 1}")
+    problem = find_problem(references, estimates)
+    if problem:
+        return MixScores(tuple({} for _ in references), problem)
     mix = np.broadcast_to(references.sum(0), references.shape)
-    sdr, sir, sar = _bss_eval(references, estimates)
-    mix_sdr, mix_sir, _ = _bss_eval(references, mix)
-    return MixScores(
-        tuple(
-            {
-                "SDR": float(sdr[n]),
-                "SIR": float(sir[n]),
-                "SAR": float(sar[n]),
-                "SDRi": float(sdr[n] - mix_sdr[n]),
-                "SIRi": float(sir[n] - mix_sir[n]),
-            }
-            for n in range(len(references))
-        )
-    )
+    return mix_scores(_bss_eval(references, estimates), _bss_eval(references, mix))
 
 
-def _bss_eval(references: NDArray, estimates: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def find_problem(references: Any, estimates: Any) -> str:
+    """Why these arrays or tensors cannot be scored: every silent or non-finite one, by place; '' where they can."""
+    problems = []
+    for name, waves in (("reference", references), ("estimate", estimates)):
+        for place, wave in enumerate(waves, start=1):
+            loudest = float(abs(wave).max())
+            if not np.isfinite(loudest):
+                problems.append(f"{name} {place} not finite")
+            elif loudest == 0:
+                problems.append(f"silent {name} {place}")
+    return ", ".join(problems)
+
+
+def mix_scores(of_estimates: NDArray, of_mix: NDArray) -> MixScores:
+    """Scores from SDR, SIR, SAR, (3, M), of the estimates and of the mix in their place."""
+    improvement = of_estimates - of_mix
+    figures = np.stack([*of_estimates, *improvement[:2]])
+    return MixScores(tuple(dict(zip(METRICS, map(float, column))) for column in figures.T))
+
+
+def _bss_eval(references: NDArray, estimates: NDArray) -> NDArray:
     import mir_eval.separation  # slow to import; scoring runs in processes of its own
 
     with warnings.catch_warnings():
@@ -60,10 +66,10 @@ def _bss_eval(references: NDArray, estimates: NDArray) -> tuple[NDArray, NDArray
         sdr, sir, sar, _ = mir_eval.separation.bss_eval_sources(
             references.astype(np.float64), estimates.astype(np.float64), compute_permutation=False
         )
-    return sdr, sir, sar
+    return np.stack([sdr, sir, sar])
 
 
-def mean_scores(scores: list[Scores]) -> Scores:
+def mean_scores(scores: Iterable[Scores]) -> Scores:
     """Mean of each metric over the sources that were scored; {} where none was."""
     scored = [s for s in scores if s]
     return {name: float(np.mean([s[name] for s in scored])) for name in METRICS} if scored else {}

@@ -102,8 +102,8 @@ class Experiment:
         norm = self.critic.update(loss)
         return {
             "loss/critic": loss.detach(),
-            "critic/independent_score": independent.detach().mean(),
-            "critic/dependent_score": dependent.detach().mean(),
+            "critic/independent_score": losses.mean_score(independent.detach()),
+            "critic/dependent_score": losses.mean_score(dependent.detach()),
             "gradient_norm/critic": norm,
         }
 

@@ -1,4 +1,4 @@
-"""The verbs of `ialcms data` that work on a prepared tree: clean, index, pack, verify."""
+"""The verbs of `ialcms data`: clips, clean, index, pack, verify."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
+from shards.cli_common import add_verb, positive, print_some
+from shards.cli_video import add_clips
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
@@ -19,30 +21,15 @@ from shards.index import TreeLayout, drop_missing, scan_tree, shared_videos, spl
 from shards.pack import REPORT_NAME, PackOptions, pack
 from shards.report import Report
 from shards.verify import check_manifest, drop_bad_clips, verify
-from shards.workers import default_jobs
-
-_SHOWN = 20  # names printed of a longer list
 
 
 def add_parsers(subparsers: Any) -> None:
     """Add the verbs to an argparse subparsers object; each sets `func`, a callable(args) -> exit code."""
+    add_clips(subparsers)
     _add_clean(subparsers)
     _add_index(subparsers)
     _add_pack(subparsers)
     _add_verify(subparsers)
-
-
-def _add_verb(subparsers: Any, name: str, summary: str, details: str, example: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        name,
-        help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}",
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--jobs", type=_positive, default=default_jobs(), help="processes (default: one per core)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
-    return parser
 
 
 def _add_layout_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +61,7 @@ def _add_max_bad_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_clean(subparsers: Any) -> None:
-    parser = _add_verb(
+    parser = add_verb(
         subparsers,
         "clean",
         "write cleaned detections, and say which boxes and clips fall to which rule",
@@ -102,7 +89,7 @@ def _clean(args: argparse.Namespace) -> int:
 
 
 def _add_index(subparsers: Any) -> None:
-    parser = _add_verb(
+    parser = add_verb(
         subparsers,
         "index",
         "write {train,val,test}_solo_clip.csv for a prepared tree",
@@ -128,7 +115,7 @@ def _add_index(subparsers: Any) -> None:
 def _index(args: argparse.Namespace) -> int:
     if args.from_csv is not None:
         entries, missing = drop_missing(read_index(args.from_csv, args.tree, parse_path_map(args.map)))
-        _print_some("listed clip without its files", [str(entry.audio) for entry in missing])
+        print_some("listed clip without its files", [str(entry.audio) for entry in missing])
         if not entries:
             raise ValueError(
                 f"none of the clips in {args.from_csv} has its files, like {missing[0].audio}; "
@@ -139,8 +126,8 @@ def _index(args: argparse.Namespace) -> int:
             raise ValueError("--map changes the paths of CSV files; name their folder with --from-csv")
         tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections))
         for kind, clips in tree.missing.items():
-            _print_some(f"clip without {kind}", clips)
-        _print_some("instrument without a complete clip", tree.empty)
+            print_some(f"clip without {kind}", clips)
+        print_some("instrument without a complete clip", tree.empty)
         videos = read_video_list(args.test_videos) if args.test_videos else load_dataset(args.dataset).test_videos
         split = split_by_video if args.by == "video" else split_by_clip
         entries = split(tree.entries, args.val_fraction, args.test_fraction, videos, args.seed)
@@ -160,7 +147,7 @@ def _index(args: argparse.Namespace) -> int:
 
 
 def _add_pack(subparsers: Any) -> None:
-    parser = _add_verb(
+    parser = add_verb(
         subparsers,
         "pack",
         "clean the clips of index files and pack them into WebDataset shards",
@@ -179,7 +166,7 @@ def _add_pack(subparsers: Any) -> None:
         "--audio-format", choices=AUDIO_FORMATS, default=defaults.audio_format, help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--sample-rate", type=_positive, default=defaults.sample_rate, help="of the sounds (default: %(default)s)"
+        "--sample-rate", type=positive, default=defaults.sample_rate, help="of the sounds (default: %(default)s)"
     )
     parser.add_argument("--crops-only", action="store_true", help="store the kept boxes' pictures, not whole frames")
     parser.add_argument(
@@ -211,7 +198,7 @@ def _pack(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         print("\n".join(_split_lines(entries)))
-        _print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries)[1]])
+        print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries)[1]])
         print(f"would pack into {args.out}")
         return 0
     if (args.out / FILE_NAME).is_file():
@@ -224,7 +211,7 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _add_verify(subparsers: Any) -> None:
-    parser = _add_verb(
+    parser = add_verb(
         subparsers,
         "verify",
         "read every shard against the manifest; exit code 1 if something is bad",
@@ -273,18 +260,4 @@ def _split_lines(entries: Sequence[Entry]) -> list[str]:
 def _print_report(report: Report, where: str = "") -> None:
     print("\n".join(report.lines()))
     named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.bad]
-    _print_some("clip with broken files", named, where)
-
-
-def _print_some(what: str, names: Sequence[str], where: str = "") -> None:
-    """One line per name, on stderr, of a list that can be long."""
-    for name in names[:_SHOWN]:
-        print(f"{what}: {name}", file=sys.stderr)
-    if len(names) > _SHOWN:
-        print(f"{what}: {len(names) - _SHOWN} more{where}", file=sys.stderr)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return int(text)
+    print_some("clip with broken files", named, where)

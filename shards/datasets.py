@@ -44,6 +44,7 @@ class Dataset:
     instruments: dict[str, InstrumentRule] = field(default_factory=dict)
     skip_videos: frozenset[str] = frozenset()
     test_videos: frozenset[str] = frozenset()
+    labels: dict[str, str] = field(default_factory=dict)  # of a list of videos -> instrument
     music: MusicThresholds = field(default_factory=MusicThresholds)
     coseparation: CoseparationThresholds = field(default_factory=CoseparationThresholds)
 
@@ -74,6 +75,7 @@ def load_dataset(name: str | Path) -> Dataset:
         },
         skip_videos=_videos(path, values.get("skip_videos")),
         test_videos=_videos(path, values.get("test_videos")),
+        labels={str(label): str(name) for label, name in _mapping(values.get("labels", {}), f"{path}: labels").items()},
         music=_thresholds(MusicThresholds, values.get("music", {}), f"{path}: music"),
         coseparation=_thresholds(CoseparationThresholds, values.get("coseparation", {}), f"{path}: coseparation"),
     )

@@ -115,6 +115,12 @@ def test_critic_loss_and_its_hinge() -> None:
     assert dependent.grad.tolist() == [0.0, 1.0]
 
 
+def test_no_independent_pairs_leave_the_dependent_ones() -> None:
+    none, dependent = torch.zeros(0), torch.tensor([0.5, -2.0])
+    assert float(losses.critic_loss(none, dependent, torch.tensor(0.0))) == pytest.approx(0.75)
+    assert float(losses.independence_loss(none, dependent)) == pytest.approx(0.75)
+
+
 def test_independence_loss_pulls_dependent_scores_up() -> None:
     independent = torch.tensor([0.3, 0.1], requires_grad=True)
     dependent = torch.tensor([-0.2, 0.0], requires_grad=True)

@@ -10,7 +10,8 @@ are the global batch, whatever W is, and draw s of every lane is step s.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
 import torch
 
@@ -41,7 +42,7 @@ def train_batches(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of steps start_step, start_step + 1, ... for worker `rank`, without end.
 
     What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
@@ -79,21 +80,22 @@ def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
     return round(mean_bytes * min(most_clips(plan, num_lanes), plan.num_clips * max(num_processes, 1)))
 
 
-def _checked(batches: Iterator[Batch], plan: Plan) -> Iterator[Batch]:
+def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:
     """Log clips that had to be replaced, each once, and stop when they are too many.
 
     So a log has at most max_bad_fraction * (number of clips) such lines per worker.
     """
     allowed = plan.data.max_bad_fraction
     seen: set[str] = set()
-    for batch in batches:
-        for key, line in batch.bad.items():
-            if key not in seen:
-                seen.add(key)
-                log.warning("step %d: replaced a clip (the %d. of this worker): %s", batch.step, len(seen), line)
-        if len(seen) > allowed * plan.num_clips:
-            raise ValueError(
-                f"{len(seen)} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
-                f"{allowed:g}; the last: {next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
-            )
-        yield batch
+    with closing(batches):
+        for batch in batches:
+            for key, line in batch.bad.items():
+                if key not in seen:
+                    seen.add(key)
+                    log.warning("step %d: replaced a clip (the %d. of this worker): %s", batch.step, len(seen), line)
+            if len(seen) > allowed * plan.num_clips:
+                raise ValueError(
+                    f"{len(seen)} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
+                    f"{allowed:g}; the last: {next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
+                )
+            yield batch

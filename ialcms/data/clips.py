@@ -94,7 +94,14 @@ def read_clip(manifest: Manifest, index: int) -> LoadedClip:
     """
     clip = manifest.clips[index]
     path = manifest.shard_path(clip)
-    raw = _read_bytes(path, clip)
+    try:
+        raw = _read_bytes(path, clip)
+    except FileNotFoundError:
+        path = manifest.shard_path(clip)  # fetches it again where a cache has just dropped it
+        try:
+            raw = _read_bytes(path, clip)
+        except FileNotFoundError as error:
+            raise ValueError(f"shard {path} is missing; the manifest lists it: copy it there or pack again") from error
     members = _members(path, clip, raw)
     name = f"clip {clip.key} in {path}"
     if zlib.crc32(raw) != clip.crc32:
@@ -114,10 +121,11 @@ def read_clip(manifest: Manifest, index: int) -> LoadedClip:
 
 
 def _read_bytes(path: Path, clip: Clip) -> bytes:
+    """Raises FileNotFoundError, and ValueError for everything else that can go wrong."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise ValueError(f"shard {path} is missing; the manifest lists it: copy it there or pack again") from error
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise ValueError(f"shard {path} cannot be opened ({error.strerror}); check the file system") from error
     try:

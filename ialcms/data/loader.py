@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .clips import ClipStore
 from .mixtures import make_mix
 from .plan import Plan
+from .remote import RemoteManifest
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
@@ -94,6 +95,10 @@ class LaneParts(IterableDataset[Batch | Failure]):
             [],
             {},
         )
+        manifest = self.plan.manifest
+        if isinstance(manifest, RemoteManifest) and (step == self.start_step or step % self.plan.draws_per_round == 0):
+            for lane in lanes:
+                manifest.fetch_ahead(self.plan.shards_ahead(lane, step))
         for row, lane in enumerate(lanes):
             mix = make_mix(self.plan, store, lane, step)
             batch.mix[row] = torch.from_numpy(mix.mix)
@@ -109,7 +114,7 @@ def most_clips(plan: Plan, num_lanes: int) -> int:
     return 2 * plan.window * num_lanes
 
 
-def load(plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, pin: bool) -> Iterator[Batch]:
+def load(plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, pin: bool) -> Generator[Batch]:
     """Batches of `lanes` from step `start_step` on, without end.
 
     num_processes: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
@@ -144,7 +149,13 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
     atexit.register(kill)
     try:
         while True:
-            yield _join([next(iterator) for _ in range(num_processes)], pin)
+            try:
+                prepared = [next(iterator) for _ in range(num_processes)]
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"a loader process was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
+                ) from error
+            yield _join(prepared, pin)
     finally:
         del iterator  # asks the processes to end and waits for them, unless a traceback still holds it
         kill()

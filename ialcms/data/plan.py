@@ -104,8 +104,8 @@ def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = 
         clip = manifest.clips[index]
         if clip.num_boxes < 1 or clip.num_samples < 1:
             raise ValueError(
-                f"clip {clip.key} in {manifest.shard_path(clip)} has {clip.num_samples} samples and {clip.num_boxes} "
-                "boxes, but needs both; drop it with 'ialcms data verify --fix'"
+                f"clip {clip.key} in shard {manifest.shards[clip.shard].name} has {clip.num_samples} samples and "
+                f"{clip.num_boxes} boxes, but needs both; drop it with 'ialcms data verify --fix'"
             )
     return np.array(chosen, dtype=np.int64)
 
@@ -166,6 +166,17 @@ class Plan:
     def window_clips(self, lane: int, draw: int) -> np.ndarray:
         """Indices into manifest.clips of the window that a draw takes its clips from."""
         return self._round(lane, draw // self.draws_per_round).window
+
+    def shards_ahead(self, lane: int, draw: int) -> list[int]:
+        """Indices into manifest.shards: those of a draw's window in reading order, and the one that comes after it."""
+        current = self._round(lane, draw // self.draws_per_round)
+        ahead: dict[int, None] = {self.manifest.clips[index].shard: None for index in current.window.tolist()}
+        in_window = len(ahead)
+        for block in self._stream_blocks(lane, current.end):
+            ahead[self.manifest.clips[block[0]].shard] = None
+            if len(ahead) > in_window:
+                break
+        return list(ahead)
 
     def alternates(self, lane: int, draw: int, place: int, taken: Collection[str]) -> Iterator[PlannedClip]:
         """Next choices for a place of a mix whose clip cannot be used: a fixed order, first clips of its instrument.

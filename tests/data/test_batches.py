@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -282,6 +283,31 @@ def test_loader_processes_ignore_stop_signals_and_end_with_a_killed_run(tmp_path
     while any(is_running(pid) for pid in loaders) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in loaders if is_running(pid)]
+
+
+@pytest.mark.distributed
+def test_a_lost_loader_process_is_an_error_and_nothing_stays_behind(shards: Manifest) -> None:
+    before = set(multiprocessing.active_children())
+    batches = train_batches(small_config(loader_workers=2), shards)
+    next(batches)
+    processes = set(multiprocessing.active_children()) - before
+    assert len(processes) == 2
+    processes.pop().kill()
+    with pytest.raises(RuntimeError, match=r"a loader process was lost .*lower data.window or data.loader_workers"):
+        take(100, batches)
+    assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.mark.distributed
+def test_a_program_can_end_with_its_loader_open(tmp_path: Path, shards: Manifest) -> None:
+    program = tmp_path / "program.py"
+    text = PROGRAM.format(support=str(Path(__file__).parent), folder=str(shards.folder))
+    program.write_text(text.replace("    for batch in batches:", "    sys.exit(3)\n    for batch in batches:"))
+    root = str(Path(__file__).parents[2])
+    run = subprocess.run(
+        [sys.executable, str(program)], env={**os.environ, "PYTHONPATH": root}, timeout=60, check=False
+    )
+    assert run.returncode == 3
 
 
 def is_running(pid: int) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ialcms.config import Config
-from ialcms.data.batches import normalise_objects
+from ialcms.data.batches import Batch, normalise_objects
 from ialcms.engine import Workers
 from ialcms.engine.batchnorm import synchronise
 from ialcms.step import Experiment
@@ -28,7 +30,7 @@ STEPS = 20
 def equality_config(**train: Any) -> Config:
     """20 steps with both ramps inside; the critic learns at each, the separator at every second; the bank of 24
     components is overwritten more than once a step."""
-    return small_config(train={"global_batch": 8, **train})
+    return small_config(train={"global_batch": 4, **train})
 
 
 def own_lanes(config: Config, workers: Workers) -> slice:
@@ -36,14 +38,19 @@ def own_lanes(config: Config, workers: Workers) -> slice:
     return slice(workers.rank * share, (workers.rank + 1) * share)
 
 
-def alternate_steps(workers: Workers, **train: Any) -> dict[str, Any]:
+def alternate_steps(workers: Workers, dtype: str = "float32", **train: Any) -> dict[str, Any]:
     """Losses of every step, the state before and after, and what the trained networks make of a fixed batch."""
     config = equality_config(**train)
+    with precision(dtype):
+        return _alternate_steps(workers, config)
+
+
+def _alternate_steps(workers: Workers, config: Config) -> dict[str, Any]:
     experiment = Experiment(config, workers)
     start = clone(experiment.state_dict())
     losses = []
     for step in range(STEPS):
-        scalars = experiment.step(make_batch(config, step, own_lanes(config, workers)))
+        scalars = experiment.step(batch_of(config, step, own_lanes(config, workers)))
         losses.append({name: float(workers.mean(value)) for name, value in scalars.items()})
     return {
         "losses": losses,
@@ -57,7 +64,7 @@ def alternate_steps(workers: Workers, **train: Any) -> dict[str, Any]:
 @torch.no_grad()
 def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
-    batch = make_batch(config, 10_000)
+    batch = batch_of(config, 10_000)
     separator = experiment.separator.module.eval()
     output = separator(batch.mix, normalise_objects(batch.objects))
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
@@ -124,15 +131,38 @@ def joined_batch(world_size: int) -> list[Tensor]:
 
 def gather_gradient(workers: Workers) -> dict[str, Tensor]:
     """The gradient of a function of all workers' rows with respect to the own rows, averaged over the workers."""
-    x = gather_rows()[2 * workers.rank : 2 * workers.rank + 2].requires_grad_()
+    x = gather_rows(workers.world_size)[2 * workers.rank : 2 * workers.rank + 2].requires_grad_()
     every = workers.gather(x)
     # the own rows against all, like the similarities: each worker computes another part of the loss
     (x @ every.T).exp().mean().backward()
     return {"gathered": every.detach(), "gradient": x.grad / workers.world_size}
 
 
-def gather_rows() -> Tensor:
-    return torch.randn(8, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+def gather_rows(world_size: int) -> Tensor:
+    """Two rows a worker."""
+    return torch.randn(2 * world_size, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+@contextmanager
+def precision(dtype: str) -> Iterator[None]:
+    """With "float64", what is created in or cast to float32 is double precision instead: rounding all but vanishes, so
+    that what is left of a difference is a difference of the method."""
+    if dtype != "float64":
+        yield
+        return
+    to_float = Tensor.float
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        Tensor.float = to_float  # type: ignore[method-assign]
+        torch.set_default_dtype(torch.float32)
+
+
+def batch_of(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
+    batch, dtype = make_batch(config, step, lanes), torch.get_default_dtype()
+    return replace(batch, mix=batch.mix.to(dtype), mixtures=batch.mixtures.to(dtype))
 
 
 def clone(state: Any) -> Any:

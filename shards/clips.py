@@ -1,0 +1,239 @@
+"""A folder of videos -> clips of a prepared tree: sound and pictures of ten seconds each.
+
+    cut_videos(videos_of_folders(Path("videos")), Path("tree"), ClipOptions(), jobs=8)
+
+A clip's frames are written under a temporary name and renamed, its sound comes last: a clip that has a sound is whole.
+Videos that are finished are recorded in the tree's folder `.clips`, and a run that was killed goes on with the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import torch
+from PIL import Image
+
+from shards.encode import encode_audio, encode_jpeg, scaled_size
+from shards.files import write_whole
+from shards.index import TreeLayout
+from shards.video import Stretch, Wanted, read_frames, read_sound
+from shards.video_lists import Listed
+from shards.workers import Progress, map_ordered
+
+REPORT_NAME = "clips.json"
+SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
+_RECORDS = ".clips"
+_RESAMPLER = "FFmpeg's mix of the channels to one, torchaudio.functional.resample (windowed sinc, width 6)"
+
+
+@dataclass(frozen=True)
+class ClipOptions:
+    seconds: float = 10.0
+    min_seconds: float = 9.5  # of a clip that the video must have; silence and the last picture fill it up
+    frames_per_second: int = 8
+    sample_rate: int = 11_025
+    longest_side: int = 0  # pixels; larger frames are scaled down to it; 0: as they are
+    jpeg_quality: int = 90
+
+
+@dataclass(frozen=True)
+class Video:
+    """A file to cut, whole (`stretches` is None) or at certain places."""
+
+    path: Path
+    instrument: str
+    name: str  # its id
+    stretches: tuple[Stretch, ...] | None = None
+
+
+@dataclass
+class VideoResult:
+    instrument: str
+    video: str
+    clips: list[str] = field(default_factory=list)
+    problem: str | None = None
+
+
+def videos_of_folders(folder: Path) -> list[Video]:
+    """The videos `<instrument>/<id>.<suffix>` of a folder. Raises ValueError when there is none or a name is twice."""
+    videos = [Video(path, path.parent.name, path.stem) for path in _video_files(folder) if path.parent != folder]
+    if not videos:
+        raise ValueError(f"no video <instrument>/<id>{'|'.join(SUFFIXES)} in {folder}; sort them so, or give --list")
+    _check_names(videos)
+    return videos
+
+
+def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video], list[Listed]]:
+    """The listed videos that the folder has, anywhere in it, and those that it has not.
+
+    A file is found by its name: `<id>` or `... [<id>]`, whole, or `<id>_<start second>` for a stretch cut out already.
+    """
+    files: dict[str, Path] = {}
+    for path in _video_files(folder):
+        bracketed = re.search(r"\[([^\[\]]+)\]$", path.stem)  # the name that yt-dlp gives
+        files.setdefault(bracketed[1] if bracketed else path.stem, path)
+    videos: dict[tuple[Path, str, str], list[Stretch] | None] = {}
+    missing = []
+    for entry in listed:
+        if entry.start_s is None:
+            place, stretches = files.get(entry.video), None
+        else:
+            second = int(entry.start_s)
+            cut = files.get(f"{entry.video}_{second:06d}") or files.get(f"{entry.video}_{second}")
+            place = cut or files.get(entry.video)
+            stretches = [Stretch(second, 0.0 if cut else entry.start_s)]
+        if place is None:
+            missing.append(entry)
+            continue
+        known = videos.setdefault((place, entry.instrument, entry.video), stretches)
+        if known is not None and stretches is not None and known is not stretches:
+            known += stretches
+    found = [
+        Video(path, instrument, name, None if stretches is None else tuple(stretches))
+        for (path, instrument, name), stretches in videos.items()
+    ]
+    return found, missing
+
+
+def cut_videos(
+    videos: Sequence[Video],
+    tree: Path,
+    options: ClipOptions | None = None,
+    jobs: int = 1,
+    missing: Sequence[Listed] = (),
+) -> list[VideoResult]:
+    """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
+
+    Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
+    """
+    options = options or ClipOptions()
+    _claim(tree, options)
+    cut = functools.partial(_cut_or_recall, tree=tree, options=options)
+    results = []
+    with (
+        Progress(len(videos), "clips", "video") as progress,
+        contextlib.closing(map_ordered(cut, videos, jobs)) as cutting,
+    ):
+        for result in cutting:
+            results.append(result)
+            progress.advance()
+    if not any(result.clips for result in results):
+        problems = "; ".join(f"{result.video}: {result.problem}" for result in results[:3])
+        raise ValueError(f"none of the {len(videos)} videos gave a clip ({problems or 'all are missing'})")
+    report = {
+        "options": dataclasses.asdict(options),
+        "resampling": _RESAMPLER,
+        "videos": [dataclasses.asdict(result) for result in results],
+        "missing": [dataclasses.asdict(entry) for entry in missing],
+    }
+    write_whole(tree / REPORT_NAME, (json.dumps(report, indent=1) + "\n").encode())
+    shutil.rmtree(tree / _RECORDS / "unfinished", ignore_errors=True)
+    return results
+
+
+def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
+    """Cut one video. What is wrong with it is in the result; ValueError is for a disk that refuses."""
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)  # the processes are the threads
+    av.logging.set_level(av.logging.PANIC)  # what is wrong with a video goes into the report
+    result = VideoResult(video.instrument, video.name)
+    problems: list[str] = []
+
+    def encode(image: Image.Image) -> bytes:
+        return encode_jpeg(image, scaled_size(image.size, options.longest_side), options.jpeg_quality)
+
+    for stretch in video.stretches or (None,):
+        wanted = Wanted(stretch, options.seconds, options.min_seconds)
+        try:
+            sounds = read_sound(video.path, wanted, options.sample_rate)
+            found = 0
+            for number, pictures in read_frames(video.path, wanted, options.frames_per_second, encode):
+                if number in sounds:
+                    sound = encode_audio(sounds[number], options.sample_rate, "wav")
+                    _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
+                    result.clips.append(f"{video.name}_{number}")
+                    found += 1
+            if not found:
+                where = "" if stretch is None else f" from second {stretch.start_s:g} on"
+                problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")
+        except _DiskError:
+            raise
+        except (av.FFmpegError, OSError) as error:
+            problems.append(f"cannot be read ({error.strerror})")
+        except ValueError as error:
+            problems.append(str(error))
+    result.problem = "; ".join(dict.fromkeys(problems)) or None
+    return result
+
+
+class _DiskError(ValueError):
+    pass
+
+
+def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
+    """The recorded result of a video that an earlier run finished without a problem, or else a new one."""
+    wanted = [dataclasses.astuple(stretch) for stretch in video.stretches or ()]
+    path = tree / _RECORDS / video.instrument / f"{video.name}.json"
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if [tuple(stretch) for stretch in record["stretches"]] == wanted and record["result"]["problem"] is None:
+            return VideoResult(**record["result"])
+    result = cut_video(video, tree, options)
+    write_whole(path, json.dumps({"stretches": wanted, "result": dataclasses.asdict(result)}).encode())
+    return result
+
+
+def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: list[bytes]) -> None:
+    layout = TreeLayout()
+    unfinished = tree / _RECORDS / "unfinished" / instrument / clip
+    frames = tree / layout.frames / instrument / clip
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for number, picture in enumerate(pictures, start=1):
+            (unfinished / f"{number:06d}.jpg").write_bytes(picture)
+        frames.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(frames, ignore_errors=True)
+        os.replace(unfinished, frames)
+    except OSError as error:
+        raise _DiskError(
+            f"cannot write {frames}: {error.strerror or error}; make room and start again: finished videos are kept"
+        ) from error
+    try:
+        write_whole(tree / layout.audio / instrument / f"{clip}.wav", sound)
+    except ValueError as error:
+        raise _DiskError(str(error)) from error
+
+
+def _claim(tree: Path, options: ClipOptions) -> None:
+    """One tree, one set of options."""
+    path = tree / _RECORDS / "options.json"
+    content = json.dumps(dataclasses.asdict(options), indent=1).encode()
+    if path.is_file() and path.read_bytes() != content:
+        raise ValueError(f"{tree} holds clips cut with other options; give another folder, or these: {path}")
+    write_whole(path, content)
+
+
+def _video_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise ValueError(f"folder of videos {folder} does not exist")
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+
+
+def _check_names(videos: Sequence[Video]) -> None:
+    seen: dict[str, Path] = {}
+    for video in videos:
+        other = seen.setdefault(video.name, video.path)
+        if other != video.path:
+            raise ValueError(f"two videos are named '{video.name}': {other} and {video.path}; rename one")

@@ -1,0 +1,124 @@
+"""Lists of videos as the data sets publish them -> which seconds of which video show which instrument.
+
+music      MUSIC, MUSIC-21, MUSIC-duet: JSON {"videos": {"<instrument>": ["<id>", ...]}}; duets have two names
+vggsound   CSV rows id,start second,label,split
+audioset   CSV rows id,start second,end second,"label id,label id,..." after comment lines
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FORMATS = ("music", "vggsound", "audioset")
+DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A video, or a stretch of one, that shows an instrument."""
+
+    video: str
+    instrument: str
+    start_s: float | None = None  # None: the whole video
+    split: str | None = None  # as published
+
+
+@dataclass(frozen=True)
+class VideoList:
+    entries: list[Listed]
+    num_other: int  # rows without an instrument that is asked for
+    num_several: int  # rows with several of them
+
+
+def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | None = None) -> VideoList:
+    """Read a list; `kind` is one of FORMATS, or None to tell it from the file.
+
+    `labels` maps the labels of VGGSound and the label ids of AudioSet to instruments; rows without one of these, and
+    rows with several, are left out and counted. Raises ValueError naming file, line and remedy.
+    """
+    if not path.is_file():
+        raise ValueError(f"list of videos {path} does not exist; download it from the data set's page")
+    kind = kind or _guess(path)
+    if kind == "music":
+        return _read_music(path)
+    if kind not in FORMATS:
+        raise ValueError(f"--list-format '{kind}': choose {', '.join(FORMATS)}")
+    if not labels:
+        raise ValueError(
+            f"{path} names videos by label: say which label is which instrument under 'labels' in a data set's YAML "
+            "file (--dataset vggsound, --dataset audioset, or one of your own)"
+        )
+    selected = _select(_vggsound_rows(path) if kind == "vggsound" else _audioset_rows(path), labels)
+    return VideoList(_checked(selected.entries, path), selected.num_other, selected.num_several)
+
+
+def _guess(path: Path) -> str:
+    if path.suffix == ".json":
+        return "music"
+    with open(path) as file:
+        return "audioset" if file.readline().startswith("#") else "vggsound"
+
+
+def _read_music(path: Path) -> VideoList:
+    try:
+        videos = json.loads(path.read_text())["videos"]
+        named = [(str(name), [str(video) for video in ids]) for name, ids in videos.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f'{path} is not of the form {{"videos": {{"<instrument>": ["<id>", ...]}}}}') from error
+    entries = [Listed(video, DUET_SIGN.join(name.split()), None) for name, ids in named for video in ids]
+    return VideoList(_checked(entries, path), 0, 0)
+
+
+def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
+    with open(path, newline="") as file:
+        for number, row in enumerate(csv.reader(file), start=1):
+            if not row:
+                continue
+            try:
+                video, start, label, split = row
+                yield video, float(start), [label.strip()], split.strip()
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}: a row is id,start,label,split, not {','.join(row)!r}"
+                ) from error
+
+
+def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
+    with open(path, newline="") as file:
+        for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
+            if not row or row[0].startswith("#"):
+                continue
+            try:
+                video, start, _, labels = row
+                yield video, float(start), labels.split(","), None
+            except ValueError as error:
+                raise ValueError(
+                    f'{path}, line {number}: a row is id,start,end,"label ids", not {",".join(row)!r}'
+                ) from error
+
+
+def _select(rows: Iterator[tuple[str, float, list[str], str | None]], labels: Mapping[str, str]) -> VideoList:
+    entries: list[Listed] = []
+    num_other = num_several = 0
+    for video, start_s, names, split in rows:
+        instruments = {labels[name] for name in names if name in labels}
+        if len(instruments) == 1:
+            entries.append(Listed(video, instruments.pop(), start_s, split))
+        elif instruments:
+            num_several += 1
+        else:
+            num_other += 1
+    return VideoList(entries, num_other, num_several)
+
+
+def _checked(entries: list[Listed], path: Path) -> list[Listed]:
+    """Without repeated rows. Ids and instruments become names of files: none may lead out of its folder."""
+    for entry in entries:
+        for name in (entry.video, entry.instrument):
+            if not name or "/" in name or name.startswith("."):
+                raise ValueError(f"{path}: '{name}' cannot be the name of a file; correct the list")
+    return list(dict.fromkeys(entries))
