@@ -12,7 +12,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from ialcms.metrics import METRICS, MixScores, find_problem, mix_scores
+from ialcms.metrics import MixScores, find_problem, mix_scores
 
 TAPS = 512
 
@@ -63,7 +63,9 @@ def bss_eval(references: Tensor, estimates: Tensor, mix: Tensor, taps: int = TAP
 def _gram(spectra: Tensor, size: int, taps: int) -> Tensor:
     """(M*K, M*K): inner products of the references delayed by 0 ... K-1 samples."""
     num_sources = len(spectra)
-    correlation = torch.fft.irfft(spectra.conj()[:, None] * spectra, size)  # (M, M, size): [i, j, k] = <s_i(t), s_j(t+k)>
+    correlation = torch.fft.irfft(
+        spectra.conj()[:, None] * spectra, size
+    )  # (M, M, size): [i, j, k] = <s_i(t), s_j(t+k)>
     delay = torch.arange(taps, device=spectra.device)
     blocks = correlation[:, :, (delay[:, None] - delay) % size]  # (M, M, K, K)
     return blocks.transpose(1, 2).reshape(num_sources * taps, num_sources * taps)
@@ -93,6 +95,3 @@ def _ratios(signal: Tensor, own: Tensor, explained: Tensor) -> Tensor:
         torch.log10(energy / (explained - own).square().sum(1)),
         torch.log10(explained.square().sum(1) / (signal - explained).square().sum(1)).expand(len(own)),
     ])  # fmt: skip
-
-
-assert METRICS[:3] == ("SDR", "SIR", "SAR")

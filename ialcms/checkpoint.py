@@ -1,14 +1,19 @@
 """Checkpoints: everything that a run needs to go on, written so that a kill at any moment leaves a whole one.
 
-checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
-checkpoints/step-00000400/meta.json       step, digests, binding configuration: written last, so it marks the
-                                          checkpoint complete; holds the size of state.pt
-checkpoints/best/                         the same, of the step with the best validation
+    checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
+    checkpoints/step-00000400/meta.json       progress, binding configuration, digests, size and sha256 of state.pt;
+                                              written last, so it marks the checkpoint complete
+    checkpoints/best-00000300/                the same, of the step with the best validation
+
+A folder is written under a temporary name, flushed and renamed. Nothing in it is ever unpickled or executed.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,8 +25,13 @@ import torch
 from ialcms import __version__
 from ialcms.config import Config, binding_fields, digest
 
-VERSION = 1
+log = logging.getLogger("ialcms")
+
+FORMAT, VERSION = "ialcms-checkpoint", 1
 _STATE, _META = "state.pt", "meta.json"
+_STEP, _BEST, _DAMAGED, _ABANDONED = "step-", "best-", "damaged-", "abandoned-"
+
+State = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -31,83 +41,109 @@ class Progress:
     step: int = 0  # finished steps, so the next one to do
     best_score: float | None = None  # best validation SDR in dB
     best_step: int | None = None
-    bad_clips: int = 0
 
 
-def save(folder: Path, config: Config, manifest_digest: str, state: dict[str, Any], progress: Progress) -> None:
-    """Write one checkpoint under a temporary name, flush it, rename it to `folder`."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
+def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
+    """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't."""
+    folder = root / f"{_STEP}{progress.step:08d}"
+    temporary = root / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    with open(temporary / _STATE, "wb") as file:
-        torch.save(state, file)
-        _flush(file)
+    save_tensors(state, temporary / _STATE)
     meta = {
-        "format": "ialcms-checkpoint",
+        "format": FORMAT,
         "version": VERSION,
         "program": __version__,
-        "progress": progress.__dict__,
+        "progress": dataclasses.asdict(progress),
         "config_digest": digest(config),
         "config": binding_fields(config),
         "manifest_digest": manifest_digest,
         "state_bytes": (temporary / _STATE).stat().st_size,
+        "state_sha256": _sha256(temporary / _STATE),
     }
     with open(temporary / _META, "w") as file:
         json.dump(meta, file, indent=1)
         _flush(file)
-    if folder.exists():  # a directory cannot be renamed over a full one: move the old one aside for the moment
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-        os.rename(temporary, folder)
-        shutil.rmtree(old)
-    else:
-        os.rename(temporary, folder)
-    _flush_folder(folder.parent)
+    if folder.exists():  # left by a run that went on from an older checkpoint
+        shutil.rmtree(folder)
+    os.rename(temporary, folder)
+    _flush_folder(root)
+    return folder
 
 
-def save_tensors(state: dict[str, Any], path: Path) -> None:
-    """One file of tensors, written under a temporary name, flushed and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        _flush(file)
-    os.replace(temporary, path)
+def keep_as_best(folder: Path) -> None:
+    """Keep a step checkpoint as the best one too (hard links: no second copy), then let go of the best before."""
+    root, step = folder.parent, folder.name.removeprefix(_STEP)
+    temporary = root / f".{_BEST}{step}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folder, temporary, copy_function=os.link)
+    shutil.rmtree(root / f"{_BEST}{step}", ignore_errors=True)
+    os.rename(temporary, root / f"{_BEST}{step}")
+    _flush_folder(root)
+    for older in _folders(root, _BEST):
+        if older.name != f"{_BEST}{step}":
+            shutil.rmtree(older)
 
 
 def prune(root: Path, keep: int) -> None:
-    """Delete all but the newest `keep` step checkpoints and what killed writers left behind."""
-    for folder in _steps(root)[:-keep]:
+    """Delete all but the newest `keep` step checkpoints, and what killed writers left behind."""
+    for folder in _folders(root, _STEP)[:-keep]:
         shutil.rmtree(folder)
-    for left in root.glob(".step-*.tmp"):
+    for left in root.glob(".*.tmp"):
         shutil.rmtree(left)
 
 
 def newest(root: Path) -> Path | None:
     """The newest complete step checkpoint, None where there is none."""
-    complete = [folder for folder in _steps(root) if _is_complete(folder)]
-    return complete[-1] if complete else None
+    return next((folder for folder in reversed(_folders(root, _STEP)) if is_complete(folder)), None)
 
 
-def step_folder(root: Path, step: int) -> Path:
-    return root / f"step-{step:08d}"
+def best(root: Path) -> Path | None:
+    """The complete checkpoint of the best validation, None where there is none."""
+    return next((folder for folder in reversed(_folders(root, _BEST)) if is_complete(folder)), None)
+
+
+def newest_intact(root: Path) -> Path | None:
+    """The newest step checkpoint whose content is as it was written; damaged ones are named and set aside."""
+    while (folder := next(reversed(_folders(root, _STEP)), None)) is not None:
+        reason = _damage(folder)
+        if reason is None:
+            return folder
+        aside = _set_aside(folder, _DAMAGED)
+        log.warning("checkpoint %s is damaged (%s): set aside as %s, trying the one before", folder, reason, aside.name)
+    return None
+
+
+def abandon_after(root: Path, step: int) -> None:
+    """Set the checkpoints after `step` aside: a run that goes on from there writes its own."""
+    for folder in _folders(root, _STEP):
+        if int(folder.name.removeprefix(_STEP)) > step:
+            _set_aside(folder, _ABANDONED)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint was written to its end (not whether its content is intact: see `newest_intact`)."""
+    try:
+        meta = json.loads((folder / _META).read_text())
+        return bool((folder / _STATE).stat().st_size == meta["state_bytes"])
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """The meta data of a complete checkpoint; ValueError when there is none or of another version."""
-    if not _is_complete(folder):
+    """The meta data of a complete checkpoint; ValueError when there is none, or a foreign or newer one."""
+    if not is_complete(folder):
         raise ValueError(f"{folder} is not a complete checkpoint (no {_META}, or {_STATE} of another size)")
     meta: dict[str, Any] = json.loads((folder / _META).read_text())
-    if meta.get("version") != VERSION:
+    if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
-            f"checkpoint {folder} has version {meta.get('version')}, this program reads {VERSION}; "
-            "use the program version that wrote it"
+            f"checkpoint {folder} has format {meta.get('format')} {meta.get('version')}, this program reads "
+            f"{FORMAT} {VERSION}; use the program version that wrote it ({meta.get('program', 'unknown')})"
         )
     return meta
 
 
-def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[dict[str, Any], Progress]:
+def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:
     """State and progress of a checkpoint that a run of `config` goes on from.
 
     manifest_digest: of the shards, None where their order does not matter. ValueError names the first field in which
@@ -129,26 +165,58 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[dic
     return load_state(folder), Progress(**meta["progress"])
 
 
-def load_state(folder: Path) -> dict[str, Any]:
-    """The tensors of a complete checkpoint, on the CPU."""
-    read_meta(folder)
-    try:
-        state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, Runtime and EOF errors alike for a damaged file
-        raise ValueError(f"checkpoint {folder} is damaged; delete it to go on from the one before") from error
-    return state
+def load_state(folder: Path) -> State:
+    """The tensors of a complete checkpoint, on the CPU; ValueError when it is damaged."""
+    meta = read_meta(folder)
+    reason = None if _sha256(folder / _STATE) == meta["state_sha256"] else "its content has changed"
+    if reason is None:
+        try:
+            state: State = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+            return state
+        except Exception as error:  # torch raises pickle, zip, Runtime and EOF errors alike for a foreign file
+            reason = str(error).partition("\n")[0]
+    raise ValueError(f"checkpoint {folder} is damaged ({reason}); delete it to go on from the one before")
 
 
-def _steps(root: Path) -> list[Path]:
-    return sorted(folder for folder in root.glob("step-*") if folder.is_dir())
+def save_tensors(state: State, path: Path) -> None:
+    """One file of tensors and plain values, written under a temporary name, flushed and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as file:
+        torch.save(state, file)
+        _flush(file)
+    os.replace(temporary, path)
 
 
-def _is_complete(folder: Path) -> bool:
+def _folders(root: Path, prefix: str) -> list[Path]:
+    return sorted(folder for folder in root.glob(f"{prefix}*") if folder.is_dir())
+
+
+def _damage(folder: Path) -> str | None:
+    """Why a step checkpoint cannot be gone on from, None where it can."""
     try:
         meta = json.loads((folder / _META).read_text())
-        return bool((folder / _STATE).stat().st_size == meta["state_bytes"])
-    except (OSError, ValueError, KeyError):
-        return False
+        if (folder / _STATE).stat().st_size != meta["state_bytes"]:
+            return f"{_STATE} has another size than when it was written"
+        if meta.get("version") == VERSION and _sha256(folder / _STATE) != meta["state_sha256"]:
+            return f"the content of {_STATE} has changed since it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{_META} cannot be read"
+    return None
+
+
+def _set_aside(folder: Path, prefix: str) -> Path:
+    target = folder.with_name(prefix + folder.name)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(folder, target)
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(file: Any) -> None:

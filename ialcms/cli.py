@@ -50,6 +50,18 @@ def _parser() -> argparse.ArgumentParser:
                   "torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml")  # fmt: skip
     _add_config(train)
     train.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>); an old one is continued")
+    train.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|none|CHECKPOINT",
+        help="go on from the folder's newest checkpoint (default), from none, or from this one",
+    )
+    train.add_argument(
+        "--init-from",
+        type=Path,
+        metavar="WEIGHTS",
+        help="start with the networks of a checkpoint, a run, or a file with the published names",
+    )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
                      "ialcms evaluate runs/demo eval.draws=1",
@@ -117,7 +129,7 @@ def _train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     check_world_size(config, int(os.environ.get("WORLD_SIZE", 1)))
     with Workers() as workers:
-        train(config, RunFolder(args.folder or Path("runs") / config.name), workers)
+        train(config, RunFolder(args.folder or Path("runs") / config.name), workers, args.resume, args.init_from)
     return 0
 
 
@@ -129,7 +141,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     folder = RunFolder(args.run)
     config = folder.read_config(args.overrides)
     with Workers() as workers:
-        evaluate(config, args.checkpoint or folder.best, workers, args.out or folder.evaluation_of(config))
+        evaluate(config, args.checkpoint or folder.best_checkpoint(), workers, args.out or folder.evaluation_of(config))
     return 0
 
 

@@ -117,6 +117,7 @@ class TrainConfig:
     sync_batchnorm: bool = True  # BatchNorm statistics over the global batch
     validate_every: int = 0  # steps; 0: once an epoch
     checkpoint_every: int = 1_000  # steps
+    checkpoint_minutes: float = 30.0  # and at the latest after so many minutes; 0: by steps only
     keep_checkpoints: int = 2  # newest ones; the best is kept besides
     log_every: int = 10  # steps
     visualise_every: int = 800  # steps
@@ -161,7 +162,7 @@ class Config:
 # change what a step computes, only where data lies, how far the run goes and what it writes on its way.
 FREE_FIELDS = frozenset(
     {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
-     "train.engine", "train.validate_every", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
+     "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every",
      "train.visualise_every", "model.visual.weights"}
 )  # fmt: skip
 
@@ -274,7 +275,7 @@ def check_world_size(config: Config, world_size: int) -> None:
 _MAY_BE_ZERO = frozenset(
     {"seed", "data.loader_workers", "data.max_bad_fraction", "data.gain", "data.epoch_passes", "loss.lambda_ind",
      "loss.lambda_avc", "loss.excluded_negatives", "model.visual.dropout", "optim.clip_norm", "optim.betas",
-     "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every", "eval.seed",
+     "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every", "train.checkpoint_minutes", "eval.seed",
      "eval.examples", "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
 )  # fmt: skip
 

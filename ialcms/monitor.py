@@ -2,91 +2,197 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import logging
+import math
+import os
+import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ialcms.config import Config
 from ialcms.engine import Workers
 from ialcms.run_folder import RunFolder
+from ialcms.tensorboard import BEST_SCORE, Curves
+from ialcms.visuals import View
 
 log = logging.getLogger("ialcms")
 
 
 class Monitor:
-    """One writer and one curve, also over restarts: a resumed run purges what lies behind its first step."""
+    """One writer and one curve, also over restarts: a resumed run drops what lies behind its first step."""
 
     def __init__(self, folder: RunFolder, config: Config, workers: Workers, first_step: int) -> None:
-        self._every, self._workers, self._folder = config.train.log_every, workers, folder
-        self._writer: SummaryWriter | None = None
+        """first_step: finished steps at the start."""
+        self._train, self._workers, self._folder = config.train, workers, folder
+        self._curves: Curves | None = None
         self._bar: tqdm | None = None
-        self._mixes_per_step = config.train.global_batch
-        self._since = time.monotonic()
-        self._steps_since = 0
-        self._waited_s = 0.0
+        self._first_step, self._started = first_step, time.monotonic()
+        self._score_text = ""
+        self._since_record: list[Mapping[str, Tensor]] = []
+        self.pause()
         set_up_logging(folder, workers)
         if workers.is_first:
-            self._writer = SummaryWriter(str(folder.tensorboard), purge_step=first_step if first_step else None)
+            drop_records_after(folder.metrics, first_step)
+            self._curves = Curves(folder.tensorboard, config, first_step)
             if sys.stderr.isatty():
                 self._bar = tqdm(total=config.train.steps, initial=first_step, unit="step", dynamic_ncols=True)
 
-    def step(self, step: int, scalars: Mapping[str, Tensor], weights: Mapping[str, float], waited_s: float) -> None:
-        """Count a finished step (0-based). Scalars are only brought to the host, and agreed on, every `log_every`.
+    def step(self, step: int, scalars: Mapping[str, Tensor], values: Mapping[str, float], waited_s: float) -> None:
+        """Count a finished step (0-based); every `log_every` steps record the means of all scalars since the last time.
 
-        waited_s: how long this worker waited for its batch.
+        scalars stay on the device until then, and workers agree on their means in one exchange. values are the same on
+        all workers and recorded as they are. waited_s: how long this worker waited for its batch.
         """
-        self._steps_since += 1
+        self._since_record.append(scalars)
+        self._timed_steps += 1
         self._waited_s += waited_s
         if self._bar is not None:
             self._bar.update()
-        if (step + 1) % self._every or not scalars:
+        if (step + 1) % self._train.log_every:
             return
-        names = sorted(scalars)
-        means = self._workers.mean(torch.stack([scalars[name].float() for name in names])).tolist()
-        now = time.monotonic()
-        elapsed = now - self._since
-        values = dict(zip(names, means)) | dict(weights)
-        values["speed/mixes_per_second"] = self._steps_since * self._mixes_per_step / elapsed
-        values["speed/step_seconds"] = elapsed / self._steps_since
-        values["speed/share_waiting_for_data"] = self._waited_s / elapsed
-        self._since, self._steps_since, self._waited_s = now, 0, 0.0
-        self.record(step + 1, values)
-        text = "  ".join(f"{name.rpartition('/')[2]} {values[name]:.3f}" for name in names if name.startswith("loss/"))
-        speed = f"{values['speed/mixes_per_second']:.1f} mixes/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{text}  {speed}")
-        log.info("step %d  %s  %s", step + 1, text, speed, extra={"bar": True})
+        means, speed = self._exchange()
+        self._since_record.clear()
+        self.pause()
+        self.record(step + 1, {**means, **values, **speed})
+        self._tell(step + 1, means, speed)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars after `step` finished steps, to TensorBoard and metrics.jsonl."""
-        if self._writer is None:
+        if self._curves is None:
             return
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        self._curves.scalars(step, values)
+        # JSON has no word for infinity and no number
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         with open(self._folder.metrics, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+
+    def record_validation(self, step: int, scalars: Mapping[str, float], text: str) -> None:
+        """Figures of a validation after `step` finished steps; the time that it took is not training."""
+        self.record(step, scalars)
+        score = scalars.get("validation/SDR")
+        self._score_text = "" if score is None else f"  SDR {score:.2f}"
+        log.info("validation after step %d: %s", step, text)
+        self.pause()
+
+    def record_best(self, step: int, score: float) -> None:
+        """The best validation SDR so far, in dB."""
+        self.record(step, {BEST_SCORE: score})
+
+    def show(self, step: int, views: Sequence[View]) -> None:
+        """Pictures and sounds after `step` finished steps."""
+        if self._curves is not None:
+            self._curves.views(step, views)
+        self.pause()
 
     def pause(self) -> None:
         """Forget the time since the last record: validation and checkpoints are not training."""
-        self._since, self._steps_since, self._waited_s = time.monotonic(), 0, 0.0
+        self._since, self._timed_steps, self._waited_s = time.monotonic(), 0, 0.0
 
-    @property
-    def writer(self) -> SummaryWriter | None:
-        return self._writer
+    def flush(self) -> None:
+        """Bring all events to disk: before a checkpoint, so that a run that goes on from it has no gap."""
+        if self._curves is not None:
+            self._curves.flush()
+
+    def finish(self) -> None:
+        """Mark the run as complete, where runs are compared."""
+        if self._curves is not None:
+            self._curves.finish()
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self._curves is not None:
+            self._curves.close()
+
+    def _exchange(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Means of the scalars over steps and workers, and speed; the only place where a step waits for the device."""
+        names = sorted({name for scalars in self._since_record for name in scalars})
+        means = [
+            torch.stack([scalars[name].float() for scalars in self._since_record if name in scalars]).mean()
+            for name in names
+        ]
+        elapsed_s = time.monotonic() - self._since
+        steps = max(self._timed_steps, 1)
+        own = torch.tensor([elapsed_s / steps, self._waited_s / elapsed_s, *_peak_memory_gb(self._workers.device)])
+        local = torch.cat([torch.stack(means), own.to(means[0].device)]) if means else own
+        rows = self._workers.gather(local.unsqueeze(0).to(self._workers.device)).tolist()  # a row per worker
+        count = len(names)
+        scalars = {name: sum(row[n] for row in rows) / len(rows) for n, name in enumerate(names)}
+        return scalars, self._speed([row[count:] for row in rows]) if self._timed_steps else {}
+
+    def _speed(self, rows: Sequence[Sequence[float]]) -> dict[str, float]:
+        """rows: per worker step seconds, share waiting for data, memory of the process and of the device."""
+        seconds, waiting, process_gb, device_gb = zip(*rows)
+        mean_s = sum(seconds) / len(rows)
+        mixes = self._train.global_batch
+        values = {
+            "speed/mixes_per_second": mixes / mean_s,
+            "speed/step_seconds": mean_s,
+            "speed/slowest_worker_step_seconds": max(seconds),
+            "speed/slowest_worker": float(seconds.index(max(seconds))),
+            "speed/share_waiting_for_data": sum(waiting) / len(rows),
+            "speed/longest_share_waiting_for_data": max(waiting),
+            "memory/process_gb": max(process_gb),
+        }
+        if self._workers.device.type == "cuda":
+            values["memory/device_gb"] = max(device_gb)
+        for rank, own_s in enumerate(seconds):
+            values[f"speed_by_worker/mixes_per_second/{rank}"] = mixes / len(rows) / own_s
+            values[f"speed_by_worker/share_waiting_for_data/{rank}"] = waiting[rank]
+        return values
+
+    def _tell(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
+        losses = (f"{name.removeprefix('loss/')} {means[name]:.3f}" for name in means if name.startswith("loss/"))
+        text = "  ".join(losses) + self._score_text
+        if speed:
+            text += f"  {speed['speed/mixes_per_second']:.1f} mixes/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        steps = self._train.steps
+        left_s = (time.monotonic() - self._started) / (step - self._first_step) * (steps - step)
+        left = datetime.timedelta(seconds=round(left_s))
+        log.info("step %d/%d  %s  %s left", step, steps, text, left, extra={"bar": True})
+
+
+def learning_rates(separator: Optimizer, critic: Optimizer | None) -> dict[str, float]:
+    """Rates by their names in the log: the separator's groups have names of their own."""
+    rates = {f"learning_rate/{group['name']}": float(group["lr"]) for group in separator.param_groups}
+    if critic is not None:
+        rates["learning_rate/critic"] = float(critic.param_groups[0]["lr"])
+    return rates
+
+
+def drop_records_after(path: Path, step: int) -> None:
+    """Take the lines of later steps, and one that a kill cut off, out of a metrics.jsonl."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except ValueError:
+            log.warning("%s: dropped a damaged line", path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
+
+
+def _peak_memory_gb(device: torch.device) -> tuple[float, float]:
+    """Largest so far: of this process in main memory, and of its tensors on the device (0 without one)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; bytes on macOS
+    process_gb = peak / (1e9 if sys.platform == "darwin" else 1e6)
+    return process_gb, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
 
 
 def set_up_logging(folder: RunFolder, workers: Workers) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 
+from ialcms import checkpoint
 from ialcms.config import Config, load_config, to_dict
 
 _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
@@ -31,7 +32,8 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
-        self.best = self.checkpoints / "best"
+        self.stop_file = self.path / "stop"  # its appearance asks the run to save and end
+        self.finished = self.path / "finished"  # there when the run has done its last step
         self.evaluation = self.path / "evaluation"
 
     def create(self, config: Config, world_size: int) -> None:
@@ -40,6 +42,21 @@ class RunFolder:
         _write(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
         with open(self.environment, "a") as file:
             file.write(json.dumps(_environment(world_size)) + "\n")
+
+    def start(self) -> None:
+        """Forget what an earlier run in this folder ended with."""
+        self.stop_file.unlink(missing_ok=True)
+        self.finished.unlink(missing_ok=True)
+
+    def finish(self, step: int) -> None:
+        _write(self.finished, f"{step}\n")
+
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best validation; ValueError where there is none."""
+        found = checkpoint.best(self.checkpoints)
+        if found is None:
+            raise ValueError(f"there is no best checkpoint in {self.checkpoints}; train until a validation first")
+        return found
 
     def evaluation_of(self, config: Config) -> Path:
         return self.evaluation / f"{config.eval.split}-{config.eval.num_mix}mix"

@@ -10,112 +10,148 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from ialcms import checkpoint
 from ialcms.checkpoint import Progress
+from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size
-from ialcms.data.batches import train_batches
+from ialcms.data.batches import Batch, train_batches
 from ialcms.data.manifest import Manifest, read_manifest
 from ialcms.engine import Workers
-from ialcms.monitor import Monitor
+from ialcms.init_from import init_from
+from ialcms.monitor import Monitor, learning_rates
 from ialcms.run_folder import RunFolder
 from ialcms.schedule import turn
 from ialcms.step import Experiment
+from ialcms.stopping import StopRequest
 from ialcms.validation import Validation
 
 log = logging.getLogger("ialcms")
 
 
-def train(config: Config, folder: RunFolder, workers: Workers) -> Progress:
-    """Train until `train.steps` or a request to stop; returns where the run is."""
+def train(
+    config: Config, folder: RunFolder, workers: Workers, resume: str = "auto", weights: Path | None = None
+) -> Progress:
+    """Train until `train.steps` or a request to stop; returns where the run is.
+
+    resume: "auto" goes on from the newest checkpoint in the folder, "none" starts afresh in a folder without any, or a
+    checkpoint's folder. weights: start a new run with these networks (see `init_from`). ValueError for faults in the
+    input, before anything is written.
+    """
     check_world_size(config, workers.world_size)
     manifest = read_manifest(config.data.shards)
     validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
-    found = workers.broadcast(checkpoint.newest(folder.checkpoints))
-    experiment = Experiment(config, workers, pretrained=found is None)
-    progress = Progress()
+    # The first worker decides for all: the others may see another state of a shared file system.
+    found = workers.broadcast(_checkpoint_to_resume(folder, resume) if workers.is_first else None)
+    experiment = Experiment(config, workers, pretrained=found is None and weights is None)
+    progress, beginning = Progress(), "from the start"
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
         experiment.load_state_dict(state)
+        beginning = f"going on from step {progress.step} of {config.train.steps}"
+    elif weights is not None:
+        beginning = f"starting with {init_from(experiment, weights)}"
     batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size)
+
     # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:
         folder.create(config, workers.world_size)
-        folder.checkpoints.mkdir(exist_ok=True)
+        folder.start()
+        checkpoint.abandon_after(folder.checkpoints, progress.step)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
-    _greet(config, manifest, workers, progress, found is not None)
+    writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
+    log.info("%s; %s", _describe(config, manifest, workers), beginning)
     try:
-        with _stop_signals() as stop:
-            progress = _loop(
-                config, folder, workers, manifest, experiment, validation, monitor, batches, progress, stop
-            )
+        with StopRequest(folder.stop_file) as stop:
+            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop)
+            return run.loop(batches, progress)
     finally:
+        writer.wait()
         monitor.close()
-        close = getattr(batches, "close", None)
-        if close is not None:
-            close()
-    return progress
+        batches.close()
 
 
-class StopRequest:
-    """Set by a signal; workers agree on it between two steps."""
+@dataclass
+class _Run:
+    config: Config
+    folder: RunFolder
+    workers: Workers
+    manifest: Manifest
+    experiment: Experiment
+    validation: Validation
+    monitor: Monitor
+    writer: CheckpointWriter
+    stop: StopRequest
 
-    requested = False
+    def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
+        config, workers, monitor = self.config, self.workers, self.monitor
+        validate_every = config.train.validate_every or steps_per_epoch(config, self.manifest)
+        while progress.step < config.train.steps:
+            waiting_since = time.monotonic()
+            batch = next(batches)
+            waited_s = time.monotonic() - waiting_since
+            now = turn(batch.step, config)
+            scalars = self.experiment.step(batch.to(workers.device))
+            values = {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc, **self._learning_rates()}
+            monitor.step(batch.step, scalars, values, waited_s)
+            progress = dataclasses.replace(progress, step=batch.step + 1)
 
+            is_last = progress.step == config.train.steps
+            is_best = False
+            if progress.step % validate_every == 0 or is_last:
+                progress, is_best = self._validate(progress)
+            show_every = config.train.visualise_every
+            if show_every and (progress.step % show_every == 0 or is_last):
+                monitor.show(progress.step, self.validation.views(self.experiment.separator.module))
+            due = workers.is_first and self.writer.is_due(progress.step)
+            stopping, due = workers.any_of(self.stop.requested, due)
+            if is_best or is_last or stopping or due:
+                self._save(progress, is_best, wait=is_last or stopping)
+            if stopping and not is_last:
+                log.info("stopped on request after step %d; start the run again to go on", progress.step)
+                return progress
+        if workers.is_first:
+            self.folder.finish(progress.step)
+        monitor.finish()
+        log.info("finished after step %d", progress.step)
+        return progress
 
-def _loop(
-    config: Config,
-    folder: RunFolder,
-    workers: Workers,
-    manifest: Manifest,
-    experiment: Experiment,
-    validation: Validation,
-    monitor: Monitor,
-    batches: Iterator,
-    progress: Progress,
-    stop: StopRequest,
-) -> Progress:
-    saved_step = progress.step
-    every = config.train.validate_every or steps_per_epoch(config, manifest)
-    while progress.step < config.train.steps:
-        waiting_since = time.monotonic()
-        batch = next(batches)
-        waited_s = time.monotonic() - waiting_since
-        now = turn(batch.step, config)
-        scalars = experiment.step(batch.to(workers.device))
-        monitor.step(batch.step, scalars, {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc}, waited_s)
-        progress = dataclasses.replace(progress, step=batch.step + 1)
-        last = progress.step == config.train.steps
+    def _validate(self, progress: Progress) -> tuple[Progress, bool]:
+        """Where the run is with the validation's score counted in, and whether it is the best so far."""
+        result = self.validation.run(self.experiment.separator.module)
+        self.monitor.record_validation(progress.step, result.scalars(), str(result))
+        score = result.means.get("SDR")
+        if score is None or (progress.best_score is not None and score <= progress.best_score):
+            return progress, False
+        self.monitor.record_best(progress.step, score)
+        return dataclasses.replace(progress, best_score=score, best_step=progress.step), True
 
-        is_best = False
-        if progress.step % every == 0 or last:
-            scores = validation.run(experiment.separator.module)
-            monitor.record(progress.step, {f"validation/{name}": value for name, value in scores.items()})
-            log.info("validation after step %d: %s", progress.step, validation.describe(scores))
-            score = scores.get("SDR")
-            is_best = score is not None and (progress.best_score is None or score > progress.best_score)
-            if is_best:
-                progress = dataclasses.replace(progress, best_score=score, best_step=progress.step)
-        stopping = workers.any(stop.requested)
-        if is_best or last or stopping or progress.step % config.train.checkpoint_every == 0:
-            if workers.is_first:
-                _save(config, folder, manifest, experiment, progress, is_best)
-            workers.barrier()
-            saved_step = progress.step
-            monitor.pause()
-        if stopping:
-            log.info("stopped on request after step %d; start the run again to go on", saved_step)
-            break
-    return progress
+    def _learning_rates(self) -> dict[str, float]:
+        critic = self.experiment.critic
+        return learning_rates(self.experiment.separator.optimizer, None if critic is None else critic.optimizer)
+
+    def _save(self, progress: Progress, is_best: bool, wait: bool) -> None:
+        self.monitor.flush()
+        state = self.experiment.state_dict()  # of all workers: an engine may have to gather it
+        if self.workers.is_first:
+            self.writer.write(state, progress, is_best)
+            if wait:
+                self.writer.wait()
+        self.monitor.pause()
+        if self.workers.any(self.writer.failed_for_good):
+            reason = self.workers.broadcast(self.writer.last_failure)
+            raise ValueError(
+                f"no checkpoint could be written to {self.folder.checkpoints} three times in a row ({reason}); "
+                "make room there or choose another --folder, then start again"
+            )
 
 
 def steps_per_epoch(config: Config, manifest: Manifest) -> int:
@@ -125,47 +161,19 @@ def steps_per_epoch(config: Config, manifest: Manifest) -> int:
     return max(1, round(config.data.epoch_passes * len(clips) / config.train.global_batch))
 
 
-def _save(
-    config: Config, folder: RunFolder, manifest: Manifest, experiment: Experiment, progress: Progress, is_best: bool
-) -> None:
-    state = experiment.state_dict()
-    target = checkpoint.step_folder(folder.checkpoints, progress.step)
-    checkpoint.save(target, config, manifest.digest, state, progress)
-    if is_best:
-        checkpoint.save(folder.best, config, manifest.digest, state, progress)
-    checkpoint.prune(folder.checkpoints, config.train.keep_checkpoints)
+def _checkpoint_to_resume(folder: RunFolder, resume: str) -> Path | None:
+    if resume == "auto":
+        return checkpoint.newest_intact(folder.checkpoints)
+    if resume != "none":
+        return Path(resume)
+    if checkpoint.newest(folder.checkpoints) is not None:
+        raise ValueError(f"{folder.path} has checkpoints already; --resume none needs another --folder, or delete it")
+    return None
 
 
-def _greet(config: Config, manifest: Manifest, workers: Workers, progress: Progress, resumed: bool) -> None:
-    log.info(
-        "%s: %d clips of %d instruments, %d mixes a step on %d worker%s (%s)",
-        config.name,
-        len(manifest.of_split("train")),
-        len(manifest.instruments("train")),
-        config.train.global_batch,
-        workers.world_size,
-        "" if workers.world_size == 1 else "s",
-        workers.device.type,
+def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
+    return (
+        f"{config.name}: {len(manifest.of_split('train'))} clips of {len(manifest.instruments('train'))} instruments, "
+        f"{config.train.global_batch} mixes a step on {workers.world_size} "
+        f"worker{'' if workers.world_size == 1 else 's'} ({workers.device.type})"
     )
-    if resumed:
-        log.info("going on from step %d of %d", progress.step, config.train.steps)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[StopRequest]:
-    """TERM, INT and USR1 ask for a checkpoint and an end at the next step boundary; a second one ends at once."""
-    stop = StopRequest()
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def request(number: int, frame: FrameType | None) -> None:
-        stop.requested = True
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in signals:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])

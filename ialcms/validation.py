@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 
+from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
-from ialcms.data.evaluation_sets import list_mixes, load_mix, share
+from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
-from ialcms.metrics import MixScores, mean_scores, score_mix
+from ialcms.metrics import MixScores, Scores, mean_scores
 from ialcms.models import Separator
 from ialcms.separation import separate_recording
+from ialcms.visuals import View, view_mix
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    num_mixes: int
+    means: Scores  # in dB over all scored sources; {} where none was
+    per_instrument: dict[str, Scores]
+    problems: tuple[str, ...]  # one line for each mix that could not be scored
+
+    def scalars(self) -> dict[str, float]:
+        """Figures by their names in the log: validation/SDR, validation_by_instrument/SDR/violin, ..."""
+        values = {f"validation/{name}": value for name, value in self.means.items()}
+        values["validation/unscored_mixes"] = float(len(self.problems))
+        for instrument, scores in self.per_instrument.items():
+            values |= {f"validation_by_instrument/{name}/{instrument}": value for name, value in scores.items()}
+        return values
+
+    def __str__(self) -> str:
+        figures = "  ".join(f"{name} {value:.2f}" for name, value in self.means.items())
+        unscored = f"; {len(self.problems)} could not be scored: " + "; ".join(self.problems) if self.problems else ""
+        return f"{figures or 'nothing'} dB over {self.num_mixes - len(self.problems)} mixes{unscored}"
 
 
 class Validation:
@@ -18,44 +46,64 @@ class Validation:
 
     def __init__(self, config: Config, manifest: Manifest, workers: Workers) -> None:
         self._config, self._manifest, self._workers = config, manifest, workers
-        self._seconds = config.audio.num_samples / config.audio.sample_rate
         self._mixes = list_mixes(
             manifest,
             "val",
             config.eval.num_mix,
             config.eval.validation_draws,
             config.eval.seed,
-            self._seconds,
+            config.audio.num_samples / config.audio.sample_rate,
             config.data.instruments,
         )
 
-    def run(self, separator: Separator) -> dict[str, float]:
-        """Mean SDR, SIR, SAR, SDRi, SIRi in dB over the sources that could be scored, and how many mixes could not."""
-        training = separator.training
-        separator.eval()
-        own = [self._score(separator, mix) for mix in share(self._mixes, self._workers.rank, self._workers.world_size)]
+    def run(self, separator: Separator) -> ValidationResult:
+        """Score the list; on every worker the same result."""
+        with _evaluating(separator):
+            own = [
+                (mix.index, *self._score(separator, mix))
+                for mix in share(self._mixes, self._workers.rank, self._workers.world_size)
+            ]
+        every = sorted((r for part in self._workers.gather_objects(own) for r in part), key=lambda result: result[0])
+        by_instrument: dict[str, list[Scores]] = {}
+        for _, instruments, _, scored in every:
+            for name, scores in zip(instruments, scored.sources):
+                by_instrument.setdefault(name, []).append(scores)
+        means = {name: mean_scores(scores) for name, scores in sorted(by_instrument.items())}
+        return ValidationResult(
+            len(every),
+            mean_scores(scores for _, _, _, scored in every for scores in scored.sources),
+            {name: scores for name, scores in means.items() if scores},
+            tuple(f"{' + '.join(keys)}: {scored.problem}" for _, _, keys, scored in every if scored.problem),
+        )
+
+    def views(self, separator: Separator, count: int = 2) -> list[View]:
+        """Sounds, masks and localisation of some mixes of the list, always the same ones.
+
+        Every worker computes them: a separator whose weights are spread over the workers can only run on all at once.
+        """
+        places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int))
+        with _evaluating(separator):
+            return [
+                view_mix(separator, self._load(self._mixes[place]), self._workers.device) for place in places.tolist()
+            ]
+
+    def _load(self, mix: EvaluationMix) -> EvaluationItem:
+        return load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)
+
+    def _score(self, separator: Separator, mix: EvaluationMix) -> tuple[tuple[str, ...], tuple[str, ...], MixScores]:
+        item, device = self._load(mix), self._workers.device
+        sources = torch.as_tensor(item.sources).to(device)
+        pictures = torch.as_tensor(item.pictures).to(device)
+        window = self._config.audio.num_samples
+        separated = separate_recording(separator, sources.sum(0), pictures, self._config, window)
+        return item.instruments, item.keys, score_mix_fast(sources, separated.estimates)
+
+
+@contextmanager
+def _evaluating(separator: Separator) -> Iterator[None]:
+    training = separator.training
+    separator.eval()
+    try:
+        yield
+    finally:
         separator.train(training)
-        every = [result for results in self._workers.gather_objects(own) for result in results]
-        scores: dict[str, float] = dict(mean_scores([source for result in every for source in result.sources]))
-        scores["unscored_mixes"] = float(sum(bool(result.problem) for result in every))
-        return scores
-
-    def describe(self, scores: dict[str, float]) -> str:
-        figures = "  ".join(f"{name} {value:.2f}" for name, value in scores.items() if name != "unscored_mixes")
-        unscored = int(scores["unscored_mixes"])
-        return f"{figures or 'nothing'} dB over {len(self._mixes) - unscored} mixes" + (
-            f", {unscored} could not be scored" if unscored else ""
-        )
-
-    def _score(self, separator: Separator, mix: object) -> MixScores:
-        item = load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)  # type: ignore[arg-type]
-        device = self._workers.device
-        sources = torch.as_tensor(item.sources)
-        separated = separate_recording(
-            separator,
-            sources.sum(0).to(device),
-            torch.as_tensor(item.pictures).to(device),
-            self._config,
-            self._config.audio.num_samples,
-        )
-        return score_mix(sources.numpy(), separated.estimates.cpu().numpy())

@@ -9,6 +9,7 @@ from typing import Any
 
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset
+from shards.files import write_whole
 from shards.video_lists import FORMATS, Listed, read_list
 
 # What decodes videos and runs networks is imported when it is needed: the other verbs start without torch.
@@ -48,12 +49,14 @@ def _clips(args: argparse.Namespace) -> int:
         args.seconds, args.min_seconds, args.fps, args.sample_rate, args.longest_side, args.jpeg_quality
     )
     missing: list[Listed] = []
+    test_videos: list[str] = []
     if args.list is None:
         videos = videos_of_folders(args.videos)
     else:
         labels = load_dataset(args.dataset).labels if args.dataset else {}
         listed = read_list(args.list, args.list_format, labels)
         videos, missing = videos_of_list(args.videos, listed.entries)
+        test_videos = sorted({entry.video for entry in listed.entries if entry.split == "test"})
         print(f"{len(listed.entries)} entries in {args.list}, {len(videos)} videos found for them")
         if listed.num_other or listed.num_several:
             print(f"left out: {listed.num_other} of other labels, {listed.num_several} of several instruments")
@@ -64,6 +67,10 @@ def _clips(args: argparse.Namespace) -> int:
         print(f"would cut them into {args.out}")
         return 0
     results = cut_videos(videos, args.out, options, args.jobs, missing)
+    if test_videos:
+        path = args.out / "test_videos.txt"
+        write_whole(path, "".join(f"{video}\n" for video in test_videos).encode())
+        print(f"the list's test videos are in {path}, for 'ialcms data index --test-videos'")
     named = [f"{result.instrument}/{result.video}: {result.problem}" for result in results if result.problem]
     print_some("video with a problem", named, f" (all in {args.out / REPORT_NAME})")
     print(f"{sum(len(result.clips) for result in results)} clips of {len(results)} videos in {args.out}")

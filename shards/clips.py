@@ -118,6 +118,7 @@ def cut_videos(
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
     options = options or ClipOptions()
+    _check_options(options)
     _claim(tree, options)
     cut = functools.partial(_cut_or_recall, tree=tree, options=options)
     results = []
@@ -214,6 +215,19 @@ def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: 
         write_whole(tree / layout.audio / instrument / f"{clip}.wav", sound)
     except ValueError as error:
         raise _DiskError(str(error)) from error
+
+
+def _check_options(options: ClipOptions) -> None:
+    if not 0 < options.min_seconds <= options.seconds < float("inf"):
+        raise ValueError(
+            f"--seconds {options.seconds}, --min-seconds {options.min_seconds}: give lengths above 0, the second not "
+            "longer than the first"
+        )
+    if options.longest_side < 0 or not 1 <= options.jpeg_quality <= 100:
+        raise ValueError(
+            f"--longest-side {options.longest_side}, --jpeg-quality {options.jpeg_quality}: give pixels (0: keep), and "
+            "a whole number from 1 to 100"
+        )
 
 
 def _claim(tree: Path, options: ClipOptions) -> None:

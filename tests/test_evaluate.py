@@ -96,10 +96,13 @@ def test_validation_counts_what_it_cannot_score(shards: Manifest) -> None:
     separator = make_separator(config).train()
     before = {name: value.clone() for name, value in separator.state_dict().items()}
     validation = Validation(config, shards, Workers())
-    scores = validation.run(separator)
+    result = validation.run(separator)
     assert separator.training
     assert all(torch.equal(value, before[name]) for name, value in separator.state_dict().items())
-    assert scores["unscored_mixes"] == 3
-    assert {"SDR", "SIR", "SAR", "SDRi", "SIRi"} <= scores.keys()
-    assert "over 9 mixes, 3 could not be scored" in validation.describe(scores)
-    assert scores == validation.run(separator)
+    assert result.num_mixes == 12
+    assert len(result.problems) == 3
+    assert all("drum_4: silent reference" in line for line in result.problems)
+    assert result.means.keys() == {"SDR", "SIR", "SAR", "SDRi", "SIRi"}
+    assert result.per_instrument.keys() == {"bell", "drum", "flute", "harp"}
+    assert "over 9 mixes; 3 could not be scored" in str(result)
+    assert result == validation.run(separator)

@@ -14,8 +14,9 @@ import numpy as np
 
 from ..config import DataConfig
 from .clips import read_clip
+from .keyed import permutation, uniforms
 from .manifest import Manifest
-from .plan import permutation, require_instruments, select_clips, uniforms
+from .selection import require_instruments, select_clips
 
 T = TypeVar("T")
 

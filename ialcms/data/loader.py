@@ -141,6 +141,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         prefetch_factor=prefetch,
         multiprocessing_context=context,
         worker_init_fn=_init_process,
+        generator=torch.Generator(),  # or it would draw from the training process's random numbers
     )
     with blocked_signals():
         iterator: Any = iter(loader)
@@ -245,7 +246,11 @@ def in_thread(batches: Generator[Batch], ahead: int = 2) -> Generator[Batch]:
             except queue.Full:
                 continue
 
+    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+
     def run() -> None:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)  # a thread begins on GPU 0, whichever its process uses
         try:
             for batch in batches:
                 put(batch)

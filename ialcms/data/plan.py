@@ -17,8 +17,6 @@ each clip is used once a round and `reuse` times (give or take one) before the w
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -27,7 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import AudioConfig, DataConfig
+from .keyed import permutation, uniforms
 from .manifest import Manifest
+from .selection import require_instruments, select_clips
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -58,65 +58,6 @@ class _Round:
     end: int  # first stream position after the window
     window: np.ndarray  # indices into manifest.clips, in stream order
     table: np.ndarray  # (draws of the round, K) indices into manifest.clips
-
-
-def uniforms(count: int, *key: object) -> np.ndarray:
-    """`count` float64 numbers in [0, 1): a pure function of the key (numbers, texts), on every machine.
-
-    Philox, a counter-based generator; of NumPy only its raw stream is used, which is guaranteed not to change between
-    versions.
-    """
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
-    return (raw >> np.uint64(11)) * 2.0**-53
-
-
-def permutation(count: int, *key: object) -> np.ndarray:
-    """Random order of range(count), a pure function of the key."""
-    return np.argsort(uniforms(count, *key), kind="stable")
-
-
-def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = ()) -> np.ndarray:
-    """Indices into manifest.clips of a split, restricted to `instruments` if there are any.
-
-    Raises ValueError for an instrument that the manifest does not have, for an empty selection and for clips without
-    sound or without boxes.
-    """
-    known = manifest.instruments()
-    for name in instruments:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
-            raise ValueError(f"data.instruments names '{name}', which {manifest.folder} does not have; {hint}")
-    chosen = [
-        index
-        for index, clip in enumerate(manifest.clips)
-        if clip.split == split and (not instruments or clip.instrument in instruments)
-    ]
-    if not chosen:
-        restricted = f" of {', '.join(sorted(instruments))}" if instruments else ""
-        splits = ", ".join(f"{name} {len(manifest.of_split(name))}" for name in ("train", "val", "test"))
-        raise ValueError(
-            f"{manifest.folder} has no clips{restricted} in the split '{split}' (clips: {splits}); "
-            "pack shards with such clips or correct data.shards and data.instruments"
-        )
-    for index in chosen:
-        clip = manifest.clips[index]
-        if clip.num_boxes < 1 or clip.num_samples < 1:
-            raise ValueError(
-                f"clip {clip.key} in shard {manifest.shards[clip.shard].name} has {clip.num_samples} samples and "
-                f"{clip.num_boxes} boxes, but needs both; drop it with 'ialcms data verify --fix'"
-            )
-    return np.array(chosen, dtype=np.int64)
-
-
-def require_instruments(manifest: Manifest, split: str, present: Collection[str], needed: int, fields: str) -> None:
-    """Raise a ValueError unless a mix can have `needed` different instruments."""
-    if len(present) < needed:
-        raise ValueError(
-            f"a mix needs {needed} different instruments ({fields}), but the split '{split}' of {manifest.folder} has "
-            f"{len(present)}: {', '.join(sorted(present))}; lower {fields} or add instruments"
-        )
 
 
 class Plan:
@@ -225,10 +166,10 @@ class Plan:
         return self._orders[lane, number]
 
     def _stream_blocks(self, lane: int, start: int) -> Iterator[np.ndarray]:
-        """Clips of a lane's stream from position `start` on, in blocks that lie in one shard.
+        """Clips of a lane's stream from position `start` on, in blocks that lie in one shard each.
 
-        Two passes long: from the middle of a pass on, only that much has every clip for sure.
-        Lanes enter their first shards at different places: with a single shard they would all see the same window.
+        Two passes: from the middle of a pass on, it takes that much to meet every clip. A pass begins and ends at the
+        lane's own place in the order of the shards; with a single shard all lanes would see the same window otherwise.
         """
         entry = int((uniforms(1, self.seed, "entry")[0] + lane * GOLDEN_RATIO) % 1.0 * self.num_clips)
         position, stop = start, start + 2 * self.num_clips
@@ -292,9 +233,10 @@ class Plan:
         the whole split, has a clip for every place.
         """
         uses = 1
-        expected = 2 * self.window * counts / counts.sum()
-        places = self.draws_per_round * self.clips_per_mix
-        while uses < self._most_places and np.minimum(uses * expected, self._most_places).sum() < places:
+        # everything times the number of clips: whole numbers come out the same on every machine
+        expected, most = 2 * self.window * counts, self._most_places * self.num_clips
+        places = self.draws_per_round * self.clips_per_mix * self.num_clips
+        while uses < self._most_places and np.minimum(uses * expected, most).sum() < places:
             uses += 1
         return uses
 

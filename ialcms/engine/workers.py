@@ -84,11 +84,15 @@ class Workers:
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any worker."""
+        return self.any_of(flag)[0]
+
+    def any_of(self, *flags: bool) -> list[bool]:
+        """`any` of several flags at the price of one."""
         if self.world_size == 1:
-            return flag
-        value = torch.tensor(int(flag), device=self.device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value)
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.int32, device=self.device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return [bool(value) for value in values.tolist()]
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -80,11 +80,12 @@ def write_shards(
     replace: {key: {suffix: content, or None to leave the member out}}, with checksums that fit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shards, clips, number = [], [], 0
+    shards: list[Shard] = []
+    clips: list[Clip] = []
     for index, size in enumerate(sizes):
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as archive:
-            for _ in range(size):
+            for number in range(len(clips), len(clips) + size):
                 code, turn = number % len(INSTRUMENTS), number // len(INSTRUMENTS)
                 key = f"{INSTRUMENTS[code]}_{number:03d}"
                 members = clip_members(key, code, number, "wav" if number % 3 == 0 else "flac")
@@ -97,15 +98,23 @@ def write_shards(
                     info = tarfile.TarInfo(name)
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
-                length = archive.offset - offset
-                clips.append((key, INSTRUMENTS[code], f"video{number // 2}", splits[turn % len(splits)], index, offset,
-                              length, 260 + 20 * (number % 8), 3))  # fmt: skip
-                number += 1
-        raw = content.getvalue()
-        shards.append(Shard(f"clips-{index:03d}.tar", len(raw), hashlib.sha256(raw).hexdigest(), size))
-        (folder / shards[-1].name).write_bytes(raw)
-        for row in [row for row in clips if row[4] == index]:
-            clips[clips.index(row)] = (*row, zlib.crc32(raw[row[5] : row[5] + row[6]]))
-    manifest = Manifest(folder, RATE, tuple(shards), tuple(Clip(*row) for row in clips), {"made_by": "test"})
-    write_manifest(manifest)
+                raw = content.getvalue()[offset:]
+                clips.append(
+                    Clip(
+                        key=key,
+                        instrument=INSTRUMENTS[code],
+                        video=f"video{number // 2}",
+                        split=splits[turn % len(splits)],
+                        shard=index,
+                        offset=offset,
+                        size=len(raw),
+                        num_samples=260 + 20 * (number % 8),
+                        num_boxes=3,
+                        crc32=zlib.crc32(raw),
+                    )
+                )
+        whole = content.getvalue()
+        shards.append(Shard(f"clips-{index:03d}.tar", len(whole), hashlib.sha256(whole).hexdigest(), size))
+        (folder / shards[-1].name).write_bytes(whole)
+    write_manifest(Manifest(folder, RATE, tuple(shards), tuple(clips), {"made_by": "test"}))
     return read_manifest(folder)

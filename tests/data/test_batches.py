@@ -93,6 +93,7 @@ def test_a_start_in_the_middle_gives_what_an_uninterrupted_run_sees(
 
 
 @pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(("processes", "rank", "world_size"), [(1, 0, 1), (3, 0, 1), (3, 1, 2)])
 def test_loader_processes_change_nothing(
     shards: Manifest, whole: list[Batch], processes: int, rank: int, world_size: int
@@ -100,8 +101,10 @@ def test_loader_processes_change_nothing(
     # 3 processes for 4 lanes: uneven parts; for 2 lanes: only as many processes as lanes
     share = 4 // world_size
     config = small_config(loader_workers=processes, prefetch=2)
+    random_state = torch.get_rng_state()
     for batch, expected in zip(take(9, train_batches(config, shards, 5, rank, world_size)), whole[5:]):
         assert_equal(batch, rows(expected, rank * share, (rank + 1) * share))
+    assert torch.equal(torch.get_rng_state(), random_state)
 
 
 def test_one_shard_and_fewer_shards_than_workers(tmp_path: Path) -> None:

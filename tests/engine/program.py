@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
 from ialcms.config import Config
@@ -65,7 +66,7 @@ def _alternate_steps(workers: Workers, config: Config) -> dict[str, Any]:
 def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
     batch = batch_of(config, 10_000)
-    separator = experiment.separator.module.eval()
+    separator: Any = experiment.separator.module.eval()
     output = separator(batch.mix, normalise_objects(batch.objects))
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
     result["waves"] = separator.component_waves(output, batch.mix.shape[-1])
@@ -112,13 +113,14 @@ def batchnorm(workers: Workers) -> dict[str, Tensor]:
     (output**3).sum().backward()
     sums = [torch.stack(workers.gather_objects(p.grad)).sum(0) for p in network.parameters()]
     again = network(x.detach() + 1)  # a second pass, for the running statistics
+    assert x.grad is not None
     return {
         "output": output.detach(),
         "again": again.detach(),
         "input_gradient": x.grad,
         "weight_gradient": sums[0],
         "bias_gradient": sums[1],
-        **{name: buffer.clone() for name, buffer in network[0].named_buffers()},
+        **{name.removeprefix("0."): buffer.clone() for name, buffer in network.named_buffers()},
     }
 
 
@@ -135,6 +137,7 @@ def gather_gradient(workers: Workers) -> dict[str, Tensor]:
     every = workers.gather(x)
     # the own rows against all, like the similarities: each worker computes another part of the loss
     (x @ every.T).exp().mean().backward()
+    assert x.grad is not None
     return {"gathered": every.detach(), "gradient": x.grad / workers.world_size}
 
 
@@ -199,7 +202,7 @@ def main() -> None:
         for case in names:
             name, _, arguments = case.partition(":")
             options = dict(option.split("=") for option in arguments.split(",") if option)
-            values = {key: int(text) if text.isdigit() else text for key, text in options.items()}
+            values = {key: yaml.safe_load(text) for key, text in options.items()}
             results[case] = CASES[name](workers, **values)
         torch.save(results, folder / f"{workers.rank}.pt")
 

@@ -2,12 +2,13 @@
 
 Tolerances
 ----------
-In double precision the largest difference after 20 steps is 1e-11 of the values; 1e-9 is asked for. In float32 the
-same comparison is blunt: the separated components look all alike at the start, so the critic's gradient is the small
-difference of large terms, and Adam (beta1 = 0) gives elements with a tiny gradient, rounded differently, full steps.
-Measured: losses differ by 2e-6, outputs by 4e-3, the networks by 1 % of the way that they have gone. Offsets in front
-of a normalisation have no effect and a true gradient of 0: what Adam makes of its rounding is left out. That the
-tolerances are tight enough is tested too: statistics of BatchNorm per worker, a usual mistake, exceed them.
+In double precision the largest difference after 20 steps is 5e-11 of a tensor's largest value; 1e-9 is asked for.
+
+In float32 a difference of 1e-7 grows where gradients are small differences of large terms, and Adam makes a full step
+of what is left. Measured on 2 and 4 workers: losses differ by 4e-5, the separator by 8e-5 of the way that it has gone,
+its outputs by 1e-3; the critic, for which all components look alike at the start, by 1e-2 of its way. Offsets in
+front of a normalisation have no effect, so their true gradient is 0 and their steps are rounding: they are left out.
+Statistics of BatchNorm per worker, a usual mistake, give 0.05, 0.03 and 0.26; a test makes sure of it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def of_network(state: Any, network: str) -> dict[str, Tensor]:
     return {name: x for name, x in named if x.is_floating_point() and not name.endswith(without_effect)}
 
 
-def way(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float(torch.stack([(a[name] - b[name]).square().sum() for name in a]).sum().sqrt())
 
 
@@ -64,19 +65,38 @@ def test_double_precision(launch: Launch, alone: dict[str, Any], world_size: int
             assert largest_difference(value, expected[name]) < (1e-3 if name == "bank.slots" else 1e-9), name
 
 
+LOSS, OUTPUT, SEPARATOR_WAY, CRITIC_WAY = 5e-4, 1e-2, 1e-3, 4e-2  # tolerances in float32
+
+
+def loss_difference(ours: dict[str, Any], reference: dict[str, Any]) -> float:
+    """The largest of any step and term; the separation loss, in dB, is of the order of 10."""
+    assert [losses.keys() for losses in ours["losses"]] == [losses.keys() for losses in reference["losses"]]
+    pairs = zip(ours["losses"], reference["losses"])
+    return max(abs(a[name] - b[name]) for a, b in pairs for name in a if not name.startswith("gradient_norm"))
+
+
+def way_difference(ours: dict[str, Any], reference: dict[str, Any], network: str) -> float:
+    """Distance of the ends in units of the way from the start."""
+    end, expected, start = (of_network(s, network) for s in (ours["state"], reference["state"], ours["start"]))
+    return distance(end, expected) / distance(expected, start)
+
+
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_single_precision(launch: Launch, alone: dict[str, Any], world_size: int) -> None:
     ours, reference = launch(world_size)[0]["alternate_steps"], alone["float32"]
-    for step, (loss, expected) in enumerate(zip(ours["losses"], reference["losses"])):
-        assert loss.keys() == expected.keys()
-        for name in loss.keys() - {"gradient_norm/critic", "gradient_norm/separator"}:
-            assert loss[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-5), (step, name)
+    assert loss_difference(ours, reference) < LOSS
     for name, value in ours["functions"].items():
-        assert largest_difference(value, reference["functions"][name]) < 2e-2, name
-    for network in ("separator", "critic"):
-        end, expected_end, start = (of_network(s, network) for s in (ours["state"], reference["state"], ours["start"]))
-        assert way(end, expected_end) < 0.03 * way(end, start)
-    assert largest_difference(ours["state"]["bank"]["slots"], reference["state"]["bank"]["slots"]) < 2e-3
+        assert largest_difference(value, reference["functions"][name]) < OUTPUT, name
+    assert way_difference(ours, reference, "separator") < SEPARATOR_WAY
+    assert way_difference(ours, reference, "critic") < CRITIC_WAY
+    assert largest_difference(ours["state"]["bank"]["slots"], reference["state"]["bank"]["slots"]) < OUTPUT
+
+
+def test_a_mistake_would_show(launch: Launch, alone: dict[str, Any]) -> None:
+    """The tolerances of float32 against local statistics of BatchNorm."""
+    local, reference = launch(2)[0]["alternate_steps:sync_batchnorm=false"], alone["float32"]
+    assert loss_difference(local, reference) > 10 * LOSS
+    assert way_difference(local, reference, "separator") > 10 * SEPARATOR_WAY
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)

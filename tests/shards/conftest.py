@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -86,6 +88,58 @@ def full_tree(_template: TreeMaker, tree: TreeMaker) -> TreeMaker:
         paths = (tree.root / path.relative_to(_template.root) for path in (entry.audio, entry.frames, entry.detections))
         tree.entries.append(Entry(entry.split, *paths))
     return tree
+
+
+def _make_video(
+    path: Path,
+    seconds: float = 12.0,
+    fps: int | Fraction = 25,
+    times_s: np.ndarray | None = None,
+    rotation: int = 0,
+    video_codec: str | None = "mpeg4",
+    audio_codec: str | None = "aac",
+    rate: int = 44_100,
+    layout: str = "stereo",
+    tone_hz: float = 440.0,
+) -> Path:
+    """A real video file of 64 x 48 pixels: the left half is as grey as the second is late (20 levels a second), the
+    upper right quarter white, the lower right black; every channel holds a tone that is loud in odd seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    milliseconds = Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        if video_codec:
+            video = container.add_stream(video_codec, rate=fps, bit_rate=2_000_000)
+            video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            video.codec_context.time_base = milliseconds
+            if rotation:
+                video.set_display_rotation(rotation)
+        if audio_codec:
+            audio = container.add_stream(audio_codec, rate=rate, layout=layout)
+        if video_codec:
+            for time_s in np.arange(0, seconds, float(1 / fps)) if times_s is None else times_s:
+                pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+                pixels[:, : WIDTH // 2] = int(time_s * 20)
+                pixels[: HEIGHT // 2, WIDTH // 2 :] = 255
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = round(time_s * 1000), milliseconds
+                container.mux(video.encode(frame))
+            container.mux(video.encode())
+        if audio_codec:
+            time_s = np.arange(int(seconds * rate)) / rate
+            wave = np.float32(np.where(time_s % 2 < 1, 0.1, 0.4) * np.sin(2 * np.pi * tone_hz * time_s))
+            to_codec = av.AudioResampler(audio.codec_context.format.name, layout, rate, audio.codec_context.frame_size)
+            frame = av.AudioFrame.from_ndarray(np.tile(wave, (audio.codec_context.channels, 1)), "fltp", layout)
+            frame.sample_rate = rate
+            for piece in [*to_codec.resample(frame), *to_codec.resample(None)]:
+                container.mux(audio.encode(piece))
+            container.mux(audio.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., Path]:
+    return _make_video
 
 
 @pytest.fixture

@@ -143,7 +143,37 @@ def test_verify_fails_on_bad_shards_and_fixes_on_demand(prepared: Path, tmp_path
     assert len(json.loads((out / "manifest.json.1").read_text())["clips"]) == 24
 
 
-@pytest.mark.parametrize("verb", ["clean", "index", "pack", "verify"])
+def test_from_videos_to_shards(make_video, tmp_path: Path, capsys):
+    """Clips of listed videos, detections made by hand, an index that takes over the list's test videos, shards."""
+    videos, tree, out = tmp_path / "videos", tmp_path / "tree", tmp_path / "out"
+    make_video(videos / "aaa_000003.mp4", seconds=5, fps=10)
+    make_video(videos / "bbb.mp4", seconds=9, fps=10)
+    rows = ["aaa,3,playing trumpet,test", 'bbb,3,"playing violin, fiddle",train', "ccc,3,playing cello,train"]
+    (tmp_path / "vgg.csv").write_text("\n".join([*rows, "ddd,3,people marching,train"]))
+    clips = ("clips", videos, "--list", tmp_path / "vgg.csv", "--dataset", "vggsound", "--seconds", "5", "--jobs", "1")
+    clips = (*clips, "--min-seconds", "4", "--out", tree)
+    assert run(*clips, "--dry-run") == 0
+    assert not tree.exists()
+    capsys.readouterr()
+    assert run(*clips) == 0
+    captured = capsys.readouterr()
+    assert "3 entries in" in captured.out
+    assert "left out: 1 of other labels, 0 of several instruments" in captured.out
+    assert "2 clips of 2 videos" in captured.out
+    assert "missing video: cello/ccc" in captured.err
+    for name, class_id in (("trumpet/aaa_3", 11), ("violin/bbb_3", 12)):
+        path = tree / "solo_detect" / f"{name}.npy"
+        path.parent.mkdir(parents=True)
+        np.save(path, np.float32([[frame, class_id, 0.95, 4, 4, 40, 40] for frame in range(1, 41)]))
+    assert run("index", tree, "--dataset", "vggsound", "--test-videos", tree / "test_videos.txt") == 0
+    assert run("pack", tree, "--dataset", "vggsound", "--out", out, "--jobs", "1") == 0
+    assert run("verify", out, "--jobs", "1") == 0
+    manifest = read_manifest(out)
+    found = [(c.key, c.video, c.split, c.num_samples, c.num_boxes) for c in manifest.clips]
+    assert found == [("bbb_3", "bbb", "train", 55_125, 40), ("aaa_3", "aaa", "test", 55_125, 40)]
+
+
+@pytest.mark.parametrize("verb", ["clips", "clean", "index", "pack", "verify"])
 def test_help_has_an_example_that_parses(verb: str, capsys):
     with pytest.raises(SystemExit):
         run(verb, "--help")

@@ -1,0 +1,100 @@
+"""Writing checkpoints beside training: the state is copied to memory, a thread brings it to the disk."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ialcms import checkpoint
+from ialcms.checkpoint import Progress, State
+from ialcms.config import Config
+
+log = logging.getLogger("ialcms")
+
+MAX_FAILURES = 3  # failed writes in a row after which the run stops
+
+
+class CheckpointWriter:
+    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training goes on."""
+
+    def __init__(self, root: Path, config: Config, manifest_digest: str) -> None:
+        self._root, self._config, self._manifest_digest = root, config, manifest_digest
+        self._thread: threading.Thread | None = None
+        self._failures = 0
+        self._last_failure = ""
+        self._began = time.monotonic()
+
+    @property
+    def failed_for_good(self) -> bool:
+        return self._failures >= MAX_FAILURES
+
+    @property
+    def last_failure(self) -> str:
+        return self._last_failure
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint after `step` steps is due by the number of steps or of minutes."""
+        train = self._config.train
+        minutes = (time.monotonic() - self._began) / 60
+        return step % train.checkpoint_every == 0 or 0 < train.checkpoint_minutes <= minutes
+
+    def write(self, state: State, progress: Progress, is_best: bool) -> None:
+        """Copy the state now and write it in the background; waits for a write that is still under way."""
+        self.wait()
+        self._began = time.monotonic()
+        copied = _to_memory(state)
+        self._thread = threading.Thread(target=self._write, args=(copied, progress, is_best), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was to be written is on the disk, or has failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _write(self, state: State, progress: Progress, is_best: bool) -> None:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            needed, free = _num_bytes(state), shutil.disk_usage(self._root).free
+            if free < 1.1 * needed:
+                raise OSError(f"it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
+            folder = checkpoint.save(self._root, self._config, self._manifest_digest, state, progress)
+            if is_best:
+                checkpoint.keep_as_best(folder)
+            checkpoint.prune(self._root, self._config.train.keep_checkpoints)
+        except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
+            self._failures += 1
+            self._last_failure = str(error).partition("\n")[0]
+            log.warning(
+                "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training goes on",
+                progress.step,
+                self._root,
+                self._last_failure,
+            )
+        else:
+            self._failures = 0
+
+
+def _to_memory(value: Any) -> Any:
+    """A deep copy with tensors on the CPU: training changes the originals in place."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _to_memory(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_memory(item) for item in value)
+    return value
+
+
+def _num_bytes(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.nbytes
+    if isinstance(value, dict):
+        return sum(map(_num_bytes, value.values()))
+    return sum(map(_num_bytes, value)) if isinstance(value, (list, tuple)) else 0

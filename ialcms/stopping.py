@@ -1,0 +1,48 @@
+"""Requests to stop: signals and a stop file only set a flag; the workers agree on it between two steps."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_POLL_S = 1.0
+
+
+class StopRequest:
+    """Use as a context manager around the training loop.
+
+    TERM, INT or USR1, or a file named `stop` in the run's folder, ask for a checkpoint and an end at the next step
+    boundary. A second signal ends the process at once; the last whole checkpoint stays.
+    """
+
+    def __init__(self, stop_file: Path) -> None:
+        self._file = stop_file
+        self._signalled = False
+        self._polled = time.monotonic()
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in _SIGNALS:
+            self._before[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._signalled = True
+        signal.signal(number, signal.SIG_DFL)
+
+    @property
+    def requested(self) -> bool:
+        """Whether this worker was asked; looks for the file once a second."""
+        if not self._signalled and time.monotonic() - self._polled > _POLL_S:
+            self._polled = time.monotonic()
+            self._signalled = self._file.exists()
+        return self._signalled

@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+import shards.clips
+from shards.clips import ClipOptions, Video, cut_video, cut_videos, videos_of_folders, videos_of_list
+from shards.index import scan_tree
+from shards.video import Stretch, working_rate
+from shards.video_lists import Listed
+
+OPTIONS = ClipOptions(seconds=5, min_seconds=4.5)
+
+
+def cut(path: Path, tree: Path, options: ClipOptions = OPTIONS, stretches: tuple[Stretch, ...] | None = None):
+    return cut_video(Video(path, "cello", path.stem, stretches), tree, options)
+
+
+def sound_of(tree: Path, clip: str) -> np.ndarray:
+    wave, rate = soundfile.read(tree / "solo_audio_resample" / "cello" / f"{clip}.wav")
+    assert rate == 11_025
+    assert wave.ndim == 1
+    return wave
+
+
+def frames_of(tree: Path, clip: str) -> list[np.ndarray]:
+    folder = tree / "solo_extract" / "cello" / clip
+    paths = sorted(folder.iterdir())
+    assert [path.name for path in paths] == [f"{number:06d}.jpg" for number in range(1, len(paths) + 1)]
+    return [np.asarray(Image.open(path)).astype(float) for path in paths]
+
+
+def times_of(frames: list[np.ndarray]) -> np.ndarray:
+    """When the frames were on the screen, in seconds, from their grey (good to about 0.1 s)."""
+    return np.array([frame[8:-8, 8:24].mean() / 20 for frame in frames])
+
+
+def loudness(wave: np.ndarray, second: int) -> float:
+    return float(np.abs(wave[second * 11_025 + 2000 : (second + 1) * 11_025 - 2000]).max())
+
+
+def pitch_hz(wave: np.ndarray) -> float:
+    spectrum = np.abs(np.fft.rfft(wave))
+    return float(np.fft.rfftfreq(len(wave), 1 / 11_025)[spectrum.argmax()])
+
+
+class TestFormats:
+    @pytest.mark.parametrize(
+        ("name", "made"),
+        [
+            ("plain.mp4", {}),
+            ("h264.mp4", {"video_codec": "libx264"}),
+            ("film.mkv", {"fps": Fraction(24_000, 1001), "rate": 32_000}),
+            ("web.webm", {"video_codec": "libvpx", "audio_codec": "libopus", "rate": 48_000}),
+            ("surround.mkv", {"layout": "5.1", "rate": 48_000}),
+            ("mono.mp4", {"layout": "mono", "fps": 10, "rate": 22_050}),
+            ("odd.mkv", {"audio_codec": "pcm_s16le", "rate": 44_099, "fps": 7}),
+        ],
+    )
+    def test_sound_and_pictures_keep_time_pitch_and_loudness(self, make_video, tmp_path: Path, name: str, made: dict):
+        result = cut(make_video(tmp_path / name, **made), tmp_path)
+        stem = Path(name).stem
+        assert (result.clips, result.problem) == ([f"{stem}_0", f"{stem}_1"], None)
+        for number, clip in enumerate(result.clips):
+            wave = sound_of(tmp_path, clip)
+            assert len(wave) == 55_125
+            assert pitch_hz(wave) == pytest.approx(440, abs=0.5)
+            loud = [loudness(wave, second) for second in range(5)]
+            odd = [(5 * number + second) % 2 == 1 for second in range(5)]
+            np.testing.assert_allclose(loud, np.where(odd, 0.4, 0.1), atol=0.03)
+            frames = frames_of(tmp_path, clip)
+            assert len(frames) == 40
+            assert frames[0].shape == (48, 64, 3)
+            frame_s = 1 / float(made.get("fps", 25))
+            late_s = np.arange(40) / 8 + 5 * number - times_of(frames)
+            assert late_s.min() > -0.12
+            assert late_s.max() < frame_s + 0.12
+
+    def test_filters_of_odd_rates_stay_small(self):
+        assert [working_rate(rate, 11_025) for rate in (44_100, 48_000, 32_000, 44_099)] == [
+            44_100,
+            48_000,
+            32_000,
+            48_000,
+        ]
+
+    def test_variable_frame_rate(self, make_video, tmp_path: Path):
+        """A picture stays on the screen until the next one comes, be that seconds later."""
+        path = make_video(tmp_path / "v.mkv", times_s=np.array([0, 0.5, 3.0, 3.1, 3.2, 9.0, 11.9]))
+        assert cut(path, tmp_path).clips == ["v_0", "v_1"]
+        times = times_of(frames_of(tmp_path, "v_0"))
+        np.testing.assert_allclose(times[[0, 3]], 0, atol=0.12)
+        np.testing.assert_allclose(times[[4, 23]], 0.5, atol=0.12)
+        np.testing.assert_allclose(times[[26, 39]], 3.2, atol=0.12)
+        np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_1"))[[0, 31, 32, 39]], [3.2, 3.2, 9, 9], atol=0.12)
+
+    @pytest.mark.parametrize("rotation", [90, 180, -90])
+    def test_rotated_videos_stand_upright(self, make_video, tmp_path: Path, rotation: int):
+        cut(make_video(tmp_path / "r.mp4", rotation=rotation, seconds=6), tmp_path)
+        plain = np.zeros((48, 64), np.float64)
+        plain[:24, 32:] = 255
+        expected = np.rot90(plain, rotation // 90)
+        frame = frames_of(tmp_path, "r_0")[0][..., 0]
+        assert frame.shape == expected.shape
+        assert np.abs(frame - expected).mean() < 12
+
+    def test_frames_can_be_scaled_down(self, make_video, tmp_path: Path):
+        cut(make_video(tmp_path / "s.mp4", seconds=6), tmp_path, ClipOptions(5, 4.5, longest_side=32))
+        assert frames_of(tmp_path, "s_0")[0].shape == (24, 32, 3)
+
+
+class TestStretches:
+    def test_start_where_they_should(self, make_video, tmp_path: Path):
+        path = make_video(tmp_path / "v.mp4")
+        result = cut(path, tmp_path, stretches=(Stretch(6, 6.0), Stretch(1, 1.5)))
+        assert (result.clips, result.problem) == (["v_6", "v_1"], None)
+        np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_6"))[[0, 8]], [6, 7], atol=0.12)
+        np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_1"))[[0, 8]], [1.5, 2.5], atol=0.12)
+        assert loudness(sound_of(tmp_path, "v_6"), 0) == pytest.approx(0.1, abs=0.03)
+        assert loudness(sound_of(tmp_path, "v_6"), 1) == pytest.approx(0.4, abs=0.03)
+
+    def test_those_past_the_end_are_named(self, make_video, tmp_path: Path):
+        result = cut(make_video(tmp_path / "v.mp4"), tmp_path, stretches=(Stretch(0, 0.0), Stretch(9, 9.0)))
+        assert result.clips == ["v_0"]
+        assert result.problem == "has less than 4.5 s of sound and pictures from second 9 on"
+
+    def test_a_little_short_is_filled_up(self, make_video, tmp_path: Path):
+        assert cut(make_video(tmp_path / "v.mp4", seconds=4.8), tmp_path).clips == ["v_0"]
+        assert len(frames_of(tmp_path, "v_0")) == 40
+        assert np.abs(sound_of(tmp_path, "v_0")[-1000:]).max() == 0
+        assert cut(make_video(tmp_path / "w.mp4", seconds=4.2), tmp_path).clips == []
+
+
+class TestBroken:
+    def problem(self, path: Path) -> str | None:
+        result = cut(path, path.parent)
+        assert result.clips == []
+        return result.problem
+
+    def test_what_is_wrong_is_said(self, make_video, tmp_path: Path):
+        assert self.problem(make_video(tmp_path / "a.mp4", audio_codec=None)) == "no sound"
+        assert self.problem(make_video(tmp_path / "b.mp4", video_codec=None)) == "no pictures"
+        (tmp_path / "c.mp4").write_bytes(b"no video at all" * 100)
+        assert "cannot be read (Invalid data" in (self.problem(tmp_path / "c.mp4") or "")
+        (tmp_path / "d.mp4").write_bytes(b"")
+        assert "cannot be read" in (self.problem(tmp_path / "d.mp4") or "")
+        assert "cannot be read (No such file" in (self.problem(tmp_path / "e.mp4") or "")
+        cut_off = make_video(tmp_path / "f.mp4")
+        cut_off.write_bytes(cut_off.read_bytes()[:-5000])  # an mp4 file has its table at the end
+        assert "cannot be read" in (self.problem(cut_off) or "")
+
+    def test_a_download_that_broke_off_gives_its_first_clips(self, make_video, tmp_path: Path):
+        path = make_video(tmp_path / "v.mkv")
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
+        assert cut(path, tmp_path).clips == ["v_0"]
+
+    def test_a_damaged_middle_does_not_stop_the_job(self, make_video, tmp_path: Path):
+        path = make_video(tmp_path / "v.mkv")
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2 : len(content) // 2 + 3000] = os.urandom(3000)
+        path.write_bytes(content)
+        assert "v_0" in cut(path, tmp_path).clips
+
+
+@pytest.fixture(scope="module")
+def folder(make_video, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    make_video(folder / "cello" / "one.mp4", seconds=11, fps=10)
+    make_video(folder / "tuba" / "two.mkv", fps=10)
+    (folder / "tuba" / "broken.mkv").write_bytes(b"?")
+    (folder / "tuba" / "notes.txt").write_bytes(b"?")
+    return folder
+
+
+class TestJob:
+    def test_a_folder_of_videos(self, folder: Path, tmp_path: Path, read_folder):
+        videos = videos_of_folders(folder)
+        assert [(video.instrument, video.name) for video in videos] == [
+            ("cello", "one"), ("tuba", "broken"), ("tuba", "two"),
+        ]  # fmt: skip
+        for jobs in (1, 2):
+            results = cut_videos(videos, tmp_path / str(jobs), OPTIONS, jobs)
+            assert [result.clips for result in results] == [["one_0", "one_1"], [], ["two_0", "two_1"]]
+        assert read_folder(tmp_path / "1") == read_folder(tmp_path / "2")
+        report = json.loads((tmp_path / "1" / "clips.json").read_text())
+        assert "torchaudio.functional.resample" in report["resampling"]
+        assert report["options"]["sample_rate"] == 11_025
+        assert [video["problem"] is None for video in report["videos"]] == [True, False, True]
+        assert sorted(scan_tree_clips(tmp_path / "1")) == ["one_0", "one_1", "two_0", "two_1"]
+
+    def test_finished_videos_are_not_cut_again(self, folder: Path, tmp_path: Path, read_folder, monkeypatch):
+        videos = videos_of_folders(folder)
+        cut_videos(videos, tmp_path / "whole", OPTIONS)
+        done: list[str] = []
+        real = shards.clips.cut_video
+
+        def stop_at_two(video: Video, tree: Path, options: ClipOptions):
+            if video.name == "two" and not done.count("two"):
+                done.append("two")
+                unfinished = tree / ".clips" / "unfinished" / "tuba" / "two_0"
+                unfinished.mkdir(parents=True)
+                (unfinished / "000077.jpg").touch()
+                raise KeyboardInterrupt
+            done.append(video.name)
+            return real(video, tree, options)
+
+        monkeypatch.setattr(shards.clips, "cut_video", stop_at_two)
+        with pytest.raises(KeyboardInterrupt):
+            cut_videos(videos, tmp_path / "tree", OPTIONS)
+        assert not (tmp_path / "tree" / "clips.json").exists()
+        cut_videos(videos, tmp_path / "tree", OPTIONS)
+        assert done == ["one", "broken", "two", "broken", "two"]  # the broken one may have been mended
+        assert read_folder(tmp_path / "tree") == read_folder(tmp_path / "whole")
+
+    def test_other_options_do_not_mix_in(self, folder: Path, tmp_path: Path):
+        cut_videos(videos_of_folders(folder), tmp_path / "tree", OPTIONS)
+        with pytest.raises(ValueError, match="cut with other options"):
+            cut_videos(videos_of_folders(folder), tmp_path / "tree", ClipOptions(5, 4))
+
+    def test_nothing_gained_is_an_error(self, folder: Path, tmp_path: Path):
+        with pytest.raises(ValueError, match=r"none of the 3 videos gave a clip \(one: has less than 99 s"):
+            cut_videos(videos_of_folders(folder), tmp_path / "tree", ClipOptions(100, 99))
+
+    def test_a_full_disk_stops_the_job(self, folder: Path, tmp_path: Path, monkeypatch):
+        def full(path: Path, content: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        with pytest.raises(ValueError, match=r"cannot write .*one_0: No space left on device; make room"):
+            cut_videos(videos_of_folders(folder), tmp_path / "tree", OPTIONS)
+        assert not (tmp_path / "tree" / "solo_audio_resample").exists()
+
+    @pytest.mark.parametrize(
+        "changed", [{"min_seconds": 6}, {"min_seconds": 0}, {"jpeg_quality": 0}, {"longest_side": -1}]
+    )
+    def test_options_out_of_range(self, tmp_path: Path, changed: dict):
+        with pytest.raises(ValueError, match="--"):
+            cut_videos([], tmp_path / "tree", ClipOptions(**{"seconds": 5, "min_seconds": 4, **changed}))
+        assert not (tmp_path / "tree").exists()
+
+
+def scan_tree_clips(tree: Path) -> list[str]:
+    """Clips that have sound and frames."""
+    (tree / "solo_detect").mkdir()
+    with pytest.raises(ValueError, match="4 without detections"):
+        scan_tree(tree)
+    return [path.stem for path in tree.glob("solo_audio_resample/*/*.wav")]
+
+
+class TestFinding:
+    def files(self, folder: Path, *names: str) -> Path:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        return folder
+
+    def test_folders_need_instruments(self, tmp_path: Path):
+        with pytest.raises(ValueError, match="does not exist"):
+            videos_of_folders(tmp_path / "none")
+        with pytest.raises(ValueError, match="or give --list"):
+            videos_of_folders(self.files(tmp_path, "a.mp4"))
+        with pytest.raises(ValueError, match="two videos are named 'a'"):
+            videos_of_folders(self.files(tmp_path, "cello/a.mp4", "tuba/a.MKV"))
+
+    def test_listed_videos_by_name(self, tmp_path: Path):
+        self.files(tmp_path, "x/-a_1.mp4", "A title [b].webm", "c_000030.mp4", "d_30.mp4", "e.mp4")
+        listed = [
+            Listed("-a_1", "cello"), Listed("b", "tuba"), Listed("c", "erhu", 30.0), Listed("d", "erhu", 30.0),
+            Listed("e", "erhu", 7.0), Listed("e", "erhu", 40.0), Listed("gone", "cello"),
+        ]  # fmt: skip
+        videos, missing = videos_of_list(tmp_path, listed)
+        assert videos == [
+            Video(tmp_path / "x/-a_1.mp4", "cello", "-a_1"),
+            Video(tmp_path / "A title [b].webm", "tuba", "b"),
+            Video(tmp_path / "c_000030.mp4", "erhu", "c", (Stretch(30, 0.0),)),
+            Video(tmp_path / "d_30.mp4", "erhu", "d", (Stretch(30, 0.0),)),
+            Video(tmp_path / "e.mp4", "erhu", "e", (Stretch(7, 7.0), Stretch(40, 40.0))),
+        ]
+        assert missing == [listed[-1]]

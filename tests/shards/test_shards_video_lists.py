@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shards.datasets import load_dataset
+from shards.video_lists import Listed, read_list
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_music(tmp_path: Path):
+    videos = {"acoustic_guitar": ["a", "b", "a"], "flute violin": ["c"]}
+    path = written(tmp_path / "m.json", json.dumps({"version": 1.0, "videos": videos}))
+    assert read_list(path).entries == [
+        Listed("a", "acoustic_guitar"), Listed("b", "acoustic_guitar"), Listed("c", "flute+violin"),
+    ]  # fmt: skip
+
+
+def test_vggsound(tmp_path: Path):
+    text = (
+        '---g-f_I2yQ,1,"playing violin, fiddle",test\n'
+        "-0nqfRcnAYE,364,playing drum kit,train\n"
+        "abc,30,people marching,train\n"
+        "---g-f_I2yQ,21,playing trumpet,train\n"
+    )
+    found = read_list(written(tmp_path / "vggsound.csv", text), labels=load_dataset("vggsound").labels)
+    assert found.entries == [
+        Listed("---g-f_I2yQ", "violin", 1.0, "test"),
+        Listed("-0nqfRcnAYE", "drum", 364.0, "train"),
+        Listed("---g-f_I2yQ", "trumpet", 21.0, "train"),
+    ]
+    assert (found.num_other, found.num_several) == (1, 0)
+
+
+def test_audioset(tmp_path: Path):
+    text = (
+        "# Segments csv created Sun Mar  5 10:54:31 2017\n"
+        "# YTID, start_seconds, end_seconds, positive_labels\n"
+        '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
+        '--aE2O5G5WE, 0.000, 10.000, "/m/03fwl,/m/07y_7,/m/04rlf"\n'
+        '--aO5cdqSAg, 30.000, 40.000, "/m/07y_7,/m/05r5c"\n'
+        '--b, 12.500, 22.500, "/m/0342h,/m/042v_gx"\n'
+    )
+    found = read_list(written(tmp_path / "segments.csv", text), labels=load_dataset("audioset").labels)
+    assert found.entries == [Listed("--aE2O5G5WE", "violin", 0.0), Listed("--b", "guitar", 12.5)]
+    assert (found.num_other, found.num_several) == (1, 1)
+
+
+def test_data_sets_know_the_class_of_every_label():
+    for name in ("vggsound", "audioset"):
+        dataset = load_dataset(name)
+        assert set(dataset.labels.values()) == set(dataset.instruments)
+    assert len(load_dataset("music21").instruments) == 21
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "[]", "is not of the form"),
+        ("a.json", '{"videos": ["a"]}', "is not of the form"),
+        ("a.json", "{", "is not of the form"),
+        ("a.json", '{"videos": {"cello": ["../a"]}}', "'../a' cannot be the name of a file"),
+        ("a.json", '{"videos": {"../cello": ["a"]}}', "'../cello' cannot be the name of a file"),
+        ("a.csv", "id,1,label\n", "line 1: a row is id,start,label,split"),
+        ("a.csv", "id,soon,label,test\n", "line 1: a row is id,start,label,split"),
+        ("a.csv", "# YTID\nid, 1.0\n", "line 2: a row is id,start,end"),
+        ("a.csv", "..,1,x,test\n", "cannot be the name of a file"),
+    ],
+)
+def test_errors_name_the_line(tmp_path: Path, name: str, text: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        read_list(written(tmp_path / name, text), labels={"x": "x"})
+
+
+def test_other_errors(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"none\.json does not exist"):
+        read_list(tmp_path / "none.json")
+    path = written(tmp_path / "a.csv", "id,1,x,test\n")
+    with pytest.raises(ValueError, match="--dataset vggsound"):
+        read_list(path)
+    with pytest.raises(ValueError, match="--list-format 'vgg'"):
+        read_list(path, "vgg", {"x": "x"})

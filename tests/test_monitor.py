@@ -1,0 +1,365 @@
+"""What a run tells: read back from TensorBoard's event files, metrics.jsonl, the log and the terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import STORE_EVERYTHING_SIZE_GUIDANCE, EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torch import Tensor
+
+from ialcms.config import Config, flatten, to_dict
+from ialcms.data.manifest import Manifest
+from ialcms.engine import Workers
+from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
+from ialcms.monitor import Monitor, drop_records_after, learning_rates
+from ialcms.run_folder import RunFolder
+from ialcms.step import Experiment
+from ialcms.validation import Validation, ValidationResult
+from tests.evaluation_support import evaluation_config, make_separator, write_evaluation_shards
+from tests.support import make_batch, small_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    path = tmp_path / "run"
+    path.mkdir()
+    yield RunFolder(path)
+    logger = logging.getLogger("ialcms")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+
+
+def events(folder: RunFolder) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder.tensorboard), STORE_EVERYTHING_SIZE_GUIDANCE)
+    accumulator.Reload()
+    return accumulator
+
+
+def curve(folder: RunFolder, tag: str) -> list[tuple[int, float]]:
+    return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+
+
+def rows_of(folder: RunFolder) -> list[dict]:
+    return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+
+
+def train(monitor: Monitor, first: int, last: int, offset: float = 0.0) -> None:
+    """Steps from `first` to before `last`; the loss of a step is its number, the critic learns at every third only."""
+    for step in range(first, last):
+        scalars: dict[str, Tensor] = {"loss/separation": torch.tensor(step + offset)}
+        if step % 3 == 0:
+            scalars["loss/critic"] = torch.tensor(10.0 * step)
+        monitor.step(step, scalars, {"lambda/ind": 0.5}, waited_s=0.0)
+
+
+def test_means_since_the_last_record(folder: RunFolder) -> None:
+    """Scalars of turns that do not fall on a logged step are not lost."""
+    monitor = Monitor(folder, small_config(train={"log_every": 4, "steps": 10}), Workers(), 0)
+    train(monitor, 0, 10)
+    monitor.close()
+    assert curve(folder, "loss/separation") == [(4, 1.5), (8, 5.5)]
+    assert curve(folder, "loss/critic") == [(4, 15.0), (8, 60.0)]  # steps 0 and 3; step 6
+    assert curve(folder, "lambda/ind") == [(4, 0.5), (8, 0.5)]
+    rows = rows_of(folder)
+    assert [row["step"] for row in rows] == [4, 8]
+    assert rows[0]["loss/critic"] == 15.0
+    for name in (
+        "speed/mixes_per_second", "speed/step_seconds", "speed/slowest_worker_step_seconds", "speed/slowest_worker",
+        "speed/share_waiting_for_data", "memory/process_gb", "speed_by_worker/mixes_per_second/0",
+    ):  # fmt: skip
+        assert rows[0][name] >= 0
+    assert rows[0]["speed/mixes_per_second"] == pytest.approx(4 / rows[0]["speed/step_seconds"])
+    assert 0.05 < rows[0]["memory/process_gb"] < 50
+
+
+def test_nothing_reaches_the_host_between_records(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = Monitor(folder, small_config(train={"log_every": 5}), Workers(), 0)
+    synchronised = []
+    for name in ("item", "tolist", "cpu", "__float__", "numpy"):
+        original = getattr(Tensor, name)
+        monkeypatch.setattr(
+            Tensor, name, lambda *a, _n=name, _o=original, **k: (synchronised.append(_n), _o(*a, **k))[1]
+        )
+    train(monitor, 0, 4)
+    assert synchronised == []
+    train(monitor, 4, 5)
+    assert synchronised == ["tolist"]  # all scalars in one
+    monitor.close()
+
+
+def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ialcms.monitor.time.monotonic", lambda: now[0])
+    monitor = Monitor(folder, small_config(train={"log_every": 4, "global_batch": 8}), Workers(), 0)
+    for step in range(4):
+        now[0] += 0.5
+        monitor.step(step, {}, {}, waited_s=0.125)
+    (row,) = rows_of(folder)
+    assert row["speed/share_waiting_for_data"] == pytest.approx(0.25)
+    assert row["speed/step_seconds"] == pytest.approx(0.5)
+    assert row["speed/mixes_per_second"] == pytest.approx(16)
+    # what is not training does not count
+    now[0] += 1000
+    monitor.pause()
+    for step in range(4, 8):
+        now[0] += 0.25
+        monitor.step(step, {}, {}, waited_s=0.0)
+    assert rows_of(folder)[1]["speed/mixes_per_second"] == pytest.approx(32)
+    monitor.close()
+
+
+def test_one_curve_over_restarts(folder: RunFolder) -> None:
+    """Killed at step 9, it goes on from the checkpoint of step 6: what lies behind that is written anew."""
+    config = small_config(train={"log_every": 2, "steps": 12})
+    monitor = Monitor(folder, config, Workers(), 0)
+    train(monitor, 0, 6)
+    monitor.record_validation(6, {"validation/SDR": 3.0}, "")
+    monitor.flush()
+    train(monitor, 6, 9, offset=100)
+    monitor.flush()  # killed here: nothing closes it
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 9, "loss/sepa')
+    monitor = Monitor(folder, config, Workers(), 6)
+    train(monitor, 6, 12)
+    monitor.close()
+    expected = [(2, 0.5), (4, 2.5), (6, 4.5), (8, 6.5), (10, 8.5), (12, 10.5)]
+    assert curve(folder, "loss/separation") == expected
+    assert curve(folder, "validation/SDR") == [(6, 3.0)]
+    rows = rows_of(folder)
+    assert [(row["step"], row["loss/separation"]) for row in rows if "loss/separation" in row] == expected
+    assert [row["step"] for row in rows if "validation/SDR" in row] == [6]
+
+
+def test_a_restart_before_the_first_checkpoint(folder: RunFolder) -> None:
+    config = small_config(train={"log_every": 2})
+    for offset in (100.0, 0.0):
+        monitor = Monitor(folder, config, Workers(), 0)
+        train(monitor, 0, 4, offset)
+        monitor.close()
+    assert curve(folder, "loss/separation") == [(2, 0.5), (4, 2.5)]
+    assert len(rows_of(folder)) == 2
+
+
+def test_records_without_a_file(tmp_path: Path) -> None:
+    drop_records_after(tmp_path / "metrics.jsonl", 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_numbers_that_json_has_no_word_for(folder: RunFolder) -> None:
+    monitor = Monitor(folder, small_config(train={"log_every": 1}), Workers(), 0)
+    monitor.step(0, {"loss/separation": torch.tensor(float("nan"))}, {}, 0.0)
+    monitor.close()
+    (row,) = (json.loads(line, parse_constant=pytest.fail) for line in folder.metrics.read_text().splitlines())
+    assert row["loss/separation"] is None
+    assert np.isnan(curve(folder, "loss/separation")[0][1])
+
+
+def test_configuration_hparams_and_best_score(folder: RunFolder) -> None:
+    config = small_config(optim={"lr_visual": 0.002}, data={"instruments": ["cello", "tuba"]})
+    monitor = Monitor(folder, config, Workers(), 0)
+    monitor.record_best(10, 4.5)
+    monitor.record_best(20, 5.25)
+    monitor.finish()
+    monitor.close()
+    read = events(folder)
+    (text,) = read.Tensors("configuration/text_summary")
+    (content,) = text.tensor_proto.string_val
+    assert b"    lr_visual: 0.002\n" in content
+    assert [event.value for event in read.Scalars("best/SDR")] == [4.5, 5.25]
+
+    def hparams(tag: str) -> plugin_data_pb2.HParamsPluginData:
+        content = read.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content
+        return plugin_data_pb2.HParamsPluginData.FromString(content)
+
+    values = hparams("session_start_info").session_start_info.hparams
+    assert values.keys() == flatten(to_dict(config)).keys()
+    assert values["optim.lr_visual"].number_value == 0.002
+    assert values["data.instruments"].string_value == "['cello', 'tuba']"
+    metrics = hparams("experiment").experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["best/SDR"]
+    assert hparams("session_end_info").session_end_info.status == 1  # success
+
+
+def test_an_interrupted_run_is_not_marked_complete(folder: RunFolder) -> None:
+    Monitor(folder, small_config(), Workers(), 0).close()
+    with pytest.raises(KeyError):
+        events(folder).SummaryMetadata("_hparams_/session_end_info")
+
+
+def recorded_tags(folder: RunFolder) -> set[str]:
+    return set(events(folder).Tags()["scalars"])
+
+
+def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
+    """With the names that steps and validation really use."""
+    config = small_config(train={"log_every": 1, "separator_every": 1})
+    experiment = Experiment(config, Workers(), pretrained=False)
+    assert experiment.critic is not None
+    rates = learning_rates(experiment.separator.optimizer, experiment.critic.optimizer)
+    monitor = Monitor(folder, config, Workers(), 0)
+    monitor.step(0, experiment.step(make_batch(config, 0)), {"lambda/ind": 1.0, "lambda/avc": 1.0, **rates}, 0.0)
+    scores = {name: 1.0 for name in ("SDR", "SIR", "SAR", "SDRi", "SIRi")}
+    monitor.record_validation(1, ValidationResult(4, scores, {"tuba": scores}, ()).scalars(), "")
+    monitor.close()
+    tags = recorded_tags(folder)
+    (layout,) = events(folder).Tensors("custom_scalars__config__")
+    (content,) = layout.tensor_proto.string_val
+    pages = layout_pb2.Layout.FromString(content).category
+    assert len(pages) >= 3
+    for page in pages:
+        for chart in page.chart:
+            for pattern in chart.multiline.tag:
+                assert any(re.match(pattern, tag) for tag in tags), (page.title, chart.title, pattern)
+
+
+def test_learning_rates_of_both_optimizers() -> None:
+    config = small_config(optim={"lr_audio": 0.1, "lr_visual": 0.2, "lr_critic": 0.3})
+    separator, critic = build_networks(config, pretrained=False)
+    assert critic is not None
+    optimizer = separator_optimizer(separator, config)
+    assert learning_rates(optimizer, critic_optimizer(critic, config)) == {
+        "learning_rate/audio": 0.1, "learning_rate/visual": 0.2, "learning_rate/critic": 0.3,
+    }  # fmt: skip
+    assert learning_rates(optimizer, None).keys() == {"learning_rate/audio", "learning_rate/visual"}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return write_evaluation_shards(tmp_path_factory.mktemp("monitor") / "shards", silent=["drum_3"])
+
+
+@pytest.fixture(scope="module")
+def config(shards: Manifest) -> Config:
+    return evaluation_config(shards.folder)
+
+
+def test_pictures_and_sounds_of_validation_mixes(folder: RunFolder, shards: Manifest, config: Config) -> None:
+    separator = make_separator(config)
+    views = Validation(config, shards, Workers()).views(separator)
+    assert len(views) == 2
+    assert views[0].names != views[1].names
+    for view in views:
+        np.testing.assert_allclose(
+            view.waves["mix"], sum(view.waves[f"{name} target"] for name in view.names), atol=1e-6
+        )
+        assert view.levels.keys() == view.waves.keys()
+        assert view.masks.shape == (2, 32, 32)
+        assert view.masks.min() >= 0
+        assert view.localisation.shape == (2, 2, 2)
+    monitor = Monitor(folder, config, Workers(), 0)
+    monitor.show(800, views)
+    monitor.close()
+    read = events(folder)
+    tags = read.Tags()
+    assert len(tags["images"]) == 2
+    assert len(tags["audio"]) == 2 * (2 + 2 * 2)  # mix, sum of estimates, target and estimate of each
+    (image,) = read.Images(tags["images"][0])
+    assert image.step == 800
+    assert image.width > 1000
+    (sound,) = read.Audio(f"1: {' + '.join(views[0].names)}/mix")
+    assert sound.sample_rate == 1000
+    assert sound.length_frames == 310
+
+
+def test_validation_by_instrument(shards: Manifest, config: Config) -> None:
+    result = Validation(evaluation_config(shards.folder, eval={"validation_draws": 2}), shards, Workers()).run(
+        make_separator(config)
+    )
+    scalars = result.scalars()
+    for metric in ("SDR", "SIR", "SAR", "SDRi", "SIRi"):
+        for instrument in ("bell", "drum", "flute", "harp"):
+            assert f"validation_by_instrument/{metric}/{instrument}" in scalars
+    assert scalars["validation/unscored_mixes"] == 3
+    assert "could not be scored: " in str(result)
+    assert "drum_3" in str(result)
+
+
+class Other(Workers):
+    """The second of two workers, alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rank, self.world_size = 1, 2
+
+    def gather(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x])
+
+
+def test_other_workers_write_nothing_but_warnings(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = Monitor(folder, small_config(train={"log_every": 1}), Other(), 0)
+    train(monitor, 0, 3)
+    monitor.record_validation(3, {"validation/SDR": 1.0}, "text")
+    monitor.record_best(3, 1.0)
+    monitor.show(3, [])
+    logging.getLogger("ialcms.data").info("a line")
+    logging.getLogger("ialcms.data").warning("a clip is bad")
+    monitor.finish()
+    monitor.close()
+    assert not list(folder.path.iterdir())
+    assert capsys.readouterr().err == "[worker 1] a clip is bad\n"
+
+
+def test_the_slowest_worker_is_named(folder: RunFolder) -> None:
+    class Two(Workers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.world_size = 2
+
+        def gather(self, x: Tensor) -> Tensor:
+            slower = x.clone()
+            slower[:, -4] *= 3  # its step time; loss, step time, waiting, memory of process and device
+            slower[:, 0] += 2
+            return torch.cat([x, slower])
+
+    monitor = Monitor(folder, small_config(train={"log_every": 1, "global_batch": 8}), Two(), 0)
+    monitor.step(0, {"loss/separation": torch.tensor(1.0)}, {}, 0.0)
+    monitor.close()
+    (row,) = rows_of(folder)
+    assert row["loss/separation"] == 2.0  # mean of 1 and 3
+    assert row["speed/slowest_worker"] == 1
+    assert row["speed/slowest_worker_step_seconds"] == pytest.approx(1.5 * row["speed/step_seconds"])
+    assert row["speed_by_worker/mixes_per_second/0"] == pytest.approx(3 * row["speed_by_worker/mixes_per_second/1"])
+    assert row["speed/mixes_per_second"] == pytest.approx(8 / row["speed/step_seconds"])
+
+
+def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal lines take the bar's place; the log file has them in either case."""
+    monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Workers(), 0)
+    train(monitor, 0, 2)
+    monitor.record_validation(2, {"validation/SDR": 3.25}, "fine")
+    train(monitor, 2, 4)
+    monitor.close()
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[1] == "validation after step 2: fine"
+    assert errors[2].startswith("step 4/8  critic 30.000  separation 2.500  SDR 3.25  ")
+    assert errors[2].endswith(" left")
+    assert "mixes/s" in errors[2]
+    logged = folder.log.read_text().splitlines()
+    assert [line.partition(" INFO ")[2] for line in logged] == errors
+
+
+def test_a_bar_on_a_terminal(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Workers(), 4)
+    train(monitor, 4, 8)
+    logging.getLogger("ialcms").info("a message")
+    monitor.close()
+    shown = capsys.readouterr().err
+    assert "8/8" in shown
+    assert "separation 6.500" in shown
+    assert "\na message\n" in shown.replace("\r", "\n")
+    assert "step 6/8" not in shown
+    assert "step 6/8" in folder.log.read_text()
