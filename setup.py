@@ -29,6 +29,7 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-timeout>=2.3",  # a hanging worker must not hang the tests
+            "psutil>=5.9",  # finds the workers of a run that a test kills
             "playwright>=1.49",  # drives Debian's Chromium in the report's tests
             "ruff==0.17.*",
             "mypy==2.4.*",

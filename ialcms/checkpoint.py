@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from ialcms import __version__
-from ialcms.config import Config, binding_fields, digest
+from ialcms.config import Config, binding_fields, digest, from_dict
 
 log = logging.getLogger("ialcms")
 
@@ -141,6 +141,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"{FORMAT} {VERSION}; use the program version that wrote it ({meta.get('program', 'unknown')})"
         )
     return meta
+
+
+def config_of(meta: dict[str, Any]) -> Config:
+    """The configuration that a checkpoint was written with, as far as it determines the networks and the training."""
+    nested: dict[str, Any] = {}
+    for name, value in meta["config"].items():
+        *sections, key = name.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[key] = value
+    return from_dict(nested, source="checkpoint")
 
 
 def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from ialcms import __version__
 
@@ -29,6 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if _is_first_worker():
             print(f"ialcms: error: {error}", file=sys.stderr)
         return 2
+    except CalledProcessError as error:  # of a program that this one started: it has said why itself
+        print(
+            f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
+        )
+        return 1
     except KeyboardInterrupt:
         return 130
 
@@ -65,11 +71,17 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
                      "ialcms evaluate runs/demo eval.draws=1",
-                     "torchrun --standalone --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_mix=3")  # fmt: skip
-    evaluate.add_argument("run", type=Path, help="folder of the run")
+                     "ialcms evaluate runs/demo --mixes mixes.csv --metrics fast",
+                     "ialcms evaluate --compare runs/demo runs/demo_solo",
+                     "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_mix=3")  # fmt: skip
+    evaluate.add_argument("run", nargs="?", help="folder of the run")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
     evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
     evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
+    evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
+    evaluate.add_argument("--metrics", choices=("mir_eval", "fast"), help="the reference (default), or our own solver")
+    evaluate.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"),
+                          help="print two evaluated runs side by side and the paired difference B - A")  # fmt: skip
 
     info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
                  "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4")  # fmt: skip
@@ -82,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     pretrain.add_argument("--out", type=Path, required=True, help="file for the weights")
     pretrain.add_argument("--steps", type=int, default=300, help="batches of pictures")
     pretrain.add_argument("--batch", type=int, default=64, help="pictures in a batch")
+
+    _add_checkpoint(verbs)
 
     demo = _verb(verbs, "demo", _demo, "the whole job on made-up data: make, pack, train, evaluate, report",
                  "ialcms demo", "ialcms demo --supervised --workers 1")  # fmt: skip
@@ -96,6 +110,22 @@ def _parser() -> argparse.ArgumentParser:
 
     add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))
     return parser
+
+
+def _add_checkpoint(verbs: argparse._SubParsersAction) -> None:
+    actions = verbs.add_parser("checkpoint", help="show, compare or export checkpoints").add_subparsers(
+        dest="action", required=True, metavar="action"
+    )
+    path = "a checkpoint's folder, or a run's folder for its newest one"
+    show = _verb(actions, "show", _checkpoint_show, "say what is inside", "ialcms checkpoint show runs/demo")
+    show.add_argument("path", type=Path, help=path)
+    diff = _verb(actions, "diff", _checkpoint_diff, "say how two differ", "ialcms checkpoint diff runs/a runs/b")
+    diff.add_argument("first", type=Path, help=path)
+    diff.add_argument("second", type=Path, help=path)
+    export = _verb(actions, "export", _checkpoint_export, "write the weights by the published code's names",
+                   "ialcms checkpoint export runs/duet --out authors.ckpt")  # fmt: skip
+    export.add_argument("path", type=Path, help=path)
+    export.add_argument("--out", type=Path, required=True, help="file to write")
 
 
 def _verb(
@@ -134,14 +164,26 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ialcms.engine import Workers
-    from ialcms.evaluate import evaluate
     from ialcms.run_folder import RunFolder
 
+    if args.compare:
+        from ialcms.compare import compare
+
+        overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
+        a, b = args.compare
+        print(compare(a, b, overrides))
+        return 0
+    from ialcms.engine import Workers
+    from ialcms.evaluate import evaluate
+
+    if args.run is None:
+        raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
+    overrides = [*args.overrides, f"eval.metrics={args.metrics}"] if args.metrics else args.overrides
     folder = RunFolder(args.run)
-    config = folder.read_config(args.overrides)
+    config = folder.read_config(overrides)
+    out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
     with Workers() as workers:
-        evaluate(config, args.checkpoint or folder.best_checkpoint(), workers, args.out or folder.evaluation_of(config))
+        evaluate(config, args.checkpoint or folder.best_checkpoint(), workers, out, args.mixes)
     return 0
 
 
@@ -158,6 +200,27 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ialcms.pretrain import pretrain
 
     pretrain(load_config(args.config, args.overrides), args.out, args.steps, args.batch)
+    return 0
+
+
+def _checkpoint_show(args: argparse.Namespace) -> int:
+    from ialcms.checkpoint_tool import show
+
+    print(show(args.path))
+    return 0
+
+
+def _checkpoint_diff(args: argparse.Namespace) -> int:
+    from ialcms.checkpoint_tool import diff
+
+    print(diff(args.first, args.second))
+    return 0
+
+
+def _checkpoint_export(args: argparse.Namespace) -> int:
+    from ialcms.checkpoint_tool import export
+
+    print(export(args.path, args.out))
     return 0
 
 

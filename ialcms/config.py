@@ -111,7 +111,13 @@ class TrainConfig:
     global_batch: int = 8  # G, mixes in a global batch
     critic_every: int = 1  # the critic learns at every n-th step
     separator_every: int = 3  # the separator too; without a critic it learns at every step
-    engine: str = "auto"  # auto: ddp under torchrun, else single
+    accumulation: int = 1  # micro-batches in which a worker goes through its share of the global batch
+    engine: str = "auto"  # auto: ddp under a launcher, else single; or deepspeed
+    deepspeed_config: str = "configs/deepspeed/zero2.json"  # how DeepSpeed shards: ZeRO 0 to 3
+    gradient_compression: str = "none"  # or bf16: ddp sends gradients in 16 bits
+    max_skipped_steps: int = 10  # steps with NaN or infinity that a run may skip
+    timeout_s: float = 1_800.0  # longest time from one step to the next before the run is ended
+    check_every: int = 500  # steps after which all workers compare their networks
     precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
     tf32: bool = False  # TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it
     sync_batchnorm: bool = True  # BatchNorm statistics over the global batch
@@ -133,6 +139,7 @@ class EvalConfig:
     seed: int = 0
     batch_windows: int = 16  # windows that pass the network together
     validation_draws: int = 2  # mixes per combination in the validation during training: one window each
+    metrics: str = "mir_eval"  # the reference; or fast: the same to 1e-6 dB, on the worker's own device
     examples: int = 12  # mixes shown in the report
 
 
@@ -162,8 +169,9 @@ class Config:
 # change what a step computes, only where data lies, how far the run goes and what it writes on its way.
 FREE_FIELDS = frozenset(
     {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
-     "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints", "train.log_every",
-     "train.visualise_every", "model.visual.weights"}
+     "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints",
+     "train.log_every", "train.visualise_every", "train.deepspeed_config", "train.max_skipped_steps", "train.timeout_s",
+     "train.check_every", "model.visual.weights"}
 )  # fmt: skip
 
 
@@ -247,8 +255,10 @@ def check(config: Config) -> None:
     if data.image_crop % 16:
         raise ValueError(f"data.image_crop is {data.image_crop}; the visual net needs a multiple of 16")
     _choice("data.balance", data.balance, ("clips", "instruments"))
-    _choice("train.engine", train.engine, ("auto", "single", "ddp"))
+    _choice("train.engine", train.engine, ("auto", "single", "ddp", "deepspeed"))
+    _choice("train.gradient_compression", train.gradient_compression, ("none", "bf16"))
     _choice("train.precision", train.precision, ("float32", "bf16"))
+    _choice("eval.metrics", config.eval.metrics, ("mir_eval", "fast"))
     _choice("eval.split", config.eval.split, ("train", "val", "test"))
     if config.uses_critic and config.clips_per_mix < 2:
         raise ValueError(
@@ -262,8 +272,13 @@ def check(config: Config) -> None:
 
 
 def check_world_size(config: Config, world_size: int) -> None:
-    """Every worker owns the same number of the global batch's mixes."""
-    batch = config.train.global_batch
+    """Every worker owns the same number of the global batch's mixes, in micro-batches of the same size."""
+    batch, accumulation = config.train.global_batch, config.train.accumulation
+    if batch % (world_size * accumulation) and accumulation > 1:
+        raise ValueError(
+            f"train.global_batch is {batch}, which {world_size} workers cannot take in {accumulation} equal "
+            f"micro-batches each (train.accumulation); choose a multiple of {world_size * accumulation}"
+        )
     if batch % world_size:
         divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise ValueError(
@@ -275,8 +290,8 @@ def check_world_size(config: Config, world_size: int) -> None:
 _MAY_BE_ZERO = frozenset(
     {"seed", "data.loader_workers", "data.max_bad_fraction", "data.gain", "data.epoch_passes", "loss.lambda_ind",
      "loss.lambda_avc", "loss.excluded_negatives", "model.visual.dropout", "optim.clip_norm", "optim.betas",
-     "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every", "train.checkpoint_minutes", "eval.seed",
-     "eval.examples", "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
+     "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every",
+     "train.checkpoint_minutes", "train.max_skipped_steps", "eval.seed", "eval.examples", "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
 )  # fmt: skip
 
 

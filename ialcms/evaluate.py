@@ -1,37 +1,40 @@
 """Evaluation: a run's separator on a fixed list of mixes of held-out videos, every mix exactly once.
 
-Separation runs on the workers, BSS Eval beside it in a pool of processes (one BLAS thread each). Results are
-`mixes.csv` (a line per source), `summary.json` and `report.html`.
+Separation runs on the workers, mir_eval's BSS Eval beside it in a pool of processes (one BLAS thread each). Scores are
+written down as they come: an evaluation that was killed goes on where it was, on any number of workers.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
+import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from ialcms import checkpoint
+from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
+from ialcms.data.clips import BadClip
 from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest, read_manifest
 from ialcms.engine import Workers
+from ialcms.evaluation_page import write_evaluation_page
+from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import MixScores, score_mix
+from ialcms.mix_list import read_mix_list
 from ialcms.models import Separator
-from ialcms.results import (
-    MixResult,
-    choose_examples,
-    format_tables,
-    write_evaluation_report,
-    write_mixes,
-    write_summary,
-)
+from ialcms.result_files import write_results
+from ialcms.results import MixResult, choose_examples, format_tables
 from ialcms.separation import Separated, separate_recording
 
 
@@ -45,78 +48,135 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
     return separator.to(device).eval()
 
 
-def evaluate(config: Config, checkpoint_folder: Path, workers: Workers, out: Path) -> Path | None:
-    """Score every mix of the list once, write the results into `out`; on the first worker returns the report."""
+def evaluate(
+    config: Config, checkpoint_folder: Path, workers: Workers, out: Path, mix_list: Path | None = None
+) -> Path | None:
+    """Score every mix once, write the results into `out`; on the first worker returns the page.
+
+    mix_list: CSV as in `ialcms.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
+    """
     manifest = read_manifest(config.data.shards)
     options = config.eval
-    mixes = list_mixes(
-        manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds, config.data.instruments
-    )
+    mixes = (
+        list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
+                   config.data.instruments)
+        if mix_list is None else read_mix_list(mix_list, manifest)
+    )  # fmt: skip
     separator = load_separator(checkpoint_folder, config, workers.device)
-    own = share(mixes, workers.rank, workers.world_size)
-    scored = list(_score_all(separator, manifest, own, config, workers))
-    results = sorted((r for part in workers.gather_objects(scored) for r in part), key=lambda result: result.index)
-    assert [result.index for result in results] == [mix.index for mix in mixes]
+    meta = checkpoint.read_meta(checkpoint_folder)
+    journal_folder, key = out / "scores", _key(config, manifest, mixes, meta["state_sha256"])
+
+    known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
+    if workers.is_first:
+        start_journal(journal_folder, key, known)
+        if known:
+            print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
+    workers.barrier()
+    own = share([mix for mix in mixes if mix.index not in known], workers.rank, workers.world_size)
+    scores = {}
+    with Journal(journal_folder, f"worker-{workers.rank}", key) as journal:
+        for index, score in _score_all(separator, manifest, own, config, workers):
+            journal.write(index, score)
+            scores[index] = score
+    for part in workers.gather_objects(scores):
+        known |= part
+    assert sorted(known) == [mix.index for mix in mixes]
     if not workers.is_first:
         return None
-    out.mkdir(parents=True, exist_ok=True)
-    meta = checkpoint.read_meta(checkpoint_folder)
-    write_mixes(out / "mixes.csv", results)
-    write_summary(out / "summary.json", results, config, meta["progress"]["step"])
+
+    results = [_result(manifest, mix, known[mix.index]) for mix in mixes]
+    step = meta["progress"]["step"]
+    source = {"split": options.split, "num_mix": options.num_mix} if mix_list is None else {"list": mix_list.name}
+    about = {"run": config.name, "step": step, **source, "metrics": options.metrics, "manifest": manifest.digest}
+    write_results(out, results, about)
     print(format_tables(results))
     shown = choose_examples(results, options.examples, options.seed)
-    examples = [(why, _separate(separator, manifest, mixes[r.index], config, workers.device), r) for why, r in shown]
-    title = f"{config.name}: {options.num_mix}-mixes of {options.split} videos"
-    report = write_evaluation_report(out / "report.html", title, config, meta["progress"]["step"], results, examples)
-    print(f"report: {report}")
-    return report
+    examples = [(why, *_separate(separator, manifest, mixes[r.index], config, workers.device), r) for why, r in shown]
+    what = f"{options.num_mix}-mixes of {options.split} videos" if mix_list is None else f"mixes of {mix_list.name}"
+    rate = config.audio.sample_rate
+    page = write_evaluation_page(out / "report.html", f"{config.name}: {what}", step, rate, results, examples)
+    shutil.rmtree(journal_folder)
+    print(f"figures: {out}\nreport: {page}")
+    return page
+
+
+def _key(config: Config, manifest: Manifest, mixes: Sequence[EvaluationMix], state_sha256: str) -> str:
+    """Equal for evaluations that give every mix the same scores."""
+    options = config.eval
+    values = [state_sha256, manifest.digest, options.seconds, options.hop, options.metrics, *map(asdict, mixes)]
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _separate(
     separator: Separator, manifest: Manifest, mix: EvaluationMix, config: Config, device: torch.device
 ) -> tuple[EvaluationItem, Separated]:
+    """Sounds on the host, separated ones too."""
     num_samples = round(config.eval.seconds * config.audio.sample_rate)
     item = load_mix(manifest, mix, config.data, num_samples)
-    separated = separate_recording(
-        separator,
-        torch.as_tensor(item.sources.sum(0)).to(device),
-        torch.as_tensor(item.pictures).to(device),
-        config,
-        config.eval.hop,
-    )
+    sources, pictures = torch.as_tensor(item.sources), torch.as_tensor(item.pictures)
+    separated = separate_recording(separator, sources.sum(0).to(device), pictures.to(device), config, config.eval.hop)
     return item, Separated(separated.estimates.cpu(), separated.localisation.cpu())
 
 
 def _score_all(
     separator: Separator, manifest: Manifest, mixes: Sequence[EvaluationMix], config: Config, workers: Workers
-) -> Iterator[MixResult]:
-    """Results of these mixes; while one is separated, those before it are scored in other processes."""
-    processes = max(1, (os.cpu_count() or 1) // workers.local_world_size)
+) -> Iterator[tuple[int, MixScores]]:
+    """Number and scores of these mixes. A clip that cannot be used makes its mix one that is not scored."""
     with (
-        _one_thread_each(),
-        ProcessPoolExecutor(processes, multiprocessing.get_context("forkserver")) as pool,
+        _scorer(config, workers) as submit,
         tqdm(total=len(mixes), unit="mix", desc="evaluate", disable=not workers.is_first) as bar,
     ):
-        pending: deque[tuple[EvaluationItem, Future[MixScores]]] = deque()
+        pending: deque[tuple[int, Future[MixScores]]] = deque()
         for mix in mixes:
-            item, separated = _separate(separator, manifest, mix, config, workers.device)
-            pending.append((item, pool.submit(score_mix, item.sources, separated.estimates.numpy())))
-            if len(pending) > 2 * processes:
-                yield _result(*pending.popleft())
+            try:
+                item, separated = _separate(separator, manifest, mix, config, workers.device)
+            except BadClip as error:
+                yield mix.index, MixScores(tuple({} for _ in mix.clips), str(error))
                 bar.update()
-        for item, future in pending:
-            yield _result(item, future)
+                continue
+            pending.append((mix.index, submit(item, separated)))
+            while pending and (pending[0][1].done() or len(pending) > 2 * _processes(workers)):
+                index, future = pending.popleft()
+                yield index, future.result()
+                bar.update()
+        for index, future in pending:
+            yield index, future.result()
             bar.update()
 
 
-def _result(item: EvaluationItem, scores: Future[MixScores]) -> MixResult:
-    return MixResult(item.mix.index, item.instruments, item.keys, scores.result())
+@contextmanager
+def _scorer(config: Config, workers: Workers) -> Iterator:
+    """A function that scores a separated mix: at once here (fast), or in another process (mir_eval)."""
+    if config.eval.metrics == "fast":
+
+        def score(item: EvaluationItem, separated: Separated) -> Future[MixScores]:
+            future: Future[MixScores] = Future()
+            device = workers.device
+            future.set_result(score_mix_fast(torch.as_tensor(item.sources).to(device), separated.estimates.to(device)))
+            return future
+
+        yield score
+        return
+    context = multiprocessing.get_context("forkserver")
+    with _one_thread_each(), ProcessPoolExecutor(_processes(workers), context) as pool:
+        yield lambda item, separated: pool.submit(score_mix, item.sources, separated.estimates.numpy())
+
+
+def _processes(workers: Workers) -> int:
+    return max(1, (os.cpu_count() or 1) // workers.local_world_size)
+
+
+def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:
+    def of_clips(name: str) -> tuple[str, ...]:
+        return tuple(getattr(manifest.clips[index], name) for index in mix.clips)
+
+    return MixResult(mix.index, of_clips("instrument"), of_clips("key"), mix.rows, mix.starts, scores)
 
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Processes started inside get one BLAS thread: many at once would only fight for the cores."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    names: Iterable[str] = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
     try:

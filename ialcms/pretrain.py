@@ -18,7 +18,8 @@ from ialcms.checkpoint import save_tensors
 from ialcms.config import Config
 from ialcms.data.batches import Batch, normalise_objects, train_batches
 from ialcms.data.evaluation_sets import list_mixes, load_mix
-from ialcms.data.manifest import Manifest, read_manifest
+from ialcms.data.manifest import Manifest
+from ialcms.data.remote import open_manifest
 from ialcms.models.resnet import Backbone
 
 
@@ -27,7 +28,7 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
 
     Returns the share of held-out (validation) pictures whose instrument it names. The learning rate follows one cycle.
     """
-    manifest = read_manifest(config.data.shards)
+    manifest = open_manifest(config.data.shards)
     instruments = manifest.instruments("train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
@@ -53,7 +54,7 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
             schedule.step()
             correct += 0.1 * (float((logits.argmax(1) == target).float().mean()) - correct)
             bar.set_postfix_str(f"loss {float(loss):.3f} right {correct:.0%}", refresh=False)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     accuracy = _held_out_accuracy(network, config, manifest, instruments, device)
     save_tensors({name: value.cpu() for name, value in backbone.state_dict().items()}, out)
     print(f"backbone: names {accuracy:.0%} of the held-out pictures ({len(instruments)} instruments) -> {out}")

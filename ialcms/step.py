@@ -1,22 +1,36 @@
-"""One training step: separate once, let the critic learn, then the separator against the frozen critic.
+"""One training step: separate, let the critic learn, then the separator against the frozen critic.
 
-Shapes: B mixes of this worker, N = B*M*O components, F x T log-frequency spectrograms.
+The step is the same on any number of workers, by any engine, up to rounding. With gradient accumulation the global
+batch passes the networks in micro-batches, and only the statistics of BatchNorm differ from one pass of all: they are
+those of a micro-batch over all workers, and move once per micro-batch. Pairs, memory bank and the consistency loss are
+still those of the whole global batch. For that the separator runs twice where it learns: once for the components, from
+which the critic learns first, and once for its own gradients. A random mask of dropout depends on worker and
+micro-batch: there, and only there, other workers mean other numbers.
+
+Shapes: B mixes of this worker, K = M*O components a mix, n = B*K components of this worker and N of all workers, F x T
+log-frequency spectrograms, D channels and H x W cells of the visual feature.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ialcms import losses
-from ialcms.config import Config
+from ialcms.config import Config, digest
 from ialcms.data.batches import Batch, normalise_objects
-from ialcms.engine import Learner, Workers
+from ialcms.engine import Learner, NonFinite, SkippedSteps, Workers, build_learner, check_agreement
+from ialcms.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.models import SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.pairs import MemoryBank, Pairs
 from ialcms.rng import keyed_generator
-from ialcms.schedule import turn
+from ialcms.schedule import Turn, turn
+
+Scalars = dict[str, Tensor]
 
 
 class Experiment:
@@ -25,121 +39,161 @@ class Experiment:
     def __init__(self, config: Config, workers: Workers, pretrained: bool = True) -> None:
         self.config, self.workers = config, workers
         separator, critic = build_networks(config, pretrained)
-        options = {"sync_batchnorm": config.train.sync_batchnorm, "clip_norm": config.optim.clip_norm}
         separator.to(workers.device)
-        self.separator = Learner(separator, separator_optimizer(separator, config), workers, **options)
+        self.separator = build_learner(separator, separator_optimizer(separator, config), workers, config)
         self.critic: Learner | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
             critic.to(workers.device)
-            self.critic = Learner(critic, critic_optimizer(critic, config), workers, **options)
+            self.critic = build_learner(critic, critic_optimizer(critic, config), workers, config)
             audio = config.audio
             self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(workers.device)
+        self.skipped = SkippedSteps(config.train.max_skipped_steps)
+        self._agreed = False
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Train on this worker's part of the global batch of `batch.step`; scalars for the log, without gradients."""
-        config, now = self.config, turn(batch.step, self.config)
-        scalars: dict[str, Tensor] = {}
-        if not (now.critic or now.separator):
-            return scalars
-        # Random numbers of the networks (dropout) are a function of step and worker too: none to save or restore.
-        torch.manual_seed(int(keyed_generator(config.seed, "torch", batch.step, self.workers.rank).integers(2**62)))
-        self.separator.module.train()
-        # Where only the critic learns, the plain module runs: no graph, and no gradient reduction waits for a backward.
-        separate = self.separator if now.separator else self.separator.module
-        with torch.set_grad_enabled(now.separator), self.autocast():
-            output: SeparatorOutput = separate(batch.mix, normalise_objects(batch.objects))
+    def step(self, batch: Batch) -> Scalars:
+        """Train on this worker's part of the global batch of `batch.step`; scalars for the log, without gradients.
 
-        pairs = self._draw_pairs(batch.step, output) if config.uses_critic else None
-        if now.critic:
-            assert pairs is not None
-            scalars |= self._learn_critic(output, pairs)
-        if now.separator:
-            scalars |= self._learn_separator(batch, output, pairs, now.lambda_ind, now.lambda_avc)
+        A step in which a network's output or gradient is NaN or infinite on any worker is skipped by all, without a
+        trace in what has not learned yet; ValueError when there were too many. ValueError when the workers' networks
+        differ, which is looked at in the first step and every `train.check_every`.
+        """
+        now = turn(batch.step, self.config)
+        if not self._agreed or batch.step % self.config.train.check_every == 0:
+            self._check_agreement(batch.step)
+        scalars: Scalars = {}
+        if now.critic or now.separator:
+            learners = [learner for learner in (self.separator, self.critic) if learner is not None]
+            for learner in learners:
+                learner.save_buffers()
+            try:
+                self._learn(batch, now, scalars)
+            except NonFinite as fault:
+                for learner in learners:
+                    learner.restore_buffers()
+                inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
+                self.skipped.add(self.workers, batch.step, fault, scalars, inputs, batch.keys)
+                scalars = {}
         return scalars
 
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
         return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bf16)
 
-    def state_dict(self) -> dict[str, object]:
-        state: dict[str, object] = {"separator": self.separator.state_dict()}
+    def state_dict(self) -> dict[str, Any]:
+        """Complete on the first worker; all workers ask for it together, between two steps."""
+        state = {"separator": self.separator.state_dict(), "skipped_steps": self.skipped.count}
         if self.critic is not None and self.bank is not None:
             state |= {"critic": self.critic.state_dict(), "bank": self.bank.state_dict()}
         return state
 
-    def load_state_dict(self, state: dict[str, dict]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Before the first step; from any engine and any number of workers."""
         self.separator.load_state_dict(state["separator"])
+        self.skipped.count = state["skipped_steps"]
         if self.critic is not None and self.bank is not None:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def _draw_pairs(self, step: int, output: SeparatorOutput) -> Pairs:
-        assert self.bank is not None
-        own = output.magnitude.detach().flatten(0, 2)
-        per_mix = self.config.clips_per_mix
-        return self.bank.pair(
-            self.workers.gather(own), per_mix, self.workers.rank * len(own), len(own), self.config.seed, step
-        )
+    def _learn(self, batch: Batch, now: Turn, scalars: Scalars) -> None:
+        """Adds to `scalars` what is known, so that it is there for the report when something is not finite."""
+        parts = split_batch(batch, self.config.train.accumulation)
+        outputs: list[SeparatorOutput] | None = None
+        if len(parts) == 1:
+            outputs = [self._separate(parts[0], 0, now.separator)]
+            components = Components.of(outputs[0])
+        else:
+            components = Components.joined([Components.of(self._separate(p, n, False)) for n, p in enumerate(parts)])
+            if now.separator:
+                self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
-    def _score(self, critic: object, magnitudes: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        pairs: list[Pairs] | None = None
+        if self.config.uses_critic:
+            pairs = self._draw_pairs(batch.step, components.magnitude)
+        if now.critic:
+            assert pairs is not None
+            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars)
+        if now.separator:
+            self._learn_separator(parts, outputs, components, pairs, now, scalars)
+
+    def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
+        # Random numbers of the networks (dropout) are a function of step and worker too: none to save or restore.
+        key = (self.config.seed, "torch", batch.step, self.workers.rank, part)
+        torch.manual_seed(int(keyed_generator(*key).integers(2**62)))
+        self.separator.module.train()
+        # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
+        separate = self.separator if learns else self.separator.module
+        with torch.set_grad_enabled(learns), self.autocast():
+            output: SeparatorOutput = separate(batch.mix, normalise_objects(batch.objects))
+        return output
+
+    def _draw_pairs(self, step: int, magnitude: Tensor) -> list[Pairs]:
+        """The pairs of each micro-batch. They and the bank are the same on all workers."""
+        assert self.bank is not None
+        own = magnitude.flatten(0, 2)
+        every = self.workers.gather(own)
+        if not bool(every.isfinite().all()):  # they must not enter the bank
+            raise NonFinite("a separated component is not finite")
+        per_mix = self.config.clips_per_mix
+        pairs = self.bank.pair(every, per_mix, self.workers.rank * len(own), len(own), self.config.seed, step)
+        return split_pairs(pairs, per_mix, self.config.train.accumulation)
+
+    def _score(self, critic: Callable[..., Tensor], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Scores of the independent and of the dependent pairs, each distinct component passing g once."""
-        assert callable(critic)
         with self.autocast():
             scores = critic(
-                torch.cat([magnitudes.flatten(0, 2), pairs.partners]), torch.cat([pairs.independent, pairs.dependent])
+                torch.cat([magnitude.flatten(0, 2), pairs.partners]), torch.cat([pairs.independent, pairs.dependent])
             )
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return independent, dependent
 
-    def _learn_critic(self, output: SeparatorOutput, pairs: Pairs) -> dict[str, Tensor]:
-        assert self.critic is not None
-        self.critic.module.train()
-        independent, dependent = self._score(self.critic, output.magnitude.detach(), pairs)
-        loss = losses.critic_loss(
-            independent, dependent, self.critic.module.weight_penalty(), self.config.loss.critic_c
-        )
-        norm = self.critic.update(loss)
-        return {
-            "loss/critic": loss.detach(),
-            "critic/independent_score": losses.mean_score(independent.detach()),
-            "critic/dependent_score": losses.mean_score(dependent.detach()),
-            "gradient_norm/critic": norm,
-        }
+    def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars) -> None:
+        critic = self.critic
+        assert critic is not None
+        network: Any = critic.module
+        means = _Means(len(pairs), scalars)
+        for part, (magnitude, own) in enumerate(zip(magnitudes, pairs)):
+            network.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
+            independent, dependent = self._score(critic, magnitude, own)
+            loss = losses.critic_loss(independent, dependent, network.weight_penalty(), self.config.loss.critic_c)
+            means.add("loss/critic", loss)
+            means.add("critic/independent_score", losses.mean_score(independent))
+            means.add("critic/dependent_score", losses.mean_score(dependent))
+            critic.backward(loss)
+        scalars["gradient_norm/critic"] = critic.step()
 
     def _learn_separator(
-        self, batch: Batch, output: SeparatorOutput, pairs: Pairs | None, lambda_ind: float, lambda_avc: float
-    ) -> dict[str, Tensor]:
-        loss_config = self.config.loss
-        waves = self.separator.module.mixture_waves(output, batch.mix.shape[-1])
-        separation = losses.separation_loss(waves, batch.mixtures, loss_config.si_snr_cap_db)
-        scalars = {"loss/separation": separation.detach()}
-        total = separation
-        if lambda_avc > 0:
-            consistency = self._consistency(output)
-            total = total + lambda_avc * consistency
-            scalars |= {
-                "loss/consistency": consistency.detach(),
-                "weighted_loss/consistency": lambda_avc * consistency.detach(),
-            }
-        if pairs is not None:
-            independence = self._independence(output, pairs)
-            total = total + lambda_ind * independence
-            scalars |= {
-                "loss/independence": independence.detach(),
-                "weighted_loss/independence": lambda_ind * independence.detach(),
-            }
-        scalars["loss/separator"] = total.detach()
-        scalars["gradient_norm/separator"] = self.separator.update(total)
-        return scalars
-
-    def _consistency(self, output: SeparatorOutput) -> Tensor:
-        """Over the objects of all workers: each scores its own pictures against all sounds, the rows are gathered."""
-        visual = output.visual_for_loss.flatten(0, 2)
-        audio = self.workers.gather(output.audio_embedding.flatten(0, 2))
-        scores = self.workers.gather(losses.similarity(visual, audio))
-        loss = self.config.loss
-        return losses.consistency_loss(scores, loss.temperature, loss.excluded_negatives)
+        self,
+        parts: list[Batch],
+        outputs: list[SeparatorOutput] | None,
+        components: Components,
+        pairs: list[Pairs] | None,
+        now: Turn,
+        scalars: Scalars,
+    ) -> None:
+        """outputs: with their graphs, None to separate each micro-batch (again) when its turn comes."""
+        consistency = _Consistency(components, self.config, self.workers) if now.lambda_avc > 0 else None
+        means = _Means(len(parts), scalars)
+        separator: Any = self.separator.module
+        for part, batch in enumerate(parts):
+            output = self._separate(batch, part, True) if outputs is None else outputs[part]
+            waves = separator.mixture_waves(output, batch.mix.shape[-1])
+            total = losses.separation_loss(waves, batch.mixtures, self.config.loss.si_snr_cap_db)
+            means.add("loss/separation", total)
+            if pairs is not None:
+                independence = self._independence(output, pairs[part])
+                means.add("loss/independence", independence)
+                means.add("weighted_loss/independence", now.lambda_ind * independence)
+                total = total + now.lambda_ind * independence
+            means.add("loss/separator", total)
+            if consistency is not None:
+                means.add("loss/consistency", consistency.loss)
+                means.add("weighted_loss/consistency", now.lambda_avc * consistency.loss)
+                means.add("loss/separator", now.lambda_avc * consistency.loss)
+                # a share of the whole batch's loss, not the mean over a micro-batch that `backward` expects
+                total = total + now.lambda_avc * len(parts) * consistency.share(output, part, len(parts))
+            self.separator.backward(total)
+        scalars["gradient_norm/separator"] = self.separator.step()
 
     def _independence(self, output: SeparatorOutput, pairs: Pairs) -> Tensor:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
@@ -148,3 +202,43 @@ class Experiment:
         independent, dependent = self._score(frozen, output.magnitude, pairs)
         frozen.requires_grad_(True)
         return losses.independence_loss(independent, dependent)
+
+    def _check_agreement(self, step: int) -> None:
+        tensors = {f"separator.{name}": tensor for name, tensor in self.separator.replicas()}
+        if self.critic is not None and self.bank is not None:
+            tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
+            tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
+        check_agreement(self.workers, step, digest(self.config), tensors.items())
+        self._agreed = True
+
+
+class _Means:
+    """Means over the micro-batches of a step, added to `scalars` term by term."""
+
+    def __init__(self, count: int, scalars: Scalars) -> None:
+        self._count, self._scalars = count, scalars
+
+    def add(self, name: str, value: Tensor) -> None:
+        share = value.detach() / self._count
+        self._scalars[name] = self._scalars[name] + share if name in self._scalars else share
+
+
+class _Consistency:
+    """The consistency loss over the objects of all workers and micro-batches, and its gradient at the embeddings.
+
+    Each worker scores its own pictures against all sounds; the rows are gathered. From the gradient each micro-batch
+    gets its share when its graph is there.
+    """
+
+    def __init__(self, components: Components, config: Config, workers: Workers) -> None:
+        visual = components.visual.detach().requires_grad_()
+        audio = components.audio.detach().requires_grad_()
+        scores = workers.gather(losses.similarity(visual.flatten(0, 2), workers.gather(audio.flatten(0, 2))))
+        loss = losses.consistency_loss(scores, config.loss.temperature, config.loss.excluded_negatives)
+        self._visual_gradient, self._audio_gradient = torch.autograd.grad(loss, (visual, audio))
+        self.loss = loss.detach()
+
+    def share(self, output: SeparatorOutput, part: int, count: int) -> Tensor:
+        """A scalar with the gradient that the loss has at the embeddings of micro-batch `part` of `count`."""
+        visual = output.visual_for_loss * split(self._visual_gradient, count)[part]
+        return visual.sum() + (output.audio_embedding * split(self._audio_gradient, count)[part]).sum()

@@ -22,7 +22,8 @@ from ialcms.checkpoint import Progress
 from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size
 from ialcms.data.batches import Batch, train_batches
-from ialcms.data.manifest import Manifest, read_manifest
+from ialcms.data.manifest import Manifest
+from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates
@@ -45,7 +46,7 @@ def train(
     input, before anything is written.
     """
     check_world_size(config, workers.world_size)
-    manifest = read_manifest(config.data.shards)
+    manifest = open_manifest(config.data.shards)
     validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
     # The first worker decides for all: the others may see another state of a shared file system.
@@ -58,7 +59,8 @@ def train(
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
-    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size)
+    on_gpu = workers.device.type == "cuda"
+    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, pin_memory=on_gpu)
 
     # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:

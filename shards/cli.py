@@ -1,4 +1,4 @@
-"""The verbs of `ialcms data`: clips, clean, index, pack, verify."""
+"""The verbs of `ialcms data`: clips, detect, clean, index, pack, verify."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
 from shards.cli_common import add_verb, positive, print_some
-from shards.cli_video import add_clips
+from shards.cli_video import add_clips, add_detect
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
@@ -26,6 +26,7 @@ from shards.verify import check_manifest, drop_bad_clips, verify
 def add_parsers(subparsers: Any) -> None:
     """Add the verbs to an argparse subparsers object; each sets `func`, a callable(args) -> exit code."""
     add_clips(subparsers)
+    add_detect(subparsers)
     _add_clean(subparsers)
     _add_index(subparsers)
     _add_pack(subparsers)

@@ -12,13 +12,13 @@ from shards.workers import default_jobs
 _SHOWN = 20  # names printed of a longer list
 
 
-def add_verb(subparsers: Any, name: str, summary: str, details: str, example: str) -> argparse.ArgumentParser:
+def add_verb(subparsers: Any, name: str, summary: str, details: str, *examples: str) -> argparse.ArgumentParser:
     """A parser with the options that all verbs have."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{details}",
-        epilog=f"example:\n  {example}",
+        epilog="\n  ".join(["example:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=positive, default=default_jobs(), help="processes (default: one per core)")

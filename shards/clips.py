@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from shards.encode import encode_audio, encode_jpeg, scaled_size
-from shards.files import write_whole
+from shards.files import claim, write_whole
 from shards.index import TreeLayout
 from shards.video import Stretch, Wanted, read_frames, read_sound
 from shards.video_lists import Listed
@@ -119,7 +119,7 @@ def cut_videos(
     """
     options = options or ClipOptions()
     _check_options(options)
-    _claim(tree, options)
+    claim(tree / _RECORDS / "options.json", dataclasses.asdict(options), f"{tree} holds clips")
     cut = functools.partial(_cut_or_recall, tree=tree, options=options)
     results = []
     with (
@@ -228,15 +228,6 @@ def _check_options(options: ClipOptions) -> None:
             f"--longest-side {options.longest_side}, --jpeg-quality {options.jpeg_quality}: give pixels (0: keep), and "
             "a whole number from 1 to 100"
         )
-
-
-def _claim(tree: Path, options: ClipOptions) -> None:
-    """One tree, one set of options."""
-    path = tree / _RECORDS / "options.json"
-    content = json.dumps(dataclasses.asdict(options), indent=1).encode()
-    if path.is_file() and path.read_bytes() != content:
-        raise ValueError(f"{tree} holds clips cut with other options; give another folder, or these: {path}")
-    write_whole(path, content)
 
 
 def _video_files(folder: Path) -> list[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -21,3 +23,11 @@ def write_whole(path: Path, content: bytes) -> None:
         raise ValueError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
         ) from error
+
+
+def claim(path: Path, options: dict[str, Any], what: str) -> None:
+    """Write the options that a folder's pieces are made with, or check that they are those of an earlier run."""
+    content = json.dumps(options, indent=1).encode()
+    if path.is_file() and path.read_bytes() != content:
+        raise ValueError(f"{what} made with other options; give another folder, or the options in {path}")
+    write_whole(path, content)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
 import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -57,16 +58,34 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Generator[Result, None, None]:
+_asset: Any = None
+
+
+def asset() -> Any:
+    """Within a function that `map_ordered` calls: what this process has for its own, such as a GPU."""
+    return _asset
+
+
+def map_ordered(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int, assets: Sequence[Any] = ()
+) -> Generator[Result, None, None]:
     """`map` on `jobs` processes: results in the order of the items, a few per process in memory at most.
 
-    With one job everything runs in this process. Raises RuntimeError when a process dies (memory, a signal).
+    `assets`, as many as jobs, are handed out one to a process. With one job everything runs in this process. Raises
+    RuntimeError when a process dies (memory, a signal).
     """
+    assert len(assets) in (0, jobs)
     if jobs <= 1:
+        global _asset
+        _asset = assets[0] if assets else None
         yield from map(function, items)
         return
     # "spawn": the calling program may hold threads (torch), which a fork would copy in an undefined state
-    executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
+    context = multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    for item in assets or [None] * jobs:
+        queue.put(item)
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(queue,))
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -84,8 +103,10 @@ def map_ordered(function: Callable[[Item], Result], items: Iterable[Item], jobs:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
+def _start_worker(assets: multiprocessing.queues.SimpleQueue) -> None:
     """Ctrl-C is the parent's to handle; but without a parent, killed, a worker would wait for work for ever."""
+    global _asset
+    _asset = assets.get()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -13,7 +13,10 @@ from ialcms.demo.dataset import make_dataset
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of 5 instruments, 3 videos each (one for training, validation and test), one clip a video."""
-    root = tmp_path_factory.mktemp("demo")
+    return make_demo_shards(tmp_path_factory.mktemp("demo"))
+
+
+def make_demo_shards(root: Path) -> Path:
     instruments = ("violin", "flute", "tuba", "xylophone", "accordion")
     make_dataset(root / "tree", 3, 1, jobs=2, instruments=instruments, show_progress=False)
     code = main(["data", "pack", str(root / "tree"), "--out", str(root / "shards"), "--dataset", "demo", "--jobs", "1"])

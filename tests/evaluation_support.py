@@ -115,5 +115,5 @@ def make_run(folder: Path, config: Config, manifest: Manifest, seed: int = 0, st
     run = RunFolder(folder)
     run.create(config, world_size=1)
     state = {"separator": {"module": make_separator(config, seed).state_dict()}}
-    checkpoint.save(run.best, config, manifest.digest, state, Progress(step=step))
+    checkpoint.keep_as_best(checkpoint.save(run.checkpoints, config, manifest.digest, state, Progress(step=step)))
     return run

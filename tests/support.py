@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 
 from ialcms.config import Config, from_dict
 from ialcms.data.batches import Batch
@@ -37,6 +38,18 @@ def small_config(**sections: dict) -> Config:
         else:
             values[name] = section
     return from_dict(values)
+
+
+def write_small_config(path: Path, shards: Path, **train: object) -> Path:
+    """A YAML file that trains the small networks on these shards; `train` fields as given."""
+    values = {
+        **SMALL,
+        "data": {**SMALL["data"], "shards": str(shards)},  # type: ignore[dict-item]
+        "train": {"global_batch": 4, "separator_every": 2, "log_every": 1, **train},
+        "eval": {"draws": 1, "validation_draws": 1, "hop": 16_383, "examples": 2, "seconds": 3.0},
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:

@@ -17,25 +17,15 @@ import torch
 import yaml
 
 from ialcms.cli import main
-from tests.support import ROOT, SMALL, torchrun
+from tests.support import ROOT, torchrun, write_small_config
 
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
 def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
-    values = {
-        **SMALL,
-        "data": {**SMALL["data"], "shards": str(demo_shards)},  # type: ignore[dict-item]
-        "train": {
-            "global_batch": 4, "separator_every": 2, "steps": STEPS, "validate_every": 4, "checkpoint_every": 2,
-            "log_every": 1,
-        },
-        "eval": {"draws": 1, "validation_draws": 1, "hop": 16_383, "examples": 2, "seconds": 3.0},
-    }  # fmt: skip
     path = tmp_path_factory.mktemp("config") / "small.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_small_config(path, demo_shards, steps=STEPS, validate_every=4, checkpoint_every=2)
 
 
 def ialcms(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
@@ -254,3 +244,89 @@ def test_info_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert re.search(r"^separator +41,567,895 +30,391,383$", text, re.MULTILINE)
     assert re.search(r"^critic +31,068,161", text, re.MULTILINE)
+
+
+@pytest.mark.distributed
+def test_going_on_with_another_number_of_workers(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    """Two workers take over from one and one from two: equal to rounding, as the order of sums changes."""
+    for first, second in ((1, 2), (2, 1)):
+        folder = tmp_path / f"from{first}to{second}"
+        for workers, more in ((first, ["train.steps=3"]), (second, [])):
+            arguments = ["train", str(config_file), "--folder", str(folder), *more]
+            result = ialcms(*arguments) if workers == 1 else torchrun(workers, "-m", "ialcms", *arguments)
+            assert result.returncode == 0, result.stderr
+        expected = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
+        got = {row["step"]: row for row in losses(folder) if "lambda/ind" in row}
+        assert list(got) == list(expected)
+        for step, row in got.items():
+            assert row == pytest.approx(expected[step], rel=0.03, abs=2e-3)
+
+
+def test_explicit_resume_sets_the_abandoned_future_aside(
+    whole_run: Path, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole_run, folder)
+    start = ["train", str(config_file), "--folder", str(folder)]
+    assert main([*start, "--resume", "none"]) == 2
+    assert "has checkpoints already; --resume none needs another --folder" in capsys.readouterr().err
+    assert main([*start, "--resume", str(folder / "checkpoints" / "step-00000004")]) == 0
+    assert (folder / "checkpoints" / "abandoned-step-00000006").is_dir()
+    assert flat(state(folder, STEPS)).keys() == flat(state(whole_run, STEPS)).keys()
+    rows = [row["step"] for row in losses(folder) if "lambda/ind" in row]
+    assert rows == [1, 2, 3, 4, 5, 6]
+
+
+def test_starting_with_the_weights_of_a_run(
+    whole_run: Path, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["train", str(config_file), "train.steps=1", "--folder", str(tmp_path / "run")]
+    assert main([*start, "--init-from", str(whole_run), "optim.lr_audio=1e-9", "optim.lr_visual=1e-9"]) == 0
+    begun, source = state(tmp_path / "run", 1)["separator"]["module"], _best_state(whole_run)["separator"]["module"]
+    assert torch.allclose(begun["decoder.score.weight"], source["decoder.score.weight"], atol=1e-6)
+    assert "starting with networks of" in (tmp_path / "run" / "train.log").read_text()
+
+    published = tmp_path / "authors.ckpt"
+    assert main(["checkpoint", "export", str(whole_run), "--out", str(published)]) == 0
+    assert main([*start[:-1], str(tmp_path / "again"), "--init-from", str(published), "optim.lr_audio=1e-9"]) == 0
+    begun, source = state(tmp_path / "again", 1)["separator"]["module"], state(whole_run, STEPS)["separator"]["module"]
+    assert torch.allclose(begun["decoder.score.weight"], source["decoder.score.weight"], atol=1e-6)
+    assert main([*start[:-1], str(tmp_path / "x"), "--init-from", str(tmp_path / "absent")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
+def _best_state(folder: Path) -> dict:
+    (best,) = (folder / "checkpoints").glob("best-*")
+    return torch.load(best / "state.pt", weights_only=True)
+
+
+def test_checkpoint_show_and_diff(whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["checkpoint", "show", str(whole_run)]) == 0
+    text = capsys.readouterr().out
+    assert f"finished steps   {STEPS}" in text
+    assert re.search(r"^bank/slots +1 +98,304 +0\.2$", text, re.MULTILINE)  # 24 slots of 64 x 64 in float16
+    earlier = str(whole_run / "checkpoints" / "step-00000004")
+    assert main(["checkpoint", "diff", earlier, str(whole_run)]) == 0
+    text = capsys.readouterr().out
+    assert "step: 4  6" in text
+    assert re.search(r"^\d\.\d+e[+-]\d+  (separator|critic|bank)/", text, re.MULTILINE)
+    assert main(["checkpoint", "diff", str(whole_run), str(whole_run)]) == 0
+    same = re.search(r"(\d+) of (\d+) common tensors are equal", capsys.readouterr().out)
+    assert same is not None
+    assert same[1] == same[2]
+
+
+def test_a_stop_file_ends_the_run(config_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "ialcms", "train", str(config_file), "--folder", str(folder)]
+    more = ["train.steps=100000", "train.validate_every=100000"]
+    with subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        (folder / "stop").touch()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stopped on request after step" in errors
+    assert not (folder / "finished").exists()

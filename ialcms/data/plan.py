@@ -6,9 +6,8 @@ can draw from are a window of that stream, which moves forward as draws go by. N
 a run can start at any step, and neither workers nor loader processes have a say.
 
 Draws come in rounds of `window // K` draws, K = M * O clips each; the window stands still during a round. A round deals
-the window's clips out like cards: sorted by instrument (instruments and clips in random order) they go to the draws in
-turn, so that the clips of one instrument land in different draws. Where no instrument has more than 1/K of the window,
-each clip is used once a round and `reuse` times (give or take one) before the window has left it behind.
+the window's clips out like cards (deal.py). Where no instrument has more than 1/K of the window, each clip is used once
+a round and `reuse` times (give or take one) before the window has left it behind.
 
   * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
   * A window that cannot give every place of the round a clip of its own reaches further ahead. Instruments that are so
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import AudioConfig, DataConfig
+from .deal import deal
 from .keyed import permutation, uniforms
 from .manifest import Manifest
 from .selection import require_instruments, select_clips
@@ -203,7 +203,15 @@ class Plan:
         if current is None or current.number != number:
             start = int(number * self.draws_per_round * self.clips_per_mix / self.data.reuse)
             window = self._window(lane, start)
-            current = _Round(number, start + len(window), window, self._deal(lane, number, window))
+            table = deal(
+                window,
+                self._instrument[window],
+                self.draws_per_round,
+                self.clips_per_mix,
+                self.data.balance,
+                (self.seed, "round", lane, number),
+            )
+            current = _Round(number, start + len(window), window, table)
             self._rounds[lane] = current
         return current
 
@@ -239,45 +247,3 @@ class Plan:
         while uses < self._most_places and np.minimum(uses * expected, most).sum() < places:
             uses += 1
         return uses
-
-    def _deal(self, lane: int, number: int, window: np.ndarray) -> np.ndarray:
-        """Clips of every draw of a round, (draws, K): each draw has K different instruments."""
-        key = (self.seed, "round", lane, number)
-        draws, instruments = self.draws_per_round, self._instrument[window]
-        codes = permutation(int(self._instrument.max()) + 1, *key, "instruments")
-        codes = codes[np.isin(codes, instruments)]
-        own = [window[instruments == code] for code in codes]
-        weights = np.array([len(clips) if self.data.balance == "clips" else 1 for clips in own])
-        quotas = _quotas(weights, draws, draws * self.clips_per_mix, float(uniforms(1, *key, "quotas")[0]))
-        dealt: list[np.ndarray] = []
-        for code, clips, quota in zip(codes.tolist(), own, quotas.tolist()):
-            while quota > 0:
-                order = permutation(len(clips), *key, "clips", code, quota)[:quota]
-                dealt.append(clips[order])
-                quota -= len(order)
-        table = np.concatenate(dealt).reshape(self.clips_per_mix, draws).T
-        return table[permutation(draws, *key, "draws")]
-
-
-def _quotas(weights: np.ndarray, most: int, total: int, number: float) -> np.ndarray:
-    """Split `total` places over instruments in proportion to `weights`, at most `most` each, in whole numbers.
-
-    Shares that are not whole are rounded up or down by systematic sampling with `number` in [0, 1), so that the mean
-    over rounds is the share itself. Whole arithmetic: the sum is exact.
-    """
-    assert len(weights) * most >= total
-    quotas = np.zeros(len(weights), dtype=np.int64)
-    open_ = np.ones(len(weights), dtype=bool)
-    left = total
-    while True:
-        over = open_ & (weights * left > most * weights[open_].sum())
-        if not over.any():
-            break
-        quotas[over] = most
-        open_ &= ~over
-        left = total - int(quotas.sum())
-    if open_.any():
-        weight = int(weights[open_].sum())
-        edges = (np.concatenate([[0], np.cumsum(weights[open_])]) * left + int(number * weight)) // weight
-        quotas[open_] = np.diff(edges)
-    return quotas

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
@@ -30,7 +31,7 @@ def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, ov
     """Make the data, pack them, train, evaluate; returns the listening page.
 
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
-    Raises ValueError where a step fails because of its input, RuntimeError where one crashes.
+    Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
     """
     config_path = _config_file("demo_solo.yaml" if supervised else "demo.yaml")
     shards, backbone = data / "shards", data / "backbone.pt"
@@ -76,4 +77,4 @@ def _config_file(name: str) -> Path:
 def _run(arguments: list[str], workers: int) -> None:
     code = local.run(arguments, workers)
     if code:
-        raise RuntimeError(f"'ialcms {arguments[0]}' ended with exit code {code}; what it said is above")
+        raise CalledProcessError(code, ["ialcms", *arguments])

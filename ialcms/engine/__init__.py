@@ -1,9 +1,13 @@
 """What differs between one worker and many; the only home of torch.distributed.
 
-`Workers` is the communication, a `Learner` is a network with its optimizer and its gradient reduction.
+`Workers` is the communication, a `Learner` is a network with its optimizer and its gradient reduction; `build_learner`
+makes the one of the configured engine.
 """
 
+from ialcms.engine.agreement import check_agreement
+from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.learner import Learner
+from ialcms.engine.nonfinite import NonFinite, SkippedSteps
 from ialcms.engine.workers import Workers
 
-__all__ = ["Learner", "Workers"]
+__all__ = ["Learner", "NonFinite", "SkippedSteps", "Workers", "build_learner", "check_agreement", "check_engine"]

@@ -47,7 +47,9 @@ class GlobalBatchNorm(_BatchNorm):
             return super().forward(input)
         output, mean, variance, count = _Normalise.apply(input, self.weight, self.bias, self.eps)
         with torch.no_grad():
-            assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
             assert self.num_batches_tracked is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)

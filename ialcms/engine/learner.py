@@ -1,24 +1,99 @@
-"""A network that learns: the module, its optimizer, and the reduction of its gradients over the workers."""
+"""A network that learns: the module, its optimizer, and the reduction of its gradients over the workers.
+
+Call a learner in the phase in which its network learns, and its `module` in the other phase, frozen or without
+autograd: the module neither reduces gradients nor waits for other workers.
+
+    for part in micro_batches:                 # as many as `accumulation` says
+        learner.backward(loss(learner(part)))
+    norm = learner.step()
+
+Losses are means over the worker's equal share of a micro-batch of the whole job. The update is that of the mean over
+micro-batches and workers, and the reduction happens once, at the last micro-batch.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from ialcms.engine.batchnorm import synchronise
+from ialcms.engine.nonfinite import NonFinite, poison
 from ialcms.engine.workers import Workers
 
 
 class Learner:
-    """One update for the whole job, however many workers share the global batch.
+    """On one worker."""
 
-    Call the learner in the phase in which its network learns, and its `module` in the other phase: the module
-    neither reduces gradients nor waits for other workers. Losses are means over the worker's equal share of the
-    global batch; gradients are averaged over the workers.
-    """
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, clip_norm: float = 0.0, accumulation: int = 1
+    ) -> None:
+        self.module, self.optimizer = module, optimizer
+        self.clip_norm, self.accumulation = clip_norm, accumulation
+        self._saved_buffers: list[Tensor] = []
+
+    def __call__(self, *args: Any) -> Any:
+        return self.module(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a micro-batch's loss."""
+        (poison(loss) / self.accumulation).backward()
+
+    def step(self) -> Tensor:
+        """One optimizer step; returns the norm of the gradient of the global batch, before clipping.
+
+        Raises NonFinite, on all workers alike, and leaves the network as it is, when that norm is not finite.
+        """
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        finite = bool(norm.isfinite())
+        if finite:
+            if self.clip_norm:
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if not finite:
+            raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
+        return norm
+
+    def save_buffers(self) -> None:
+        """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
+        buffers = list(self.module.buffers())
+        if not self._saved_buffers:
+            self._saved_buffers = [torch.empty_like(buffer) for buffer in buffers]
+        torch._foreach_copy_(self._saved_buffers, buffers)
+
+    def restore_buffers(self) -> None:
+        torch._foreach_copy_(list(self.module.buffers()), self._saved_buffers)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers that must be the same on all workers, with their names."""
+        yield from self.module.state_dict().items()
+
+    def inference_module(self) -> nn.Module:
+        """The network for passes that each worker makes on its own, however many; all workers ask for it together."""
+        return self.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimizer in torch's layout, whichever engine made them; all workers ask for it together.
+
+        Complete on the first worker; on the others the optimizer's part may be missing.
+        """
+        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state of any engine; before the first pass."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+
+
+class DDPLearner(Learner):
+    """On several workers, each with the whole network: gradients are averaged while the backward pass runs."""
 
     def __init__(
         self,
@@ -27,38 +102,30 @@ class Learner:
         workers: Workers,
         *,
         sync_batchnorm: bool = True,
-        clip_norm: float = 0.0,
+        compression: str = "none",
+        **options: Any,
     ) -> None:
-        self.module, self.optimizer, self.clip_norm = module, optimizer, clip_norm
-        self._call: Any = module
-        if workers.distributed:
-            if sync_batchnorm and workers.world_size > 1:
-                synchronise(module, workers.device)
-            # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they
-            # need no broadcast at every pass.
-            self._call = DistributedDataParallel(
-                module,
-                device_ids=[workers.device.index] if workers.device.type == "cuda" else None,
-                broadcast_buffers=not sync_batchnorm,
-            )
+        super().__init__(module, optimizer, **options)
+        if sync_batchnorm and workers.world_size > 1:
+            synchronise(module, workers.device)
+        # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they need no
+        # broadcast at every pass. Nor is there a search for unused parameters: every pass uses all of them.
+        self._wrapped = DistributedDataParallel(
+            module,
+            device_ids=[workers.device.index] if workers.device.type == "cuda" else None,
+            broadcast_buffers=not sync_batchnorm,
+        )
+        if compression == "bf16":
+            self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
+        self._passes = 0
 
     def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
+        self._passes += 1
+        if self._passes < self.accumulation:
+            with self._wrapped.no_sync():  # decides at the forward pass whether the backward pass reduces
+                return self._wrapped(*args)
+        return self._wrapped(*args)
 
-    def update(self, loss: Tensor) -> Tensor:
-        """One optimizer step down `loss`; returns the norm of the gradient of the global batch, before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        self.optimizer.step()
-        return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def step(self) -> Tensor:
+        self._passes = 0
+        return super().step()

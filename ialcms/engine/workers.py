@@ -16,6 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def launched_workers() -> tuple[int, bool]:
+    """The number of workers, and whether a launcher started them: it may start a single one too."""
+    return int(os.environ.get("WORLD_SIZE", 1)), "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 class Workers:
     """The process group of a job, started from torchrun's environment; one worker without it.
 
@@ -24,7 +29,7 @@ class Workers:
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
         self.rank = int(os.environ.get("RANK", 0))
-        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.world_size, self.distributed = launched_workers()
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if torch.cuda.is_available():
@@ -35,11 +40,6 @@ class Workers:
         if self.distributed:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
-
-    @property
-    def distributed(self) -> bool:
-        """Whether torchrun started this process (also alone: then collectives run over one worker)."""
-        return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
     @property
     def is_first(self) -> bool:

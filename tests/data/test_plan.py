@@ -11,9 +11,10 @@ import pytest
 from data_support import make_manifest, small_config
 
 from ialcms.config import AudioConfig, DataConfig
+from ialcms.data.deal import split_places
 from ialcms.data.keyed import permutation, uniforms
 from ialcms.data.manifest import Manifest
-from ialcms.data.plan import Plan, _quotas
+from ialcms.data.plan import Plan
 
 EVEN = [[6] * 5, [2] * 5, [12] * 5]  # 100 clips of 5 instruments in 3 uneven shards
 # shares as in MUSIC, 11 instruments
@@ -162,6 +163,21 @@ def test_no_clip_starves_or_dominates() -> None:
     assert uses.max() <= 1.4 * 80
 
 
+def test_company_changes() -> None:
+    manifest = make_manifest(UNEVEN)
+    plan = plan_of(manifest, window=64, reuse=10.0)
+    mixes = [[clip.clip for clip in plan.mix(0, draw).clips] for draw in range(1_500)]
+    # consecutive draws have nothing to do with each other
+    names = [{manifest.clips[index].instrument for index in mix} for mix in mixes]
+    assert np.mean([a == b for a, b in itertools.pairwise(names)]) < 0.02
+    # 10 uses with 3 others each: 30 of about 120 clips that come within reach, 26 of them different if drawn blindly
+    company: dict[int, set[int]] = {}
+    for mix in mixes:
+        for index in mix:
+            company.setdefault(index, set()).update(set(mix) - {index})
+    assert np.mean([len(others) for others in company.values()]) > 22
+
+
 def test_an_instrument_that_fills_more_than_its_share_does_not_starve_the_others() -> None:
     # 40 % of the clips, but a mix takes at most 1 of 4 from an instrument
     manifest = make_manifest([[44, 22, 22, 16, 6]] * 4)
@@ -281,15 +297,15 @@ def test_alternates() -> None:
         ([7, 2, 5], 9, 10),
     ],
 )
-def test_quotas(weights: list[int], most: int, total: int) -> None:
-    results = np.array([_quotas(np.array(weights), most, total, number) for number in np.linspace(0, 0.9999, 400)])
+def test_places_are_split_in_proportion(weights: list[int], most: int, total: int) -> None:
+    results = np.array([split_places(np.array(weights), most, total, number) for number in np.linspace(0, 0.9999, 400)])
     assert (results.sum(axis=1) == total).all()
     assert results.max() <= most
     assert (results.max(axis=0) - results.min(axis=0)).max() <= 1
-    open_ = results.mean(axis=0) < most - 1e-9
-    shares = np.array(weights)[open_] / np.array(weights)[open_].sum()
-    left = total - results.mean(axis=0)[~open_].sum()
-    assert np.allclose(results.mean(axis=0)[open_], shares * left, atol=0.01)
+    is_open = results.mean(axis=0) < most - 1e-9
+    shares = np.array(weights)[is_open] / np.array(weights)[is_open].sum()
+    left = total - results.mean(axis=0)[~is_open].sum()
+    assert np.allclose(results.mean(axis=0)[is_open], shares * left, atol=0.01)
 
 
 class TestErrors:

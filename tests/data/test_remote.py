@@ -98,17 +98,21 @@ def test_a_shard_is_fetched_once_for_all_processes(many: Manifest, cache: Path, 
     assert len(fetched) == 7  # the manifest and all shards
 
 
-def test_the_cache_keeps_its_limit(many: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_keeps_its_limit(
+    many: Manifest, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes = [shard.num_bytes for shard in many.shards]
     limit = int(3.5 * max(sizes))
     monkeypatch.setenv("WDS_CACHE_SIZE", str(limit))
-    manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
+    manifest = open_manifest(f"pipe:echo {{}} >> {tmp_path}/log; cat {many.folder}/{{}}")
     assert isinstance(manifest, RemoteManifest)
     for index in [0, 1, 2, 0, 3, 0, 4, 5, 0]:
         manifest.fetch(index)
         assert sum(path.stat().st_size for path in cache.glob("*/*.tar")) <= limit
         time.sleep(0.02)  # for the file system's clock
     assert cached(cache) == ["clips-000.tar", "clips-004.tar", "clips-005.tar"]
+    # shard 0 was used again and again: it stayed, others had to go
+    assert (tmp_path / "log").read_text().split()[1:] == [f"clips-00{index}.tar" for index in range(6)]
 
 
 def test_a_shard_that_the_cache_dropped_is_fetched_again(many: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,7 +221,7 @@ class TestJob:
 
     def test_other_options_do_not_mix_in(self, folder: Path, tmp_path: Path):
         cut_videos(videos_of_folders(folder), tmp_path / "tree", OPTIONS)
-        with pytest.raises(ValueError, match="cut with other options"):
+        with pytest.raises(ValueError, match="holds clips made with other options"):
             cut_videos(videos_of_folders(folder), tmp_path / "tree", ClipOptions(5, 4))
 
     def test_nothing_gained_is_an_error(self, folder: Path, tmp_path: Path):

@@ -1,0 +1,135 @@
+"""Two evaluations side by side: means, and the paired difference over the mixes that both scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ialcms.bootstrap import Intervals, mean_intervals
+from ialcms.metrics import METRICS, Scores, mean_scores
+from ialcms.published_scores import published_tables
+from ialcms.result_files import MIXES, read_results
+from ialcms.results import MixResult
+from ialcms.run_folder import RunFolder
+
+_NAME_WIDTH = 30
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Over the sources of a group that both runs scored: means of each, mean of B - A with its interval."""
+
+    num_mixes: int
+    a: Scores
+    b: Scores
+    difference: Scores
+    intervals: Intervals
+
+
+@dataclass(frozen=True)
+class Comparison:
+    folders: tuple[Path, Path]
+    summaries: tuple[dict[str, Any], dict[str, Any]]
+    num_mixes: int  # of the list
+    overall: Difference
+    per_instrument: dict[str, Difference]
+
+    def __str__(self) -> str:
+        return "\n".join([*self._heading(), *self._overall(), *self._instruments(), *self._published()])
+
+    def _heading(self) -> list[str]:
+        lines = [
+            f"{letter}  {summary['run']}, step {summary['step']}  ({folder})"
+            for letter, summary, folder in zip("AB", self.summaries, self.folders)
+        ]
+        return [*lines, f"{self.overall.num_mixes} of {self.num_mixes} mixes are scored in both", ""]
+
+    def _overall(self) -> list[str]:
+        rows = [("A", self.overall.a, ".2f"), ("B", self.overall.b, ".2f"), ("B - A", self.overall.difference, "+.2f")]
+        for place, name in enumerate(("  95% of resamples from", "  to")):
+            rows.append((name, {m: limits[place] for m, limits in self.overall.intervals.items()}, "+.2f"))
+        return [_line("overall (dB)", METRICS), *(_line(name, _cells(scores, form)) for name, scores, form in rows)]
+
+    def _instruments(self) -> list[str]:
+        lines = ["", f"{'SDR (dB)':<{_NAME_WIDTH}}{'A':>8}{'B':>8}{'B - A':>8}   95% interval"]
+        for name, group in self.per_instrument.items():
+            if not group.difference:
+                lines.append(f"{name:<{_NAME_WIDTH}}{'-':>8}{'-':>8}{'-':>8}")
+                continue
+            limits = "{:+.2f} to {:+.2f}".format(*group.intervals["SDR"]) if group.intervals else "-"
+            cells = f"{group.a['SDR']:8.2f}{group.b['SDR']:8.2f}{group.difference['SDR']:+8.2f}"
+            lines.append(f"{name:<{_NAME_WIDTH}}{cells}   {limits}")
+        return lines
+
+    def _published(self) -> list[str]:
+        """For mixes of as many sources."""
+        lines = []
+        for title, rows in published_tables(self.summaries[0].get("num_mix", 0)).items():
+            lines += ["", _line(f"published, {title} (dB)", METRICS[:3])]
+            for name, figures in rows.items():
+                lines.append(_line(name, ["-" if value is None else f"{value:.2f}" for value in figures]))
+        if lines:
+            lines += ["", "The published figures are of their authors' data: they compare only with runs on the same."]
+        return lines
+
+
+def compare(a: Path, b: Path, overrides: Sequence[str] = ()) -> Comparison:
+    """Compare two runs, or two folders of results.
+
+    overrides: which evaluation of the runs, like eval.num_mix=3. Raises ValueError where one is not evaluated or their
+    mixes are not the same ones.
+    """
+    folders = (_results_folder(a, overrides), _results_folder(b, overrides))
+    (summary_a, results_a), (summary_b, results_b) = read_results(folders[0]), read_results(folders[1])
+    if list(map(_identity, results_a)) != list(map(_identity, results_b)):
+        raise ValueError(
+            f"{folders[0]} and {folders[1]} are of different mixes: evaluate both with the same shards and the same "
+            f"eval.* options, or both with --mixes {folders[0] / MIXES}"
+        )
+    pairs = [(x, y) for x, y in zip(results_a, results_b) if not (x.scores.problem or y.scores.problem)]
+    names = sorted({name for result in results_a for name in result.instruments})
+    return Comparison(
+        folders,
+        (summary_a, summary_b),
+        len(results_a),
+        _difference(pairs, None),
+        {name: _difference(pairs, name) for name in names},
+    )
+
+
+def _difference(pairs: Sequence[tuple[MixResult, MixResult]], instrument: str | None) -> Difference:
+    """Over the sources of an instrument; None: of all."""
+    groups: list[list[tuple[Scores, Scores]]] = []
+    for x, y in pairs:
+        places = [place for place, name in enumerate(x.instruments) if instrument in (None, name)]
+        if places:
+            groups.append([(x.scores.sources[place], y.scores.sources[place]) for place in places])
+    differences = [[{m: of_b[m] - of_a[m] for m in METRICS} for of_a, of_b in group] for group in groups]
+    return Difference(
+        len(groups),
+        mean_scores(of_a for group in groups for of_a, _ in group),
+        mean_scores(of_b for group in groups for _, of_b in group),
+        mean_scores(source for group in differences for source in group),
+        mean_intervals(differences, "compare", instrument or "all"),
+    )
+
+
+def _results_folder(path: Path, overrides: Sequence[str]) -> Path:
+    if (path / MIXES).is_file():
+        return path
+    run = RunFolder(path)
+    return run.evaluation_of(run.read_config(overrides))
+
+
+def _identity(result: MixResult) -> tuple:
+    return result.keys, result.boxes, result.starts
+
+
+def _cells(scores: Scores, form: str) -> list[str]:
+    return [format(scores[name], form) if scores else "-" for name in METRICS]
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    return f"{name:<{_NAME_WIDTH}}" + "".join(f"{cell:>8}" for cell in cells)

@@ -1,0 +1,50 @@
+"""Do all workers have the same networks? Checked with one small exchange, to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from ialcms.engine.workers import Workers
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_agreement(workers: Workers, step: int, digest: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """ValueError, on all workers, when step, configuration digest or a tensor differs between workers.
+
+    All workers call it. tensors: names and values that must be the same everywhere.
+    """
+    if workers.world_size == 1:
+        return
+    named = dict(tensors)
+    heads = workers.gather_objects((step, digest, sorted(named)))
+    for rank, (other_step, other_digest, names) in enumerate(heads):
+        first_step, first_digest, first_names = heads[0]
+        for what, ours, theirs in (("step", first_step, other_step), ("configuration", first_digest, other_digest)):
+            if ours != theirs:
+                raise ValueError(
+                    f"worker {rank} is at {what} {theirs}, worker 0 at {ours}; "
+                    "start all workers with the same configuration and the same checkpoints"
+                )
+        if names != first_names:
+            odd = sorted(set(names) ^ set(first_names))[0]
+            raise ValueError(f"worker {rank} and worker 0 do not both have {odd}; start all with the same program")
+    sums = torch.stack([_checksum(named[name]) for name in sorted(named)])
+    every = workers.gather(sums.to(workers.device).unsqueeze(0))
+    differs = every != every[:1]
+    if bool(differs.any()):
+        rank, column = differs.nonzero()[0].tolist()
+        count = int(differs.any(dim=0).sum())
+        raise ValueError(
+            f"before step {step}, {sorted(named)[column]} of worker {rank} differs from worker 0's, as do "
+            f"{count - 1} other tensors; start again from the checkpoint, and if it comes back, look at that worker's "
+            "memory and at what differs between the machines"
+        )
+
+
+def _checksum(tensor: Tensor) -> Tensor:
+    """The sum of a tensor's bits, taken as whole numbers: exact, whatever the order of summation."""
+    return tensor.detach().contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64)

@@ -1,0 +1,58 @@
+"""Which engine a run uses, checked before anything starts.
+
+`train.engine`: `single`, `ddp`, `deepspeed`, or `auto`, which is ddp under a launcher and single without one. The trainer
+does not know which one runs: all are `Learner`s.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from ialcms.config import Config, check_world_size
+from ialcms.engine.deepspeed_settings import read_settings
+from ialcms.engine.learner import DDPLearner, Learner
+from ialcms.engine.workers import Workers, launched_workers
+
+
+def check_engine(config: Config) -> None:
+    """ValueError when this configuration cannot run on the workers that were launched; imports no DeepSpeed."""
+    world_size, launched = launched_workers()
+    check_world_size(config, world_size)
+    engine = config.train.engine
+    if engine == "single" and world_size > 1:
+        raise ValueError(
+            f"train.engine is 'single', but {world_size} workers were started; use train.engine=auto, ddp or deepspeed"
+        )
+    if engine in ("ddp", "deepspeed") and not launched:
+        raise ValueError(
+            f"train.engine is '{engine}', which needs a launcher; start the run with torchrun --standalone "
+            "--nproc_per_node=N -m ialcms train ..., or use train.engine=auto"
+        )
+    if engine == "deepspeed":
+        read_settings(config, world_size)
+        if importlib.util.find_spec("deepspeed") is None:
+            raise ValueError(
+                "train.engine is 'deepspeed', but DeepSpeed is not installed; install it with DS_BUILD_OPS=0 "
+                "pip install --no-build-isolation 'deepspeed>=0.19', or use train.engine=ddp"
+            )
+
+
+def build_learner(module: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers, config: Config) -> Learner:
+    """The learner of a network by the configured engine; all workers call it."""
+    train = config.train
+    options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
+    if train.engine == "deepspeed":
+        from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed: only where it is asked for
+
+        settings = read_settings(config, workers.world_size)
+        return DeepSpeedLearner(module, optimizer, workers, settings, sync_batchnorm=train.sync_batchnorm, **options)
+    if train.engine == "ddp" or (train.engine == "auto" and workers.distributed):
+        return DDPLearner(
+            module, optimizer, workers, sync_batchnorm=train.sync_batchnorm,
+            compression=train.gradient_compression, **options,
+        )  # fmt: skip
+    return Learner(module, optimizer, **options)

@@ -1,0 +1,170 @@
+"""A network that learns by DeepSpeed, ZeRO stages 0 to 3: optimizer state, gradients and parameters in shards.
+
+One DeepSpeed engine per network. In the other network's phase the plain module is called, frozen or without autograd:
+called through its engine it would wait for a backward pass that never comes, and ZeRO 3 would compute wrong numbers.
+
+The engine is built at the first pass. Until then module and optimizer are torch's own, so that they can be loaded and
+filled like any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.utils import safe_get_full_optimizer_state
+from torch import Tensor, nn
+
+from ialcms.engine.batchnorm import synchronise
+from ialcms.engine.learner import Learner
+from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.workers import Workers
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class DeepSpeedLearner(Learner):
+    """On several workers, with what `zero_optimization` of the settings says in shards."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        workers: Workers,
+        settings: dict[str, Any],
+        *,
+        sync_batchnorm: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(module, optimizer, **options)
+        if sync_batchnorm and workers.world_size > 1:
+            synchronise(module, workers.device)
+        self._workers, self._settings = workers, settings
+        self._stage: int = settings["zero_optimization"]["stage"]
+        self._engine: Any = None
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
+        self._whole: nn.Module | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._engine is None:
+            self._start()
+        return self._engine(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(poison(loss))
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro-batch
+
+    def step(self) -> Tensor:
+        norm = self._plain_norm() if self._stage == 0 else None
+        if norm is not None and not bool(norm.isfinite()):
+            self.optimizer.zero_grad(set_to_none=True)  # nothing left to step with
+        self._engine.step()
+        if norm is None:
+            norm = torch.as_tensor(self._engine.get_global_grad_norm())
+        if not bool(norm.isfinite()):
+            raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
+        return norm.to(self._workers.device)
+
+    def _plain_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+
+    def _start(self) -> None:
+        """Hand module and optimizer to DeepSpeed, with what the optimizer already knows."""
+        moments = dict(self.optimizer.state)
+        self.optimizer.state.clear()
+        if self._stage == 3:
+            self._whole = copy.deepcopy(self.module)
+        # Would be compiled at the first use, for a shared memory that gradients on one CPU machine could pass through.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self._engine, *_ = deepspeed.initialize(model=self.module, optimizer=self.optimizer, config=self._settings)
+        if self._stage == 0:
+            self.optimizer.state.update(moments)
+        elif moments:
+            self._fill_shards(moments)
+
+    def _fill_shards(self, moments: dict[Tensor, dict[str, Tensor]]) -> None:
+        steps = next(iter(moments.values()))["step"]
+        state = self.optimizer.state
+        for flat in self._flat_shards():
+            state[flat] = {"step": steps.clone(), **{name: torch.zeros_like(flat) for name in _MOMENTS}}
+        for parameter, values in moments.items():
+            for name in _MOMENTS:
+                self._fill_shard(parameter, name, values[name].flatten())
+
+    def _flat_shards(self) -> list[Tensor]:
+        """What the optimizer sees in place of the parameters: this worker's share of them, end to end."""
+        zero = self._engine.optimizer
+        shards: list[Tensor] = (
+            zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
+        )
+        return shards
+
+    def _fill_shard(self, parameter: Any, name: str, values: Tensor) -> None:
+        """Write this worker's share of a parameter's moment (flat, whole) to where DeepSpeed keeps it."""
+        state = self.optimizer.state
+        if self._stage == 3:
+            zero = self._engine.optimizer
+            shard, offset, count = zero.grad_position[zero.get_param_id(parameter)]
+            own = values[self._workers.rank * count :][:count]  # the last worker's share may be padded
+            state[self._flat_shards()[shard]][name].narrow(0, offset, len(own)).copy_(own)
+        elif parameter._hp_mapping is not None:  # None: no part of it is this worker's
+            group = next(n for n, group in enumerate(self._groups) if any(p is parameter for p in group))
+            source, target = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
+            own = values.narrow(0, source.start, source.numel)
+            state[self._flat_shards()[group]][name].narrow(0, target.start, target.numel).copy_(own)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """Without what ZeRO 3 has in shards at the moment."""
+        return ((name, tensor) for name, tensor in super().replicas() if tensor.numel())
+
+    def inference_module(self) -> nn.Module:
+        """With ZeRO 3 a copy: passes of its module are passes of all workers together."""
+        if self._whole is None:
+            return self.module
+        with self._gathered():
+            self._whole.load_state_dict(self.module.state_dict())
+        return self._whole
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._engine is None or self._stage == 0:
+            return super().state_dict()
+        with self._gathered():
+            module = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        return {"module": module, "optimizer": self._optimizer_state()}
+
+    def _gathered(self) -> Any:
+        """Inside, all parameters are whole on all workers."""
+        return deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self._stage == 3)
+
+    def _optimizer_state(self) -> dict[str, Any]:
+        """As torch's Adam would save it; the moments on the first worker only."""
+        state: dict[int, dict[str, Tensor]] = {}
+        groups = []
+        steps = next((values["step"] for values in self.optimizer.state.values()), None)
+        for group, parameters in zip(self.optimizer.param_groups, self._groups):
+            numbers = list(range(len(state), len(state) + len(parameters)))
+            groups.append({**group, "params": numbers})
+            for number, parameter in zip(numbers, parameters):
+                state[number] = {}
+                for name in _MOMENTS if steps is not None else ():
+                    whole = safe_get_full_optimizer_state(parameter, name)
+                    if self._workers.is_first:
+                        state[number][name] = whole.reshape(_whole_shape(parameter)).cpu()
+                if steps is not None:
+                    state[number]["step"] = steps.detach().clone()
+        return {"state": state if steps is not None else {}, "param_groups": groups}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert self._engine is None, "load before the first pass"
+        super().load_state_dict(state)
+
+
+def _whole_shape(parameter: Any) -> torch.Size:
+    """The shape of the whole parameter, of which ZeRO 3 shows an empty one."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

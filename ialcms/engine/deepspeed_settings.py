@@ -1,0 +1,57 @@
+"""DeepSpeed's JSON file beside our configuration: the file says how to shard, the configuration what to compute.
+
+Batch size, accumulation and clipping come from the configuration: the file leaves them out, says "auto", or says the
+same. Optimizer, schedules and precision must not be in the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ialcms.config import Config
+
+_OURS = {
+    "optimizer": "the optim section",
+    "scheduler": "nothing: the learning rates are constant",
+    "fp16": "train.precision (float32 or bf16)",
+    "bf16": "train.precision=bf16",
+    "torch_autocast": "train.precision=bf16",
+    "amp": "train.precision=bf16",
+}
+
+
+def read_settings(config: Config, world_size: int) -> dict[str, Any]:
+    """The settings for deepspeed.initialize; ValueError when the file contradicts the configuration."""
+    path = Path(config.train.deepspeed_config)
+    try:
+        settings = json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"train.deepspeed_config: {path} cannot be read ({error.strerror}); those of this project are "
+            "configs/deepspeed/zero0.json to zero3.json"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"train.deepspeed_config: {path} is not valid JSON: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"train.deepspeed_config: {path} must hold an object, like configs/deepspeed/zero2.json")
+    for key, ours in _OURS.items():
+        value = settings.get(key)
+        if value is not None and not (isinstance(value, dict) and value.get("enabled") is False):
+            raise ValueError(f"{path}: remove '{key}'; that is set by {ours}")
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"{path}: zero_optimization.stage is {stage!r}; choose 0, 1, 2 or 3")
+    train = config.train
+    for key, value, field in (
+        ("train_batch_size", train.global_batch, "train.global_batch"),
+        ("train_micro_batch_size_per_gpu", train.global_batch // world_size // train.accumulation,
+         "train.global_batch / workers / train.accumulation"),
+        ("gradient_accumulation_steps", train.accumulation, "train.accumulation"),
+        ("gradient_clipping", config.optim.clip_norm, "optim.clip_norm"),
+    ):  # fmt: skip
+        if settings.get(key, "auto") not in ("auto", value):
+            raise ValueError(f'{path}: {key} is {settings[key]}, but {field} is {value}; write "auto" in the file')
+        settings[key] = value
+    return {"steps_per_print": 10**9, "zero_allow_untested_optimizer": True, **settings}

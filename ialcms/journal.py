@@ -1,0 +1,75 @@
+"""Scores written down as they come, so that an evaluation that was killed goes on where it was.
+
+A folder holds a file of JSON lines for each worker: first the key of the evaluation, then a line per scored mix.
+Scores under another key (another checkpoint, list or option) are not used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from ialcms.metrics import MixScores
+
+
+def read_journal(folder: Path, key: str) -> dict[int, MixScores]:
+    """Scores by number of the mix from all files of this key; lines that a kill cut off are left out."""
+    found: dict[int, MixScores] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        entries = [_parse(line) for line in path.read_text().splitlines()]
+        if not entries or entries[0] is None or entries[0].get("key") != key:
+            continue
+        for entry in entries[1:]:
+            if entry is not None:
+                found[entry["mix"]] = MixScores(tuple(entry["sources"]), entry["problem"])
+    return found
+
+
+def start_journal(folder: Path, key: str, scores: dict[int, MixScores]) -> None:
+    """Gather what is known so far in one file, then delete the others; one worker does so before any writes."""
+    with Journal(folder, "before.new", key) as journal:
+        for index, score in scores.items():
+            journal.write(index, score)
+    os.replace(folder / "before.new.jsonl", folder / "before.jsonl")
+    for path in folder.glob("*.jsonl"):
+        if path.name != "before.jsonl":
+            path.unlink()
+
+
+class Journal:
+    """One worker's file: every line is on its way to disk before the next mix is scored."""
+
+    def __init__(self, folder: Path, name: str, key: str) -> None:
+        self._path, self._key = folder / f"{name}.jsonl", key
+        self._file: TextIO | None = None
+
+    def __enter__(self) -> Journal:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._path, "w")
+        self._line({"key": self._key})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def write(self, index: int, scores: MixScores) -> None:
+        self._line({"mix": index, "sources": scores.sources, "problem": scores.problem})
+
+    def _line(self, values: dict[str, Any]) -> None:
+        assert self._file is not None
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) else None

@@ -1,0 +1,67 @@
+"""Lists of mixes in CSV: a line per source, so that an evaluation's own `mixes.csv` is such a list too.
+
+    mix,clip,box,start
+    0,violin_7_3,12,0
+    0,tuba_2_1,0,22050
+    1,...
+
+Sources of the same `mix` are summed. `box` is the row of the clip's detections whose picture guides the separator,
+`start` the first sample of the sound at the shards' rate; both are 0 where the columns are missing. Other columns are
+not read.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from ialcms.data.evaluation_sets import EvaluationMix
+from ialcms.data.manifest import Manifest
+
+
+def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
+    """The mixes of a CSV file in the order of their first lines, numbered from 0.
+
+    Raises ValueError that names file and line for an unknown clip, a box that the clip does not have, a number that is
+    none, and a mix of a single source.
+    """
+    if not path.is_file():
+        raise ValueError(f"list of mixes {path} does not exist")
+    index_of = {clip.key: index for index, clip in enumerate(manifest.clips)}
+    sources: dict[str, list[tuple[int, int, int]]] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = {"mix", "clip"} - set(reader.fieldnames or ())
+        if missing:
+            raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
+        for row in reader:
+            where = f"{path}, line {reader.line_num}"
+            index = index_of.get(row["clip"])
+            if index is None:
+                raise ValueError(f"{where}: there is no clip '{row['clip']}' in {manifest.folder}")
+            box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
+            clip = manifest.clips[index]
+            if box >= clip.num_boxes:
+                raise ValueError(f"{where}: clip '{clip.key}' has no box {box}; give 0 to {clip.num_boxes - 1}")
+            if start >= clip.num_samples:
+                raise ValueError(f"{where}: clip '{clip.key}' has {clip.num_samples} samples, none from {start} on")
+            sources.setdefault(row["mix"], []).append((index, box, start))
+    if not sources:
+        raise ValueError(f"{path} lists no mixes")
+    for name, parts in sources.items():
+        if len(parts) < 2:
+            raise ValueError(f"{path}: mix {name} has one source only; a mix needs two or more lines")
+    return [
+        EvaluationMix(number, *(tuple(part[n] for part in parts) for n in range(3)))
+        for number, parts in enumerate(sources.values())
+    ]
+
+
+def _count(text: str | None, name: str, where: str) -> int:
+    try:
+        value = int(text or 0)
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise ValueError(f"{where}: {name} is '{text}'; it must be a whole number, 0 or more")
+    return value

@@ -1,0 +1,110 @@
+"""The files of an evaluation: mixes.csv, instruments.csv, pairs.csv and summary.json; written whole, read again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ialcms.bootstrap import LEVEL
+from ialcms.metrics import METRICS, MixScores
+from ialcms.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+
+MIXES, SUMMARY = "mixes.csv", "summary.json"
+
+
+def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, Any]) -> None:
+    """Write all files into `folder`; about: what was evaluated, the first part of the summary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    instruments, pairs, everything = per_instrument(results), per_pair(results), overall(results)
+    _write_csv(
+        folder / MIXES,
+        ("mix", "instrument", "clip", "box", "start", *METRICS, "problem"),
+        (row for result in results for row in _mix_rows(result)),
+    )
+    limits = [f"{metric}_{side}" for metric in METRICS for side in ("low", "high")]
+    for name, titles, rows in (
+        ("instruments.csv", ("instrument",), instruments),
+        ("pairs.csv", ("instrument", "with"), pairs),
+    ):
+        _write_csv(folder / name, (*titles, "mixes", *METRICS, *limits), map(_row_cells, rows))
+    summary = {
+        **about,
+        "mixes": len(results),
+        "unscored": [{"mix": r.index, "clips": r.keys, "problem": r.scores.problem} for r in unscored(results)],
+        "interval_level": LEVEL,
+        "overall": _plain(everything),
+        "per_instrument": {row.names[0]: _plain(row) for row in instruments},
+        "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in pairs],
+    }
+    _write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
+    """Summary and mixes of an evaluation; ValueError where `folder` holds none, or damaged ones."""
+    if not (folder / MIXES).is_file() or not (folder / SUMMARY).is_file():
+        raise ValueError(f"there is no evaluation in {folder}; make one with 'ialcms evaluate RUN'")
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        with open(folder / MIXES, newline="") as file:
+            sources: dict[int, list[dict[str, str]]] = {}
+            for row in csv.DictReader(file):
+                sources.setdefault(int(row["mix"]), []).append(row)
+        return summary, [_mix_result(index, rows) for index, rows in sources.items()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"the evaluation in {folder} is damaged ({error}); evaluate the run again") from error
+
+
+def _mix_rows(result: MixResult) -> Iterable[tuple]:
+    for place, scores in enumerate(result.scores.sources):
+        figures = (f"{scores[name]:.6f}" if scores else "" for name in METRICS)
+        yield (result.index, result.instruments[place], result.keys[place], result.boxes[place], result.starts[place],
+               *figures, result.scores.problem)  # fmt: skip
+
+
+def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
+    scores = tuple({name: float(row[name]) for name in METRICS} if row["SDR"] else {} for row in rows)
+    return MixResult(
+        index,
+        tuple(row["instrument"] for row in rows),
+        tuple(row["clip"] for row in rows),
+        tuple(int(row["box"]) for row in rows),
+        tuple(int(row["start"]) for row in rows),
+        MixScores(scores, rows[0]["problem"]),
+    )
+
+
+def _row_cells(row: Row) -> tuple:
+    figures = (f"{row.means[name]:.4f}" if row.means else "" for name in METRICS)
+    limits = (f"{limit:.4f}" for name in METRICS for limit in row.intervals.get(name, ()))
+    return (*row.names, row.num_mixes, *figures, *limits)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    """For JSON, which has no word for infinity: null there."""
+
+    def finite(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    means = {name: finite(value) for name, value in row.means.items()}
+    intervals = {name: [finite(limit) for limit in limits] for name, limits in row.intervals.items()}
+    return {"mixes": row.num_mixes, **means, "intervals": intervals}
+
+
+def _write_csv(path: Path, titles: Sequence[str], rows: Iterable[tuple]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(titles)
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

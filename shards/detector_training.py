@@ -1,0 +1,214 @@
+"""Fine-tuning of the detector on boxes in the CSV form of Open Images.
+
+Which pictures make up a step is a function of seed and step, and the state is written as the training goes on: a run
+that was killed continues where it last wrote.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from shards.detect import read_picture
+from shards.detector import Detector, build_detector, load_init, save_detector
+from shards.files import write_whole
+from shards.workers import Progress
+
+_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    backbone: str = "resnet50"
+    init: Path | None = None  # weights to start from, as far as they fit
+    steps: int = 20_000
+    batch: int = 8  # pictures
+    learning_rate: float = 1e-4
+    warmup_steps: int = 100
+    flip: bool = True  # every other picture mirrored
+    seed: int = 0
+    save_every: int = 500  # steps
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture and its boxes."""
+
+    path: Path
+    boxes: np.ndarray  # (N, 4) float32: x1, y1, x2, y2 in shares of the picture's width and height
+    labels: np.ndarray  # (N,) int64 class ids, from 1
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Open Images' class descriptions, rows label id,name -> {label id: name}."""
+    if not path.is_file():
+        raise ValueError(f"--class-names {path} does not exist; it is Open Images' class-descriptions-boxable.csv")
+    with open(path, newline="") as file:
+        return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
+
+
+def read_boxes(
+    path: Path, images: Path, classes: Sequence[str], names: Mapping[str, str] | None = None
+) -> tuple[list[Example], dict[str, int]]:
+    """Read Open Images' box annotations, for pictures `<ImageID>.jpg` (or .png), and count what was left out.
+
+    `names` translates label ids to names; labels that are names already need none. Boxes of other classes, of groups
+    and without an area are left out, and pictures that are not in the folder. Raises ValueError when nothing is left.
+    """
+    if not path.is_file():
+        raise ValueError(f"--train {path} does not exist; it is a CSV of boxes as Open Images has them")
+    numbers = {name: number for number, name in enumerate(classes, start=1)}
+    left_out = {"boxes of other classes": 0, "boxes of groups": 0, "boxes without an area": 0, "missing pictures": 0}
+    found: dict[str, list[tuple[int, list[float]]]] = {}
+    with open(path, newline="") as file:
+        rows = csv.DictReader(file)
+        missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{path} has no column {', '.join(missing)}; its first line must name {', '.join(_COLUMNS)}"
+            )
+        for row in rows:
+            name = (names or {}).get(row["LabelName"], row["LabelName"])
+            try:
+                box = [float(row[column]) for column in ("XMin", "YMin", "XMax", "YMax")]
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {rows.line_num}: its corners are not numbers") from error
+            if name not in numbers:
+                left_out["boxes of other classes"] += 1
+            elif row.get("IsGroupOf") == "1":
+                left_out["boxes of groups"] += 1
+            elif not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+                left_out["boxes without an area"] += 1
+            else:
+                found.setdefault(row["ImageID"], []).append((numbers[name], box))
+    examples = []
+    for image, labelled in sorted(found.items()):
+        places = [images / f"{image}{suffix}" for suffix in (".jpg", ".jpeg", ".png")]
+        existing = next((place for place in places if place.is_file()), None)
+        if existing is None or not existing.resolve().is_relative_to(images.resolve()):
+            left_out["missing pictures"] += 1
+            continue
+        boxes = np.array([box for _, box in labelled], np.float32)
+        examples.append(Example(existing, boxes, np.array([number for number, _ in labelled], np.int64)))
+    if not examples:
+        counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
+        raise ValueError(f"no picture of {images} has a box of {', '.join(classes)} in {path} ({counts or 'no rows'})")
+    return examples, left_out
+
+
+def train_detector(
+    examples: Sequence[Example],
+    classes: Sequence[str],
+    out: Path,
+    options: TrainingOptions | None = None,
+    device: str = "cpu",
+    loader_workers: int = 0,
+) -> Detector:
+    """Train a detector and write it to `out`; its state lies beside it, in `<out>.state`, until it is finished.
+
+    Raises ValueError for options out of range and when the loss is no longer finite.
+    """
+    options = options or TrainingOptions()
+    if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
+        raise ValueError("--steps, --batch, --save-every and --learning-rate must be positive")
+    if options.backbone != "small" and options.init is None:
+        raise ValueError(
+            f"the backbone '{options.backbone}' learns from weights only: give a file of weights with --init, like "
+            "torchvision's for COCO or ImageNet, or choose --backbone small"
+        )
+    torch.manual_seed(options.seed)
+    detector = build_detector(options.backbone, classes)
+    if options.init is not None:
+        load_init(detector, options.init)
+    model = detector.model.to(device).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], options.learning_rate)
+    state_path = out.with_name(f"{out.name}.state")
+    settings = json.dumps({**dataclasses.asdict(options), "classes": list(classes)}, default=str)
+    first = _resume(state_path, settings, model, optimizer)
+    loader = DataLoader(
+        _Steps(examples, options),
+        batch_size=None,
+        sampler=range(first, options.steps),
+        num_workers=loader_workers,
+    )
+    with Progress(options.steps, "train", "step") as progress:
+        progress.advance(first)
+        for step, (pictures, targets) in enumerate(loader, start=first):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * _rate_factor(step, options)
+            # the proposals that a step samples depend on this generator alone
+            torch.manual_seed(options.seed + step + 1)
+            losses = model([p.to(device) for p in pictures], [{k: v.to(device) for k, v in t.items()} for t in targets])
+            loss = sum(losses.values())
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss of step {step} is not finite; start anew with a lower --learning-rate")
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            progress.advance()
+            if (step + 1) % options.save_every == 0:
+                _save_state(state_path, settings, step + 1, model, optimizer)
+    model.eval()
+    save_detector(detector, out)
+    state_path.unlink(missing_ok=True)
+    return detector
+
+
+class _Steps(Dataset):
+    """Step -> its pictures and targets."""
+
+    def __init__(self, examples: Sequence[Example], options: TrainingOptions) -> None:
+        self._examples, self._options = examples, options
+
+    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+        pairs = [self._example(place) for place in range(step * self._options.batch, (step + 1) * self._options.batch)]
+        return [picture for picture, _ in pairs], [target for _, target in pairs]
+
+    def _example(self, place: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        epoch, index = divmod(place, len(self._examples))
+        order = np.random.default_rng([self._options.seed, epoch]).permutation(len(self._examples))
+        example = self._examples[order[index]]
+        picture = read_picture(example.path)
+        height, width = picture.shape[1:]
+        boxes = torch.from_numpy(example.boxes * np.array([width, height, width, height], np.float32))
+        if self._options.flip and np.random.default_rng([self._options.seed, epoch, index]).random() < 0.5:
+            picture = picture.flip(2)
+            boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
+        return picture, {"boxes": boxes, "labels": torch.from_numpy(example.labels)}
+
+
+def _rate_factor(step: int, options: TrainingOptions) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    return min(1.0, (step + 1) / options.warmup_steps) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
+
+
+def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        {"settings": settings, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer
+    )
+    write_whole(path, buffer.getvalue())
+
+
+def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Take over an unfinished run's state; the step to go on with."""
+    if not path.is_file():
+        return 0
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    if state["settings"] != settings:
+        raise ValueError(f"{path} is of an unfinished training with other options; remove it, or give these options")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

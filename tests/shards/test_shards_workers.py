@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shards.workers import Progress, asset, map_ordered
+
+
+def _own_asset(item: int) -> tuple[int, str]:
+    return item, asset()
+
+
+@pytest.mark.parametrize("assets", [["x"], ["x", "y"]])
+def test_every_process_has_an_asset_of_its_own(assets: list[str]):
+    results = list(map_ordered(_own_asset, range(40), len(assets), assets))
+    assert [item for item, _ in results] == list(range(40))
+    assert {name for _, name in results} <= set(assets)
+    assert None not in {name for _, name in results}
+
+
+def _square(item: int) -> int:
+    return item * item
+
+
+def _fail_at_seven(item: int) -> int:
+    if item == 7:
+        raise ValueError("seven")
+    return item
+
+
+def _die(item: int) -> int:
+    os._exit(1)
+
+
+def test_only_a_few_items_are_taken_ahead():
+    taken = []
+
+    def items() -> Iterator[int]:
+        for item in range(1000):
+            taken.append(item)
+            yield item
+
+    results = map_ordered(_square, items(), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 4]
+    assert len(taken) < 20
+    results.close()
+
+
+def test_an_error_of_a_process_comes_through():
+    results = map_ordered(_fail_at_seven, range(100), 2)
+    with pytest.raises(ValueError, match="seven"):
+        list(results)
+
+
+def test_a_process_that_dies_is_told():
+    with pytest.raises(RuntimeError, match="fewer --jobs"):
+        list(map_ordered(_die, range(10), 2))
+
+
+def test_progress_in_a_log_file_is_lines(capsys, monkeypatch):
+    monkeypatch.setattr("shards.workers.LOG_INTERVAL_S", -1.0)
+    with Progress(4, "pack") as progress:
+        progress.advance()
+        progress.advance(2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["pack: 1/4 clips", "pack: 3/4 clips"]
+    assert all("\r" not in line for line in lines)

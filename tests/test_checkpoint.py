@@ -1,0 +1,203 @@
+"""Checkpoints on disk: whole or absent, damage noticed, failed writes survived."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ialcms import checkpoint
+from ialcms.checkpoint import Progress
+from ialcms.checkpoint_writer import CheckpointWriter
+from tests.support import small_config
+
+CONFIG = small_config(train={"checkpoint_every": 2, "keep_checkpoints": 2})
+
+
+def state(value: float) -> dict:
+    return {"separator": {"module": {"weight": torch.full((50,), value)}, "optimizer": {"state": {}, "step": 3}}}
+
+
+def write(root: Path, step: int) -> Path:
+    return checkpoint.save(root, CONFIG, "manifest", state(step), Progress(step))
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(logging.getLogger("ialcms"), "propagate", True)
+    return caplog
+
+
+def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+    folder = checkpoint.save(tmp_path, CONFIG, "manifest", state(7), Progress(4, best_score=1.5, best_step=2))
+    loaded, progress = checkpoint.load(folder, CONFIG, "manifest")
+    assert torch.equal(loaded["separator"]["module"]["weight"], torch.full((50,), 7.0))
+    assert loaded["separator"]["optimizer"] == {"state": {}, "step": 3}
+    assert progress == Progress(4, 1.5, 2)
+
+
+def test_a_half_written_checkpoint_is_never_seen(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    half = tmp_path / ".step-00000004.tmp"  # a writer was killed
+    half.mkdir()
+    (half / "state.pt").write_bytes(b"half")
+    assert checkpoint.newest(tmp_path) == checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"
+    checkpoint.prune(tmp_path, 2)
+    assert not half.exists()
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "state.pt", 100)
+
+
+def empty(folder: Path) -> None:
+    (folder / "state.pt").write_bytes(b"")
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "state.pt").read_bytes())
+    content[len(content) // 2] ^= 4
+    (folder / "state.pt").write_bytes(content)
+
+
+def lose_meta(folder: Path) -> None:
+    (folder / "meta.json").unlink()
+
+
+def scribble_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, lose_meta, scribble_meta])
+def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, told: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, 2)
+    assert callable(damage)
+    damage(write(tmp_path, 4))
+    assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"
+    (record,) = told.records
+    assert "step-00000004 is damaged" in record.getMessage()
+    assert "set aside as damaged-step-00000004" in record.getMessage()
+    # and out of the way: neither pruning nor the next start counts it
+    write(tmp_path, 6)
+    checkpoint.prune(tmp_path, 2)
+    assert [folder.name for folder in sorted(tmp_path.glob("step-*"))] == ["step-00000002", "step-00000006"]
+
+
+def test_all_damaged_means_no_checkpoint(tmp_path: Path) -> None:
+    truncate(write(tmp_path, 2))
+    assert checkpoint.newest_intact(tmp_path) is None
+
+
+def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    for step in (2, 4, 6, 8):
+        folder = write(tmp_path, step)
+        if step in (2, 4):
+            checkpoint.keep_as_best(folder)
+        checkpoint.prune(tmp_path, 2)
+    names = sorted(folder.name for folder in tmp_path.iterdir())
+    assert names == ["best-00000004", "step-00000006", "step-00000008"]
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
+    loaded, _ = checkpoint.load(tmp_path / "best-00000004", CONFIG, None)
+    assert float(loaded["separator"]["module"]["weight"][0]) == 4
+
+
+def test_going_on_from_an_older_one_sets_the_later_aside(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        write(tmp_path, step)
+    checkpoint.abandon_after(tmp_path, 2)
+    assert checkpoint.newest(tmp_path) == tmp_path / "step-00000002"
+    assert (tmp_path / "abandoned-step-00000006" / "state.pt").is_file()
+
+
+def test_other_configuration_data_or_version_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, 2)
+    with pytest.raises(
+        ValueError, match=r"loss\.temperature was 0\.3, now 0\.5; restore the value, or start a new run"
+    ):
+        checkpoint.load(folder, small_config(loss={"temperature": 0.5}), "manifest")
+    with pytest.raises(ValueError, match="trained on other shards"):
+        checkpoint.load(folder, CONFIG, "another")
+    checkpoint.load(folder, small_config(train={"steps": 9, "checkpoint_every": 5}), "manifest")  # free to differ
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | {"version": 99, "program": "7.0"}))
+    with pytest.raises(ValueError, match=r"has format ialcms-checkpoint 99.*program version that wrote it \(7\.0\)"):
+        checkpoint.load(folder, CONFIG, "manifest")
+
+
+class Malicious:
+    def __reduce__(self) -> tuple:
+        return (print, ("executed",))
+
+
+def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path, 2)
+    torch.save({"separator": Malicious()}, folder / "state.pt")
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["state_bytes"] = (folder / "state.pt").stat().st_size
+    meta["state_sha256"] = checkpoint._sha256(folder / "state.pt")
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="is damaged"):
+        checkpoint.load(folder, CONFIG, "manifest")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_writer_saves_the_step_asked_for(tmp_path: Path) -> None:
+    """Training goes on while the file is written: what is saved is the state at the call."""
+    writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
+    live = state(1)
+    writer.write(live, Progress(1), is_best=True)
+    live["separator"]["module"]["weight"].fill_(2)
+    writer.wait()
+    loaded, _ = checkpoint.load(tmp_path / "step-00000001", CONFIG, "manifest")
+    assert float(loaded["separator"]["module"]["weight"][0]) == 1
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000001"
+
+
+def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("ialcms.checkpoint_writer.time.monotonic", lambda: now)
+    config = small_config(train={"checkpoint_every": 100, "checkpoint_minutes": 2})
+    writer = CheckpointWriter(tmp_path, config, "manifest")
+    assert writer.is_due(100)
+    assert not writer.is_due(101)
+    now = 121.0
+    assert writer.is_due(101)
+    writer.write(state(1), Progress(101), is_best=False)
+    assert not writer.is_due(102)
+    writer.wait()
+
+
+def test_failed_writes_warn_and_three_in_a_row_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+) -> None:
+    writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
+    writer.write(state(2), Progress(2), is_best=False)
+    writer.wait()
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr("ialcms.checkpoint_writer.shutil.disk_usage", lambda _: usage._replace(free=10))
+        for step in (4, 6):
+            writer.write(state(step), Progress(step), is_best=False)
+            writer.wait()
+            assert not writer.failed_for_good
+    assert "the checkpoint of step 4 could not be written" in told.records[0].getMessage()
+    assert "MB are free" in told.records[0].getMessage()
+    assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"  # the old one is kept
+    writer.write(state(8), Progress(8), is_best=False)  # there is room again: the count starts anew
+    writer.wait()
+    for step in (10, 12, 14):
+        assert not writer.failed_for_good
+        monkeypatch.setattr("ialcms.checkpoint.torch.save", _broken_disk)
+        writer.write(state(step), Progress(step), is_best=False)
+        writer.wait()
+    assert writer.failed_for_good
+    assert "no space left" in writer.last_failure
+
+
+def _broken_disk(*args: object) -> None:
+    raise OSError("no space left")
