@@ -169,9 +169,9 @@ class Config:
 # change what a step computes, only where data lies, how far the run goes and what it writes on its way.
 FREE_FIELDS = frozenset(
     {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
-     "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes", "train.keep_checkpoints",
-     "train.log_every", "train.visualise_every", "train.deepspeed_config", "train.max_skipped_steps", "train.timeout_s",
-     "train.check_every", "model.visual.weights"}
+     "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes",
+     "train.keep_checkpoints", "train.log_every", "train.visualise_every", "train.deepspeed_config",
+     "train.max_skipped_steps", "train.timeout_s", "train.check_every", "model.visual.weights"}
 )  # fmt: skip
 
 
@@ -291,7 +291,8 @@ _MAY_BE_ZERO = frozenset(
     {"seed", "data.loader_workers", "data.max_bad_fraction", "data.gain", "data.epoch_passes", "loss.lambda_ind",
      "loss.lambda_avc", "loss.excluded_negatives", "model.visual.dropout", "optim.clip_norm", "optim.betas",
      "optim.critic_betas", "optim.critic_weight_decay", "train.validate_every", "train.visualise_every",
-     "train.checkpoint_minutes", "train.max_skipped_steps", "eval.seed", "eval.examples", "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
+     "train.checkpoint_minutes", "train.max_skipped_steps", "eval.seed", "eval.examples",
+     "optim.lr_visual", "optim.lr_audio", "optim.lr_critic", "loss.critic_c"}
 )  # fmt: skip
 
 

@@ -1,13 +1,14 @@
-"""Start a verb of the program on the workers of this machine, by torchrun.
+"""Start a verb of the program on the workers of this machine.
 
-python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
-python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
+    python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
+    python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
+
+Ctrl-C, or TERM, lets the workers save at the end of a step; started again they go on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import signal
 import subprocess
@@ -15,26 +16,21 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from launch.workers import default_workers
 
-def torchrun_command(arguments: Sequence[str], workers: int) -> list[str]:
-    """The command that runs `ialcms ARGUMENTS` on `workers` workers of this machine."""
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}",
-        "-m", "ialcms", *arguments,
-    ]  # fmt: skip
+
+def command(arguments: Sequence[str], workers: int) -> list[str]:
+    """The command that runs `ialcms ARGUMENTS` on `workers` workers of this machine; one runs without torchrun."""
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; at least one worker is needed")
+    launcher = [] if workers == 1 else ["-m", "launch.workers", "--workers", str(workers)]
+    program = ["-m", "ialcms"] if workers == 1 else []
+    return [sys.executable, *launcher, *program, *arguments]
 
 
 def run(arguments: Sequence[str], workers: int) -> int:
-    """Run `ialcms ARGUMENTS` on `workers` workers and wait; returns its exit code, torchrun's where it crashed.
-
-    One worker runs without torchrun. The cores are shared out among the workers unless OMP_NUM_THREADS says otherwise.
-    """
-    if workers < 1:
-        raise ValueError(f"--workers is {workers}; at least one worker is needed")
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-    command = [sys.executable, "-m", "ialcms", *arguments] if workers == 1 else torchrun_command(arguments, workers)
-    with subprocess.Popen(command, env=environment) as process:
+    """Run `ialcms ARGUMENTS` on `workers` workers and wait; returns 0, 2 for refused input, 1 after a crash."""
+    with subprocess.Popen(command(arguments, workers)) as process:
 
         def forward(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)
@@ -47,13 +43,6 @@ def run(arguments: Sequence[str], workers: int) -> int:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def default_workers() -> int:
-    """One worker per GPU, one on a machine without."""
-    import torch  # takes seconds to import: only where it is asked
-
-    return max(1, torch.cuda.device_count())
 
 
 def main() -> int:
@@ -69,10 +58,10 @@ def main() -> int:
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
     workers = default_workers() if args.workers is None else args.workers
-    if args.dry_run:
-        print(shlex.join(torchrun_command(args.arguments, workers)))
-        return 0
     try:
+        if args.dry_run:
+            print(shlex.join(command(args.arguments, workers)))
+            return 0
         return run(args.arguments, workers)
     except ValueError as error:
         print(f"launch: error: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ second INT ends them at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import signal
@@ -18,7 +19,6 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -105,7 +105,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
+@contextlib.contextmanager
 def _stop_requests(notes: Path | None) -> Iterator[threading.Event]:
     """While inside, stop signals are noted, and passed on to all workers, also to those that start after them."""
     asked, at_once, over = threading.Event(), threading.Event(), threading.Event()
@@ -152,10 +152,8 @@ def _children() -> list[int]:
 
 
 def _send(process: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
         os.kill(process, number)
-    except ProcessLookupError:
-        pass  # ended by itself
 
 
 def main() -> int:

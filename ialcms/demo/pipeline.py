@@ -21,10 +21,10 @@ from shards.encode import EncodeOptions
 from shards.entries import read_index
 from shards.pack import PackOptions, pack
 
-VIDEOS, VAL_VIDEOS, TEST_VIDEOS = 24, 2, 3  # per instrument
+VIDEOS, VAL_VIDEOS, TEST_VIDEOS = 32, 3, 4  # per instrument
 CLIPS_PER_VIDEO = 2
 SHARD_MB = 16.0
-BACKBONE_STEPS = 200
+BACKBONE_STEPS = 300
 
 
 def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, overrides: Sequence[str] = ()) -> Path:

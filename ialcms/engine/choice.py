@@ -1,7 +1,7 @@
 """Which engine a run uses, checked before anything starts.
 
-`train.engine`: `single`, `ddp`, `deepspeed`, or `auto`, which is ddp under a launcher and single without one. The trainer
-does not know which one runs: all are `Learner`s.
+`train.engine`: `single`, `ddp`, `deepspeed`, or `auto`, which is ddp under a launcher and single without one. The
+trainer does not know which one runs: all are `Learner`s.
 """
 
 from __future__ import annotations

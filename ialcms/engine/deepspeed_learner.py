@@ -47,7 +47,8 @@ class DeepSpeedLearner(Learner):
         self._stage: int = settings["zero_optimization"]["stage"]
         self._engine: Any = None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
-        self._whole: nn.Module | None = None
+        self._shapes: dict[str, torch.Size] = {}
+        self._whole: nn.Module | None = None  # ZeRO 3's `inference_module`
 
     def __call__(self, *args: Any) -> Any:
         if self._engine is None:
@@ -79,12 +80,18 @@ class DeepSpeedLearner(Learner):
         self.optimizer.state.clear()
         if self._stage == 3:
             self._whole = copy.deepcopy(self.module)
+        self._shapes = {name: tensor.shape for name, tensor in self.module.state_dict().items()}
+        for parameter in self.module.parameters():
+            if parameter.dim() == 0:
+                parameter.data = parameter.data.reshape(1)  # DeepSpeed cannot broadcast a scalar
         # Would be compiled at the first use, for a shared memory that gradients on one CPU machine could pass through.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self._engine, *_ = deepspeed.initialize(model=self.module, optimizer=self.optimizer, config=self._settings)
         if self._stage == 0:
-            self.optimizer.state.update(moments)
+            for parameter, values in moments.items():
+                shaped = {name: values[name].reshape(parameter.shape) for name in _MOMENTS}
+                self.optimizer.state[parameter] = {"step": values["step"], **shaped}
         elif moments:
             self._fill_shards(moments)
 
@@ -132,39 +139,41 @@ class DeepSpeedLearner(Learner):
         return self._whole
 
     def state_dict(self) -> dict[str, Any]:
-        if self._engine is None or self._stage == 0:
+        if self._engine is None:
             return super().state_dict()
         with self._gathered():
-            module = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        return {"module": module, "optimizer": self._optimizer_state()}
+            state = self.module.state_dict()
+            module = {name: tensor.detach().clone().reshape(self._shapes[name]) for name, tensor in state.items()}
+        return {"module": module, "optimizer": self._optimizer_state(module)}
 
     def _gathered(self) -> Any:
         """Inside, all parameters are whole on all workers."""
         return deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self._stage == 3)
 
-    def _optimizer_state(self) -> dict[str, Any]:
+    def _optimizer_state(self, module: dict[str, Tensor]) -> dict[str, Any]:
         """As torch's Adam would save it; the moments on the first worker only."""
+        shapes = {id(parameter): module[name].shape for name, parameter in self.module.named_parameters()}
+        steps = next((values["step"] for values in self.optimizer.state.values()), None)  # None: no step yet
         state: dict[int, dict[str, Tensor]] = {}
-        groups = []
-        steps = next((values["step"] for values in self.optimizer.state.values()), None)
+        groups, number = [], 0
         for group, parameters in zip(self.optimizer.param_groups, self._groups):
-            numbers = list(range(len(state), len(state) + len(parameters)))
-            groups.append({**group, "params": numbers})
-            for number, parameter in zip(numbers, parameters):
-                state[number] = {}
-                for name in _MOMENTS if steps is not None else ():
-                    whole = safe_get_full_optimizer_state(parameter, name)
-                    if self._workers.is_first:
-                        state[number][name] = whole.reshape(_whole_shape(parameter)).cpu()
-                if steps is not None:
-                    state[number]["step"] = steps.detach().clone()
-        return {"state": state if steps is not None else {}, "param_groups": groups}
+            groups.append({**group, "params": list(range(number, number + len(parameters)))})
+            for number, parameter in enumerate(parameters, start=number):
+                if steps is None:
+                    continue
+                moments = {name: self._whole_moment(parameter, name) for name in _MOMENTS}
+                if self._workers.is_first:
+                    shaped = {name: moment.reshape(shapes[id(parameter)]).cpu() for name, moment in moments.items()}
+                    state[number] = {"step": steps.detach().clone(), **shaped}
+            number += 1
+        return {"state": state, "param_groups": groups}
+
+    def _whole_moment(self, parameter: nn.Parameter, name: str) -> Tensor:
+        if self._stage == 0:
+            return self.optimizer.state[parameter][name].clone()  # type: ignore[no-any-return]
+        return safe_get_full_optimizer_state(parameter, name)  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert self._engine is None, "load before the first pass"
         super().load_state_dict(state)
 
-
-def _whole_shape(parameter: Any) -> torch.Size:
-    """The shape of the whole parameter, of which ZeRO 3 shows an empty one."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
