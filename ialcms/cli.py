@@ -83,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"),
                           help="print two evaluated runs side by side and the paired difference B - A")  # fmt: skip
 
+    separate = _verb(verbs, "separate", _separate, "separate one's own video: a sound and a heat-map video per object",
+                     "ialcms separate duet.mp4 --checkpoint runs/duet --boxes violin=20,30,200,280 310,40,500,270@2.5",
+                     "ialcms separate song.wav --checkpoint runs/duet --pictures violin.jpg cello.jpg")  # fmt: skip
+    separate.add_argument("source", type=Path, help="video, or a sound if --pictures are given")
+    separate.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of a trained run")
+    separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX", help="[NAME=]X1,Y1,X2,Y2[@SECONDS]")
+    separate.add_argument("--click", nargs="+", default=[], metavar="POINT", help="[NAME=]X,Y[@SECONDS]")
+    separate.add_argument("--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument")
+    separate.add_argument("--detector", type=Path, metavar="WEIGHTS", help="finds the instruments; see 'data detect'")
+    separate.add_argument("--min-score", type=float, default=0.9, help="least confidence of the detector")
+    separate.add_argument("--out", type=Path, default=Path("separated"), help="folder of the results")
+    separate.add_argument("--above", choices=("share", "remainder"), default="share",
+                          help="above the network's range objects get their share of the octave below, or nothing")
+    separate.add_argument("--no-videos", action="store_true", help="sounds only")
+    separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
+
     info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
                  "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4")  # fmt: skip
     _add_config(info)
@@ -154,8 +170,10 @@ def _train(args: argparse.Namespace) -> int:
     from ialcms.config import check_world_size, load_config
     from ialcms.engine import Workers
     from ialcms.run_folder import RunFolder
+    from ialcms.stopping import end_with_agent
     from ialcms.trainer import train
 
+    end_with_agent()
     config = load_config(args.config, args.overrides)
     check_world_size(config, int(os.environ.get("WORLD_SIZE", 1)))
     with Workers() as workers:
@@ -184,6 +202,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
     with Workers() as workers:
         evaluate(config, args.checkpoint or folder.best_checkpoint(), workers, out, args.mixes)
+    return 0
+
+
+def _separate(args: argparse.Namespace) -> int:
+    from ialcms.separate import Box, Click, separate_file
+
+    objects: list[Box | Click] = [*map(Box.parse, args.boxes), *map(Click.parse, args.click)]
+    result = separate_file(
+        args.source, args.checkpoint, objects, pictures=args.pictures, detector=args.detector,
+        min_score=args.min_score, out=args.out, above=args.above, videos=not args.no_videos, device=args.device,
+    )  # fmt: skip
+    print("\n".join(map(str, (*result.stems, result.remainder, *result.videos))))
     return 0
 
 

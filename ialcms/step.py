@@ -24,7 +24,7 @@ from ialcms.config import Config, digest
 from ialcms.data.batches import Batch, normalise_objects
 from ialcms.engine import Learner, NonFinite, SkippedSteps, Workers, build_learner, check_agreement
 from ialcms.micro_batches import Components, split, split_batch, split_pairs
-from ialcms.models import SeparatorOutput
+from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.pairs import MemoryBank, Pairs
 from ialcms.rng import keyed_generator
@@ -41,7 +41,7 @@ class Experiment:
         separator, critic = build_networks(config, pretrained)
         separator.to(workers.device)
         self.separator = build_learner(separator, separator_optimizer(separator, config), workers, config)
-        self.critic: Learner | None = None
+        self.critic: Learner[Critic] | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
             critic.to(workers.device)
@@ -138,24 +138,22 @@ class Experiment:
         pairs = self.bank.pair(every, per_mix, self.workers.rank * len(own), len(own), self.config.seed, step)
         return split_pairs(pairs, per_mix, self.config.train.accumulation)
 
-    def _score(self, critic: Callable[..., Tensor], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Scores of the independent and of the dependent pairs, each distinct component passing g once."""
+    def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of the independent and of the dependent pairs, each distinct component passing g once; ||w||^2."""
+        distinct = torch.cat([magnitude.flatten(0, 2), pairs.partners])
         with self.autocast():
-            scores = critic(
-                torch.cat([magnitude.flatten(0, 2), pairs.partners]), torch.cat([pairs.independent, pairs.dependent])
-            )
+            scores, weight_penalty = critic(distinct, torch.cat([pairs.independent, pairs.dependent]), True)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
-        return independent, dependent
+        return independent, dependent, weight_penalty
 
     def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars) -> None:
         critic = self.critic
         assert critic is not None
-        network: Any = critic.module
         means = _Means(len(pairs), scalars)
         for part, (magnitude, own) in enumerate(zip(magnitudes, pairs)):
-            network.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
-            independent, dependent = self._score(critic, magnitude, own)
-            loss = losses.critic_loss(independent, dependent, network.weight_penalty(), self.config.loss.critic_c)
+            critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
+            independent, dependent, weight_penalty = self._score(critic, magnitude, own)
+            loss = losses.critic_loss(independent, dependent, weight_penalty, self.config.loss.critic_c)
             means.add("loss/critic", loss)
             means.add("critic/independent_score", losses.mean_score(independent))
             means.add("critic/dependent_score", losses.mean_score(dependent))
@@ -174,10 +172,9 @@ class Experiment:
         """outputs: with their graphs, None to separate each micro-batch (again) when its turn comes."""
         consistency = _Consistency(components, self.config, self.workers) if now.lambda_avc > 0 else None
         means = _Means(len(parts), scalars)
-        separator: Any = self.separator.module
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
-            waves = separator.mixture_waves(output, batch.mix.shape[-1])
+            waves = self.separator.module.mixture_waves(output, batch.mix.shape[-1])
             total = losses.separation_loss(waves, batch.mixtures, self.config.loss.si_snr_cap_db)
             means.add("loss/separation", total)
             if pairs is not None:
@@ -199,7 +196,7 @@ class Experiment:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
         assert self.critic is not None
         frozen = self.critic.module.eval().requires_grad_(False)
-        independent, dependent = self._score(frozen, output.magnitude, pairs)
+        independent, dependent, _ = self._score(frozen, output.magnitude, pairs)
         frozen.requires_grad_(True)
         return losses.independence_loss(independent, dependent)
 

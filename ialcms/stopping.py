@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
+import sys
 import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _POLL_S = 1.0
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
+
+
+def end_with_agent() -> None:
+    """Let the kernel end this worker when the torchrun agent that started it dies (Linux).
+
+    torchrun starts workers in sessions of their own: without this, those of a killed agent train on unseen, hold their
+    GPUs, and write into the run's folder beside the workers of the agent that takes over.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class StopRequest:

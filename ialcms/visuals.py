@@ -89,11 +89,17 @@ def draw_view(view: View) -> Picture:
     return _montage(rows)
 
 
-def lay_heat(picture: Picture, localisation: NDArray[np.floating]) -> Picture:
-    """The picture with a localisation map (h, w) in 0..1 over it: clear where it is lowest, bright where highest."""
+def lay_heat(
+    picture: Picture, localisation: NDArray[np.floating], limits: tuple[float, float] | None = None
+) -> Picture:
+    """The picture with a localisation map (h, w) in 0..1 over it: clear where it is lowest, bright where highest.
+
+    limits: lowest and highest value of the maps that are to be compared, where it is not this one alone.
+    """
     height, width = picture.shape[:2]
     finite = np.nan_to_num(localisation.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-    stretched = (finite - finite.min()) / max(float(np.ptp(finite)), _HEAT_SMALLEST_RANGE)
+    lowest, highest = limits or (float(finite.min()), float(finite.max()))
+    stretched = (finite - lowest) / max(highest - lowest, _HEAT_SMALLEST_RANGE)
     smooth = np.asarray(Image.fromarray(stretched).resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
     opacity = (_HEAT_OPACITY * smooth)[..., None]
     colour = _HEAT_PALETTE[np.round(255 * smooth).astype(np.uint8)]

@@ -11,22 +11,20 @@ second INT ends them at once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-STOPPED, REFUSED = "stopped", "refused"  # names of the notes
+from launch.stop_requests import StopRequests
+
+STOPPED, REFUSED, CRASHED = "stopped", "refused", "crashed"  # names of the notes
 BAD_INPUT = 2  # the program's exit code for input that it refuses: another start would end the same way
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,12 @@ class Place:
 def run(arguments: Sequence[str], workers: int, place: Place | None = None, notes: Path | None = None) -> int:
     """Run `ialcms ARGUMENTS` on `workers` workers of this machine until all have ended; returns an exit code.
 
-    0: they ended well, be it because they were asked to stop; 2: they refused their input; 1: one of them crashed.
-    notes: a folder that gets the empty file `stopped` when a stop was asked for, and `refused` when the program refused
-    its input: what srun returns says neither.
+    0: they ended well; 2: they refused their input; 1: one of them crashed.
+    notes: a folder that gets an empty file that says how it ended, because what srun returns does not: `refused`;
+    `crashed` when a worker ended unasked; `stopped` when all ended well, or by our request before they could heed it.
     """
     place = place or Place()
-    with _stop_requests(notes) as stop_asked:
+    with StopRequests() as stop:
         # Seconds of imports, in which a request must not get lost.
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -63,15 +61,17 @@ def run(arguments: Sequence[str], workers: int, place: Place | None = None, note
             rdzv_configs={"rank": place.node},
             run_id=place.run_id,
             max_restarts=0,  # a job that crashed starts again as a whole
-            signals_to_handle="SIGQUIT",  # all others are handled here
+            signals_to_handle="SIGQUIT",  # StopRequests has the others
         )
-        if stop_asked.is_set():
-            return 0
         try:
             elastic_launch(config, sys.executable)("-m", "ialcms", *arguments)
         except ChildFailedError as error:
-            return _explain(error.failures, notes)
-    return 0
+            outcome, code = _judge(error.failures, stop.asked)
+        else:
+            outcome, code = STOPPED, 0
+    if notes is not None and outcome:
+        (notes / outcome).touch()
+    return code
 
 
 def default_workers() -> int:
@@ -83,77 +83,23 @@ def default_workers() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _explain(failures: Mapping[int, Any], notes: Path | None) -> int:
-    """Say in one line which worker failed first; the exit code."""
+def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
+    """Note ('' for none) and exit code where workers have failed. Says in one line which was the first."""
     if any(failure.exitcode == BAD_INPUT for failure in failures.values()):
-        _leave_note(notes, REFUSED)
-        return BAD_INPUT  # the program has said why
+        return REFUSED, BAD_INPUT  # the program has said why
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
+    if stop_asked and first.exitcode == -signal.SIGTERM:
+        return STOPPED, 0  # it did not listen yet, so it has nothing to save
     how = f"ended with exit code {first.exitcode}" if first.exitcode > 0 else f"was killed by {first.signal_name()}"
     print(f"launch: worker {rank} on {socket.gethostname()} {how}", file=sys.stderr)
-    return 1
-
-
-def _leave_note(notes: Path | None, name: str) -> None:
-    if notes is not None:
-        (notes / name).touch()
+    # After a request it may have been our neighbours' end that brought it down: they know better.
+    return "" if stop_asked else CRASHED, 1
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _stop_requests(notes: Path | None) -> Iterator[threading.Event]:
-    """While inside, stop signals are noted, and passed on to all workers, also to those that start after them."""
-    asked, at_once, over = threading.Event(), threading.Event(), threading.Event()
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            at_once.set()
-        _leave_note(notes, STOPPED)
-        asked.set()
-
-    def pass_on() -> None:
-        told: set[int] = set()
-        asked.wait()
-        while not over.wait(0.2):
-            for worker in _children():
-                if at_once.is_set():
-                    _send(worker, signal.SIGKILL)
-                elif worker not in told:
-                    _send(worker, signal.SIGTERM)  # once: to a worker, the second means "at once"
-                    told.add(worker)
-
-    before = {number: signal.signal(number, request) for number in STOP_SIGNALS}
-    threading.Thread(target=pass_on, daemon=True).start()
-    try:
-        yield asked
-    finally:
-        over.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _children() -> list[int]:
-    """Processes that this one has started."""
-    parent = os.getpid()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has just ended
-        if int(fields[1]) == parent:
-            found.append(int(folder.name))
-    return found
-
-
-def _send(process: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
-        os.kill(process, number)
 
 
 def main() -> int:
@@ -169,7 +115,7 @@ def main() -> int:
     )
     parser.add_argument("--head", default=Place.head, metavar="HOST:PORT", help="of machine 0, free and reachable")
     parser.add_argument("--id", default=Place.run_id, help="of this start, the same on all machines")
-    parser.add_argument("--notes", type=Path, metavar="DIR", help="folder for the notes 'stopped' and 'refused'")
+    parser.add_argument("--notes", type=Path, metavar="DIR", help="folder for a note of how it ended")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
     args = parser.parse_args()
     if not args.arguments:

@@ -75,9 +75,10 @@ def run_to_the_end(config: Path, folder: Path, kills: int, rng: random.Random, t
             if len(done) < kills and _wait_for_a_step(folder, process, deadline):
                 time.sleep(rng.random() * 1.5)
                 kill = Kill(rng.choice(TARGETS), rng.choice(SIGNALS), last_step(folder))
-                if _send(process, kill, rng):
+                workers = _workers(process)
+                if _send(process, workers, kill, rng):
                     done.append(kill)
-                    _wait_for_the_blow(process, kill)
+                    _wait_for_the_blow(process, workers, kill)
             time.sleep(0.05)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the run in {folder} did not end; kills: {', '.join(map(str, done))}")
@@ -105,8 +106,7 @@ def _workers(process: subprocess.Popen) -> list[psutil.Process]:
     return []
 
 
-def _send(process: subprocess.Popen, kill: Kill, rng: random.Random) -> bool:
-    workers = _workers(process)
+def _send(process: subprocess.Popen, workers: list[psutil.Process], kill: Kill, rng: random.Random) -> bool:
     if not workers or process.poll() is not None:
         return False
     targets = {"one worker": [rng.choice(workers)], "all workers": workers, "the agent": [process]}[kill.target]
@@ -116,11 +116,12 @@ def _send(process: subprocess.Popen, kill: Kill, rng: random.Random) -> bool:
     return True
 
 
-def _wait_for_the_blow(process: subprocess.Popen, kill: Kill) -> None:
-    """Until a killed agent is gone, and with it its workers: SLURM's step daemon would end them too."""
+def _wait_for_the_blow(process: subprocess.Popen, workers: list[psutil.Process], kill: Kill) -> None:
+    """Until a killed agent is gone: its workers must end with it, or they would write beside the next ones."""
     if kill.target == "the agent":
         process.wait(timeout=90)
-        _end_group(process)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, f"workers outlive {kill}: {alive}"
     else:
         time.sleep(0.3)
 

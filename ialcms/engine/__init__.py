@@ -8,6 +8,16 @@ from ialcms.engine.agreement import check_agreement
 from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import NonFinite, SkippedSteps
+from ialcms.engine.watchdog import Watchdog
 from ialcms.engine.workers import Workers
 
-__all__ = ["Learner", "NonFinite", "SkippedSteps", "Workers", "build_learner", "check_agreement", "check_engine"]
+__all__ = [
+    "Learner",
+    "NonFinite",
+    "SkippedSteps",
+    "Watchdog",
+    "Workers",
+    "build_learner",
+    "check_agreement",
+    "check_engine",
+]

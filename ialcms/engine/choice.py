@@ -10,11 +10,10 @@ import importlib.util
 from typing import Any
 
 import torch
-from torch import nn
 
 from ialcms.config import Config, check_world_size
 from ialcms.engine.deepspeed_settings import read_settings
-from ialcms.engine.learner import DDPLearner, Learner
+from ialcms.engine.learner import DDPLearner, Learner, Network
 from ialcms.engine.workers import Workers, launched_workers
 
 
@@ -32,6 +31,11 @@ def check_engine(config: Config) -> None:
             f"train.engine is '{engine}', which needs a launcher; start the run with torchrun --standalone "
             "--nproc_per_node=N -m ialcms train ..., or use train.engine=auto"
         )
+    if config.train.gradient_compression != "none" and engine in ("single", "deepspeed"):
+        raise ValueError(
+            f"train.gradient_compression is '{config.train.gradient_compression}', which only ddp can do; set it to "
+            "none (DeepSpeed has communication_data_type in its JSON file)"
+        )
     if engine == "deepspeed":
         read_settings(config, world_size)
         if importlib.util.find_spec("deepspeed") is None:
@@ -41,7 +45,9 @@ def check_engine(config: Config) -> None:
             )
 
 
-def build_learner(module: nn.Module, optimizer: torch.optim.Optimizer, workers: Workers, config: Config) -> Learner:
+def build_learner(
+    module: Network, optimizer: torch.optim.Optimizer, workers: Workers, config: Config
+) -> Learner[Network]:
     """The learner of a network by the configured engine; all workers call it."""
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}

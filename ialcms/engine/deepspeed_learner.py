@@ -10,29 +10,29 @@ filled like any other.
 from __future__ import annotations
 
 import copy
+import itertools
 import logging
 from collections.abc import Iterator
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_full_optimizer_state
-from torch import Tensor, nn
+from torch import Tensor
 
 from ialcms.engine.batchnorm import synchronise
-from ialcms.engine.learner import Learner
+from ialcms.engine.learner import Learner, Network
 from ialcms.engine.nonfinite import NonFinite, poison
 from ialcms.engine.workers import Workers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class DeepSpeedLearner(Learner):
+class DeepSpeedLearner(Learner[Network]):
     """On several workers, with what `zero_optimization` of the settings says in shards."""
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Network,
         optimizer: torch.optim.Optimizer,
         workers: Workers,
         settings: dict[str, Any],
@@ -48,7 +48,7 @@ class DeepSpeedLearner(Learner):
         self._engine: Any = None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._shapes: dict[str, torch.Size] = {}
-        self._whole: nn.Module | None = None  # ZeRO 3's `inference_module`
+        self._whole: Network | None = None  # ZeRO 3's `inference_module`
 
     def __call__(self, *args: Any) -> Any:
         if self._engine is None:
@@ -81,9 +81,9 @@ class DeepSpeedLearner(Learner):
         if self._stage == 3:
             self._whole = copy.deepcopy(self.module)
         self._shapes = {name: tensor.shape for name, tensor in self.module.state_dict().items()}
-        for parameter in self.module.parameters():
-            if parameter.dim() == 0:
-                parameter.data = parameter.data.reshape(1)  # DeepSpeed cannot broadcast a scalar
+        scalars = [parameter for parameter in self.module.parameters() if parameter.dim() == 0]
+        for scalar in scalars:  # DeepSpeed cannot broadcast them
+            scalar.data = scalar.data.reshape(1)
         # Would be compiled at the first use, for a shared memory that gradients on one CPU machine could pass through.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -95,14 +95,15 @@ class DeepSpeedLearner(Learner):
         elif moments:
             self._fill_shards(moments)
 
-    def _fill_shards(self, moments: dict[Tensor, dict[str, Tensor]]) -> None:
+    def _fill_shards(self, moments: dict[Any, dict[str, Tensor]]) -> None:
         steps = next(iter(moments.values()))["step"]
-        state = self.optimizer.state
         for flat in self._flat_shards():
-            state[flat] = {"step": steps.clone(), **{name: torch.zeros_like(flat) for name in _MOMENTS}}
+            zeros = {name: torch.zeros_like(flat) for name in _MOMENTS}
+            self.optimizer.state[flat] = {"step": steps.clone(), **zeros}
         for parameter, values in moments.items():
             for name in _MOMENTS:
-                self._fill_shard(parameter, name, values[name].flatten())
+                start, own = self._own_part(parameter, name)
+                own.copy_(values[name].flatten().narrow(0, start, len(own)))
 
     def _flat_shards(self) -> list[Tensor]:
         """What the optimizer sees in place of the parameters: this worker's share of them, end to end."""
@@ -112,25 +113,30 @@ class DeepSpeedLearner(Learner):
         )
         return shards
 
-    def _fill_shard(self, parameter: Any, name: str, values: Tensor) -> None:
-        """Write this worker's share of a parameter's moment (flat, whole) to where DeepSpeed keeps it."""
-        state = self.optimizer.state
+    def _own_part(self, parameter: Any, name: str) -> tuple[int, Tensor]:
+        """Where this worker's share of a parameter begins, counted in its values, and its moments there.
+
+        DeepSpeed's own functions for this do not find the second parameter group, nor shares that are padded.
+        """
         if self._stage == 3:
             zero = self._engine.optimizer
             shard, offset, count = zero.grad_position[zero.get_param_id(parameter)]
-            own = values[self._workers.rank * count :][:count]  # the last worker's share may be padded
-            state[self._flat_shards()[shard]][name].narrow(0, offset, len(own)).copy_(own)
-        elif parameter._hp_mapping is not None:  # None: no part of it is this worker's
-            group = next(n for n, group in enumerate(self._groups) if any(p is parameter for p in group))
-            source, target = parameter._hp_mapping.lp_fragment_address, parameter._hp_mapping.hp_fragment_address
-            own = values.narrow(0, source.start, source.numel)
-            state[self._flat_shards()[group]][name].narrow(0, target.start, target.numel).copy_(own)
+            start = min(self._workers.rank * count, parameter.ds_numel)
+            count = min(count, parameter.ds_numel - start)
+        else:
+            shard = next(n for n, group in enumerate(self._groups) if any(p is parameter for p in group))
+            start = offset = count = 0
+            if parameter._hp_mapping is not None:  # None: no part of it is this worker's
+                start = parameter._hp_mapping.lp_fragment_address.start
+                offset = parameter._hp_mapping.hp_fragment_address.start
+                count = parameter._hp_mapping.hp_fragment_address.numel
+        return start, self.optimizer.state[self._flat_shards()[shard]][name].narrow(0, offset, count)
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """Without what ZeRO 3 has in shards at the moment."""
         return ((name, tensor) for name, tensor in super().replicas() if tensor.numel())
 
-    def inference_module(self) -> nn.Module:
+    def inference_module(self) -> Network:
         """With ZeRO 3 a copy: passes of its module are passes of all workers together."""
         if self._whole is None:
             return self.module
@@ -153,27 +159,27 @@ class DeepSpeedLearner(Learner):
     def _optimizer_state(self, module: dict[str, Tensor]) -> dict[str, Any]:
         """As torch's Adam would save it; the moments on the first worker only."""
         shapes = {id(parameter): module[name].shape for name, parameter in self.module.named_parameters()}
-        steps = next((values["step"] for values in self.optimizer.state.values()), None)  # None: no step yet
+        numbers = itertools.count()
+        numbered = [{next(numbers): parameter for parameter in parameters} for parameters in self._groups]
+        groups = [{**group, "params": list(own)} for group, own in zip(self.optimizer.param_groups, numbered)]
         state: dict[int, dict[str, Tensor]] = {}
-        groups, number = [], 0
-        for group, parameters in zip(self.optimizer.param_groups, self._groups):
-            groups.append({**group, "params": list(range(number, number + len(parameters)))})
-            for number, parameter in enumerate(parameters, start=number):
-                if steps is None:
-                    continue
+        if self.optimizer.state:  # there is none before the first step
+            steps: Tensor = next(iter(self.optimizer.state.values()))["step"]
+            for number, parameter in (item for own in numbered for item in own.items()):
                 moments = {name: self._whole_moment(parameter, name) for name in _MOMENTS}
                 if self._workers.is_first:
                     shaped = {name: moment.reshape(shapes[id(parameter)]).cpu() for name, moment in moments.items()}
                     state[number] = {"step": steps.detach().clone(), **shaped}
-            number += 1
         return {"state": state, "param_groups": groups}
 
-    def _whole_moment(self, parameter: nn.Parameter, name: str) -> Tensor:
+    def _whole_moment(self, parameter: Any, name: str) -> Tensor:
         if self._stage == 0:
-            return self.optimizer.state[parameter][name].clone()  # type: ignore[no-any-return]
-        return safe_get_full_optimizer_state(parameter, name)  # type: ignore[no-any-return]
+            return self.optimizer.state[parameter][name].detach().clone()  # type: ignore[no-any-return]
+        start, own = self._own_part(parameter, name)
+        whole = own.new_zeros(getattr(parameter, "ds_numel", parameter.numel()))
+        whole.narrow(0, start, len(own)).copy_(own)
+        return self._workers.sum(whole)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert self._engine is None, "load before the first pass"
         super().load_state_dict(state)
-

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +26,14 @@ from ialcms.engine.batchnorm import synchronise
 from ialcms.engine.nonfinite import NonFinite, poison
 from ialcms.engine.workers import Workers
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Learner:
+
+class Learner(Generic[Network]):
     """On one worker."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, *, clip_norm: float = 0.0, accumulation: int = 1
+        self, module: Network, optimizer: torch.optim.Optimizer, *, clip_norm: float = 0.0, accumulation: int = 1
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
@@ -75,7 +77,7 @@ class Learner:
         """Parameters and buffers that must be the same on all workers, with their names."""
         yield from self.module.state_dict().items()
 
-    def inference_module(self) -> nn.Module:
+    def inference_module(self) -> Network:
         """The network for passes that each worker makes on its own, however many; all workers ask for it together."""
         return self.module
 
@@ -92,12 +94,12 @@ class Learner:
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
-class DDPLearner(Learner):
+class DDPLearner(Learner[Network]):
     """On several workers, each with the whole network: gradients are averaged while the backward pass runs."""
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Network,
         optimizer: torch.optim.Optimizer,
         workers: Workers,
         *,

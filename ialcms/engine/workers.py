@@ -74,13 +74,16 @@ class Workers:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean over the workers of a tensor without gradients."""
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the workers of a tensor without gradients."""
         if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
-            values /= self.world_size
         return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean over the workers of a tensor without gradients."""
+        return self.sum(values) / self.world_size
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any worker."""

@@ -5,7 +5,7 @@ Shapes: N objects, C bottom channels of the U-Net, h x w bottom cells, D common-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ialcms.models.norm import BatchNorm1d, BatchNorm2d
 
 
-@dataclass
-class AudioVisualOutput:
+class AudioVisualOutput(NamedTuple):  # a tuple, so that an engine finds the tensors in it
     decoder_input: Tensor  # (N, D + C, h, w)
     context: Tensor  # (N, D + C), conditions the decoder
     cosine_map: Tensor  # (N, H, W)

@@ -72,12 +72,16 @@ class Critic(nn.Module):
         self.w = nn.Linear(hidden, 1, bias=False)
         self.b = nn.Parameter(torch.zeros(1))
 
-    def forward(self, magnitudes: Tensor, pairs: Tensor) -> Tensor:
-        """magnitudes (K, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,)."""
+    def forward(self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """magnitudes (K, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,).
+
+        with_penalty: also `weight_penalty`, which an engine that keeps parameters in shards can only give in a pass.
+        """
         embeddings = self.g(magnitudes.unsqueeze(1)).mean(dim=(2, 3))  # (K, 16 * width)
         first, second = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
         hidden = self.h(torch.cat([first, second], dim=1))
-        return (self.w(hidden) + self.b).squeeze(1).float()
+        scores = (self.w(hidden) + self.b).squeeze(1).float()
+        return (scores, self.weight_penalty()) if with_penalty else scores
 
     def weight_penalty(self) -> Tensor:
         """||w||^2 of the last layer, which is not normalised."""

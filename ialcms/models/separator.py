@@ -6,7 +6,7 @@ T frames; D channels and H x W cells of the visual feature.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ from ialcms.models.unet import Decoder, Encoder
 from ialcms.models.visual import VisualNet
 
 
-@dataclass
-class SeparatorOutput:
+class SeparatorOutput(NamedTuple):  # a tuple, so that an engine finds the tensors in it
     mask: Tensor  # (B, M, O, F, T), ratio to the mix, at least 0, unbounded
     magnitude: Tensor  # (B, M, O, F, T), mask times the mix's magnitude: what the critic sees
     mix_spectrum: Tensor  # complex (B, Fq, T)

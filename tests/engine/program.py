@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ialcms.config import Config
 from ialcms.data.batches import Batch, normalise_objects
@@ -46,6 +47,13 @@ def alternate_steps(workers: Workers, dtype: str = "float32", **train: Any) -> d
         return _alternate_steps(workers, config)
 
 
+def alternate_steps_without_batchnorm(workers: Workers, accumulation: int = 1) -> dict[str, Any]:
+    """The same in double precision, BatchNorm by its running statistics: they depend on the size of a pass."""
+    config = equality_config(accumulation=accumulation)
+    with precision("float64"), batchnorm_in_evaluation_mode():
+        return _alternate_steps(workers, config)
+
+
 def _alternate_steps(workers: Workers, config: Config) -> dict[str, Any]:
     experiment = Experiment(config, workers)
     start = clone(experiment.state_dict())
@@ -66,7 +74,7 @@ def _alternate_steps(workers: Workers, config: Config) -> dict[str, Any]:
 def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
     batch = batch_of(config, 10_000)
-    separator: Any = experiment.separator.module.eval()
+    separator = experiment.separator.inference_module().eval()
     output = separator(batch.mix, normalise_objects(batch.objects))
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
     result["waves"] = separator.component_waves(output, batch.mix.shape[-1])
@@ -74,7 +82,7 @@ def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
         magnitudes = output.magnitude.flatten(0, 2)
         index = torch.arange(len(magnitudes))
         pairs = torch.stack([index, index.roll(1)], dim=1)
-        result["scores"] = experiment.critic.module.eval()(magnitudes, pairs)
+        result["scores"] = experiment.critic.inference_module().eval()(magnitudes, pairs)
     return result
 
 
@@ -168,6 +176,16 @@ def batch_of(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
     return replace(batch, mix=batch.mix.to(dtype), mixtures=batch.mixtures.to(dtype))
 
 
+@contextmanager
+def batchnorm_in_evaluation_mode() -> Iterator[None]:
+    train = _BatchNorm.train
+    _BatchNorm.train = lambda layer, mode=True: train(layer, False)  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        _BatchNorm.train = train  # type: ignore[method-assign]
+
+
 def clone(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: clone(value) for key, value in state.items()}
@@ -191,7 +209,7 @@ def checksum(state: Any) -> str:
     return digest.hexdigest()
 
 
-CASES = {f.__name__: f for f in (alternate_steps, long_run, batchnorm, gather_gradient)}
+CASES = {f.__name__: f for f in (alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient)}
 
 
 def main() -> None:

@@ -265,9 +265,10 @@ class TestTraining:
 
     @pytest.mark.slow
     def test_learns_the_demos_instruments(self, tmp_path: Path):
-        """Trained on two videos of three instruments, it names and finds them in a third, whose scene is another."""
+        """Trained on one clip of two videos of three instruments, it names and finds them in another clip of these."""
         names = ("violin", "trumpet", "accordion")
-        tree = make_dataset(tmp_path / "demo", 3, 1, jobs=1, instruments=names, show_progress=False)
+        videos = {"videos": 2, "clips_per_video": 2, "val_videos": 0, "test_videos": 0}
+        tree = make_dataset(tmp_path / "demo", **videos, jobs=1, instruments=names, show_progress=False)
         rows, test_boxes = [], {}
         images = tmp_path / "images"
         images.mkdir()
@@ -276,7 +277,7 @@ class TestTraining:
             boxes = read_detections(path)
             own = {"violin": 4, "trumpet": 7, "accordion": 9}[instrument]
             boxes = boxes[(boxes[:, CLASS] == own) & (boxes[:, CONFIDENCE] > 0.85)]
-            if clip.startswith(f"{instrument}-002"):
+            if clip.endswith("_1"):
                 test_boxes[instrument, clip] = boxes
                 continue
             for frame, _, _, x1, y1, x2, y2 in boxes:
@@ -286,7 +287,7 @@ class TestTraining:
                 rows.append(f"{clip}-{int(frame)},x,{instrument},1,{corners},0,0,0\n")
         (tmp_path / "boxes.csv").write_text(HEADER + "".join(rows))
         examples, _ = read_boxes(tmp_path / "boxes.csv", images, names)
-        options = TrainingOptions("small", steps=120, batch=8, learning_rate=1e-3, warmup_steps=20)
+        options = TrainingOptions("small", steps=100, batch=8, learning_rate=3e-3, warmup_steps=20)
         train_detector(examples, names, tmp_path / "detector.pt", options)
         for instrument, clip in test_boxes:
             (tree / "solo_detect" / instrument / f"{clip}.npy").unlink()
@@ -300,6 +301,6 @@ class TestTraining:
                 right = len(best) and best[0, CLASS] == names.index(instrument) + 1
                 named += bool(right)
                 placed += bool(right and box_iou(box, best)[0] > 0.5)
-        assert total > 60
+        assert total > 100
         assert named > 0.8 * total  # by chance: a third
         assert placed > 0.6 * total

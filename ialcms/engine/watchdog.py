@@ -1,0 +1,92 @@
+"""A run that hangs ends: with every worker's stacks in a file, and a line that says what took too long.
+
+A worker that is stuck leaves the others waiting for it in a collective, for good. All of them notice here, at the same
+time, write where they are, and leave.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from ialcms.engine.workers import Workers
+
+EXIT_CODE = 1
+_GRACE_S = 3.0  # for the other workers to write their stacks, before a launcher that misses one worker kills them all
+
+
+class Watchdog:
+    """Ends the process when `beat` is not called for `timeout_s`; use as a context manager around the loop.
+
+        with Watchdog(config.train.timeout_s, folder.path, workers) as watchdog:
+            while ...:
+                watchdog.beat(f"step {step}")
+                ...
+                watchdog.pause()  # what follows may take its time
+
+    The stacks of all threads go to FOLDER/stacks-worker<rank>.txt.
+    """
+
+    def __init__(self, timeout_s: float, folder: Path, workers: Workers) -> None:
+        self._timeout_s, self._workers = timeout_s, workers
+        self._path = folder / f"stacks-worker{workers.rank}.txt"
+        self._beat = threading.Condition()
+        self._what, self._deadline, self._over = "", float("inf"), False
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._beat:
+            self._over = True
+            self._beat.notify()
+        self._thread.join()
+
+    def beat(self, what: str) -> None:
+        """What begins now may take `timeout_s`."""
+        self._set(what, time.monotonic() + self._timeout_s)
+
+    def pause(self) -> None:
+        """Until the next beat nothing is watched."""
+        self._set("", float("inf"))
+
+    def _set(self, what: str, deadline: float) -> None:
+        with self._beat:
+            earlier = deadline < self._deadline
+            self._what, self._deadline = what, deadline
+            if earlier:  # else the thread wakes up too early and looks again
+                self._beat.notify()
+
+    def _watch(self) -> None:
+        with self._beat:
+            while not self._over:
+                left_s = self._deadline - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._beat.wait(min(left_s, threading.TIMEOUT_MAX))
+            else:
+                return
+            what = self._what
+        self._end(what)
+
+    def _end(self, what: str) -> None:
+        line = f"{what} took longer than {self._timeout_s:g} s (train.timeout_s) on worker {self._workers.rank}"
+        try:
+            with open(self._path, "a") as file:
+                print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file, flush=True)
+                faulthandler.dump_traceback(file, all_threads=True)
+            where = f"its stacks are in {self._path}"
+        except OSError as error:
+            where = f"its stacks could not be written to {self._path} ({error.strerror})"
+        print(f"ialcms: error: {line}; {where}", file=sys.stderr, flush=True)
+        time.sleep(_GRACE_S)
+        os._exit(EXIT_CODE)  # the main thread is stuck: nothing gentler reaches it

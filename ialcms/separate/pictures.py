@@ -1,0 +1,213 @@
+"""The pictures that guide the separator: boxes and clicks in a video's frames, whole pictures, detections.
+
+Shapes: H x W frames in pixels, K objects, S the side of the network's pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ialcms.config import DataConfig
+from ialcms.separate.sound import open_media
+
+Frame = NDArray[np.uint8]  # (H, W, 3)
+
+_CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
+_DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
+_NUMBER = r"-?\d+(?:\.\d+)?"
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object in the frame on the screen at `at_s` seconds, in pixels of the video."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    at_s: float = 0.0
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Box:
+        """From [NAME=]X1,Y1,X2,Y2[@SECONDS]."""
+        name, numbers, at_s = _parse(text, 4, "[NAME=]X1,Y1,X2,Y2[@SECONDS], like violin=20,30,200,280@2.5")
+        x1, y1, x2, y2 = numbers
+        return cls(x1, y1, x2, y2, at_s, name)
+
+
+@dataclass(frozen=True)
+class Click:
+    """A point on an object in the frame on the screen at `at_s` seconds: stands for a square around it."""
+
+    x: float
+    y: float
+    at_s: float = 0.0
+    name: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Click:
+        """From [NAME=]X,Y[@SECONDS]."""
+        name, numbers, at_s = _parse(text, 2, "[NAME=]X,Y[@SECONDS], like violin=110,150@2.5")
+        x, y = numbers
+        return cls(x, y, at_s, name)
+
+
+@dataclass(frozen=True)
+class SoundObject:
+    """What one stem belongs to."""
+
+    name: str
+    picture: NDArray[np.uint8]  # (3, S, S), what the network sees
+    place: tuple[float, float, float, float] | None  # of that picture in the video's frames; None: a picture by itself
+
+
+def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundObject:
+    """Cut an object out as training does: resized to `image_resize` squared, its centre of `image_crop` squared.
+
+    ValueError for a box without an area inside the frame.
+    """
+    height, width = frame.shape[:2]
+    if isinstance(box, Click):
+        box = _around(box, width, height)
+    x1, x2 = (min(max(x, 0.0), float(width)) for x in (box.x1, box.x2))
+    y1, y2 = (min(max(y, 0.0), float(height)) for y in (box.y1, box.y2))
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        given = f"{box.x1:g},{box.y1:g},{box.x2:g},{box.y2:g}"
+        raise ValueError(
+            f"the box {given} has no area inside the frame of {width} x {height} pixels; "
+            "give its left, top, right and bottom edge in pixels of the video"
+        )
+    margin = (data.image_resize - data.image_crop) / 2 / data.image_resize
+    dx, dy = margin * (x2 - x1), margin * (y2 - y1)
+    place = (x1 + dx, y1 + dy, x2 - dx, y2 - dy)
+    side = (data.image_crop, data.image_crop)
+    picture = Image.fromarray(frame).resize(side, Image.Resampling.BILINEAR, box=place)
+    return SoundObject(box.name, np.asarray(picture).transpose(2, 0, 1), place)
+
+
+def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
+    """A whole picture as an object, named like its file; ValueError where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            frame = np.asarray(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ValueError(f"picture {path} does not exist") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"picture {path} cannot be read ({' '.join(str(error).split())})") from error
+    height, width = frame.shape[:2]
+    found = object_in_frame(frame, Box(0, 0, width, height, name=path.stem), data)
+    return SoundObject(found.name, found.picture, None)
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a file has a video stream (a cover picture is none)."""
+    with open_media(path) as container:
+        return video_stream(container) is not None
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    cover = av.stream.Disposition.attached_pic
+    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+
+
+def read_frames(path: Path, from_s: float = 0.0) -> Iterator[tuple[float, Frame]]:
+    """(time since the beginning of the file, upright frame) from the frame on the screen at `from_s` on, in order."""
+    with open_media(path) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        origin_s = (container.start_time or 0) / av.time_base
+        if from_s > 0:
+            container.seek(int((from_s + origin_s) * av.time_base))
+        before: tuple[float, av.VideoFrame] | None = None
+        try:
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                time_s = float(frame.time) - origin_s
+                if time_s <= from_s:
+                    before = (time_s, frame)
+                    continue
+                if before is not None:
+                    yield before[0], _upright(before[1])
+                    before = None
+                yield time_s, _upright(frame)
+        except av.InvalidDataError:
+            pass  # damaged from here on: what came before counts
+        if before is not None:
+            yield before[0], _upright(before[1])
+
+
+def frame_at(path: Path, at_s: float) -> Frame:
+    """The frame on the screen at a time; ValueError where the video does not reach it."""
+    if at_s < 0:
+        raise ValueError(f"a box at {at_s:g} s: give seconds since the beginning of the video")
+    time_s, frame = next(read_frames(path, at_s), (None, None))
+    if frame is None or time_s is None or at_s - time_s > 1.0:
+        raise ValueError(f"{path} has no frame at {at_s:g} s; give an earlier time")
+    return frame
+
+
+def detect_objects(path: Path, weights: Path, seconds: float, min_score: float, device: str) -> list[Box]:
+    """The surest box of every class that a detector of `ialcms data detect` sees in frames all over the video.
+
+    ValueError with what to do where there is none.
+    """
+    import torch
+
+    from shards.detect import detect_frames
+    from shards.detector import load_detector
+
+    detector = load_detector(weights)
+    model = detector.model.eval().to(device)
+    times = [(n + 0.5) * seconds / _DETECTION_FRAMES for n in range(_DETECTION_FRAMES)]
+    best: dict[str, tuple[float, Box]] = {}
+    for at_s in times:
+        _, frame = next(read_frames(path, at_s), (None, None))
+        if frame is None:
+            break
+        picture = torch.as_tensor(frame.copy()).permute(2, 0, 1).float() / 255
+        for _, label, score, x1, y1, x2, y2 in detect_frames(model, [(0, picture)], device, batch=1).tolist():
+            name = detector.classes[int(label) - 1]
+            if score >= min_score and (name not in best or score > best[name][0]):
+                best[name] = (score, Box(x1, y1, x2, y2, at_s, name))
+    if not best:
+        raise ValueError(
+            f"the detector {weights} sees nothing in {path} with a confidence of {min_score:g} or more; "
+            "lower --min-score, or show the instruments yourself with --boxes or --click"
+        )
+    return [box for _, box in sorted(best.values(), key=lambda scored: -scored[0])]
+
+
+def _around(click: Click, width: int, height: int) -> Box:
+    """The square around a click, moved into the frame."""
+    if not (0 <= click.x < width and 0 <= click.y < height):
+        raise ValueError(f"the click {click.x:g},{click.y:g} is outside the frame of {width} x {height} pixels")
+    side = _CLICK_SIDE * min(width, height)
+    x1 = min(max(click.x - side / 2, 0.0), width - side)
+    y1 = min(max(click.y - side / 2, 0.0), height - side)
+    return Box(x1, y1, x1 + side, y1 + side, click.at_s, click.name)
+
+
+def _parse(text: str, count: int, form: str) -> tuple[str, list[float], float]:
+    found = re.fullmatch(
+        rf"(?:(?P<name>[^=@,]+)=)?(?P<numbers>{_NUMBER}(?:,{_NUMBER}){{{count - 1}}})(?:@(?P<at>{_NUMBER}))?",
+        text.strip(),
+    )
+    if found is None:
+        raise ValueError(f"'{text}' is not of the form {form}")
+    numbers: Sequence[float] = [float(number) for number in found["numbers"].split(",")]
+    return (found["name"] or "").strip(), list(numbers), float(found["at"] or 0.0)
+
+
+def _upright(frame: av.VideoFrame) -> Frame:
+    pixels = frame.to_ndarray(format="rgb24")
+    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

@@ -1,0 +1,161 @@
+"""The whole job: a file and a trained run in, stems and videos out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ialcms import checkpoint
+from ialcms.config import Config
+from ialcms.evaluate import load_separator
+from ialcms.models import Separator
+from ialcms.run_folder import RunFolder
+from ialcms.separate.overlay import still_frames, write_overlays
+from ialcms.separate.pictures import (
+    Box,
+    Click,
+    SoundObject,
+    detect_objects,
+    frame_at,
+    has_pictures,
+    object_in_frame,
+    object_of_picture,
+    read_frames,
+)
+from ialcms.separate.sound import SoundInfo, StemWriter, measure_sound, read_blocks
+from ialcms.separate.stems import ABOVE, StemMaker
+
+
+@dataclass(frozen=True)
+class Separation:
+    """What was written."""
+
+    stems: tuple[Path, ...]  # WAV, 32-bit float, one per object
+    remainder: Path  # what no object has: the original minus all stems
+    videos: tuple[Path, ...]  # mp4, one per object
+
+
+def separate_file(
+    source: Path | str,
+    run: Path | str,
+    objects: Sequence[Box | Click] = (),
+    *,
+    pictures: Sequence[Path | str] = (),
+    detector: Path | str | None = None,
+    min_score: float = 0.9,
+    out: Path | str = "separated",
+    above: str = "share",
+    videos: bool = True,
+    device: str | None = None,
+) -> Separation:
+    """Separate a video by objects in its frames, or any sound by pictures, with a run's best checkpoint.
+
+    Say where the instruments are by one of: `objects` (boxes or clicks in a video), `detector` (weights of `ialcms data
+    detect`; the surest box of each class from `min_score` on), `pictures` (one per instrument). above: what objects get
+    above the network's highest frequency, their "share" of the octave below or nothing ("remainder"). device: like
+    "cuda"; by default a GPU if there is one. Memory does not grow with the length. Raises ValueError with a remedy.
+    """
+    source, out = Path(source), Path(out)
+    if above not in ABOVE:
+        raise ValueError(f"above is '{above}'; choose {' or '.join(ABOVE)}")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    config, separator, step = _load(Path(run), chosen)
+    info = measure_sound(source, config.audio.sample_rate)
+    in_video = has_pictures(source)
+    found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(chosen))
+    names = _names(found)
+    out.mkdir(parents=True, exist_ok=True)
+
+    stacked = torch.stack([torch.from_numpy(sounding.picture.copy()) for sounding in found]).to(chosen)
+    maker = StemMaker(separator, config, stacked, info, above)
+    stems = [out / f"{name}.wav" for name in names]
+    remainder = out / "remainder.wav"
+    with ExitStack() as stack:
+        writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
+        bar = stack.enter_context(tqdm(total=maker.num_windows, unit="window", desc="separate"))
+        for done, pieces, original in maker(read_blocks(source, info)):
+            for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
+                writer.write(piece)
+            bar.update(done - bar.n)
+    mp4s: list[Path] = []
+    if videos:
+        places = [sounding.place for sounding in found]
+        frames = still_frames(found, info.seconds) if None in places else read_frames(source)
+        shown = tqdm(frames, unit="frame", desc="videos")
+        mp4s = write_overlays(out, list(zip(names, found, stems)), shown, maker.localisation, info)
+    _write_record(out, source, run, step, names, found, info, above)
+    return Separation(tuple(stems), remainder, tuple(mp4s))
+
+
+def _load(run: Path, device: torch.device) -> tuple[Config, Separator, int]:
+    folder = RunFolder(run)
+    config, best = folder.read_config(), folder.best_checkpoint()
+    step: int = checkpoint.read_meta(best)["progress"]["step"]
+    return config, load_separator(best, config, device), step
+
+
+def _find_objects(
+    source: Path,
+    info: SoundInfo,
+    config: Config,
+    in_video: bool,
+    objects: Sequence[Box | Click],
+    pictures: Sequence[Path | str],
+    detector: Path | str | None,
+    min_score: float,
+    device: str,
+) -> list[SoundObject]:
+    given = [name for name, value in (("boxes or clicks", objects), ("pictures", pictures), ("a detector", detector))
+             if value]  # fmt: skip
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(given)} are given; one of them says where the instruments are")
+    if pictures:
+        return [object_of_picture(Path(path), config.data) for path in pictures]
+    if not in_video:
+        raise ValueError(
+            f"{source} has no pictures, which guide the separator: give one per instrument with --pictures"
+        )
+    if not given:
+        raise ValueError(
+            f"say where the instruments are in {source}: --boxes or --click for each, or --detector WEIGHTS, or "
+            "--pictures of them"
+        )
+    if detector:
+        objects = detect_objects(source, Path(detector), info.start_s + info.seconds, min_score, device)
+    return [object_in_frame(frame_at(source, box.at_s), box, config.data) for box in objects]
+
+
+def _names(found: Sequence[SoundObject]) -> list[str]:
+    """Names for files: numbered, so that no two are the same."""
+    clean = (re.sub(r"[^\w.-]+", "_", sounding.name).strip("._") or "object" for sounding in found)
+    return [f"{number}-{name}" for number, name in enumerate(clean, start=1)]
+
+
+def _write_record(
+    out: Path,
+    source: Path,
+    run: Path | str,
+    step: int,
+    names: Sequence[str],
+    found: Sequence[SoundObject],
+    info: SoundInfo,
+    above: str,
+) -> None:
+    """separation.json: what was separated by what."""
+    record = {
+        "source": str(source),
+        "run": str(run),
+        "step": step,
+        "sample_rate": info.sample_rate,
+        "seconds": info.seconds,
+        "above": above,
+        "objects": [{"name": name, "place": sounding.place} for name, sounding in zip(names, found)],
+    }
+    (out / "separation.json").write_text(json.dumps(record, indent=1) + "\n")

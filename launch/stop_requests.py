@@ -1,0 +1,88 @@
+"""Stop signals of a launcher: handed to its workers, each once, who then end in their own time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+from pathlib import Path
+from types import FrameType, TracebackType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_POLL_S = 0.2
+
+
+class StopRequests:
+    """Use as a context manager around the workers' life.
+
+    TERM, USR1 or INT reach every child process as one TERM, also one that starts later; a second INT kills them. A
+    process without any is itself ended, with exit code 1: then it still waits for other machines.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._over = False
+
+    def __enter__(self) -> StopRequests:
+        # Python runs handlers in the main thread between two of its instructions, so not while that waits in a library
+        # for another machine. The wake-up file is written at once: a thread reads it.
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing)
+        self._before = {number: signal.signal(number, _no_more_than_wake_up) for number in SIGNALS}
+        self._thread = threading.Thread(target=self._pass_on, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over = True
+        self._thread.join()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def _pass_on(self) -> None:
+        told: set[int] = set()
+        while not self._over:
+            ready, _, _ = select.select([self._reading], [], [], _POLL_S)
+            received = os.read(self._reading, 64) if ready else b""
+            at_once = (signal.SIGINT in received and self.asked) or received.count(signal.SIGINT) > 1
+            self.asked = self.asked or any(number in received for number in SIGNALS)
+            if not self.asked or self._over:
+                continue
+            workers = children()
+            if not workers and not told:
+                os._exit(1)
+            for worker in workers:
+                if at_once:
+                    _send(worker, signal.SIGKILL)
+                elif worker not in told:
+                    _send(worker, signal.SIGTERM)  # once: to a worker, the second means "at once"
+                    told.add(worker)
+
+
+def children() -> list[int]:
+    """Processes that this one has started and that have not ended."""
+    parent = os.getpid()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, parent_of_it = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent_of_it) == parent and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+        os.kill(process, number)
+
+
+def _no_more_than_wake_up(number: int, frame: FrameType | None) -> None:
+    pass

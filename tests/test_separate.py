@@ -1,0 +1,464 @@
+"""One's own video: stems of any rate and length, boxes, clicks, pictures, videos, and what is wrong with the input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from ialcms.cli import main
+from ialcms.config import Config
+from ialcms.models import Separator
+from ialcms.run_folder import RunFolder
+from ialcms.separate import Box, Click, Separation, separate_file
+from ialcms.separate.pictures import detect_objects, frame_at, object_in_frame, read_frames
+from ialcms.separate.sound import SoundInfo, measure_sound, read_blocks
+from ialcms.separate.stems import StemMaker
+from ialcms.separation import separate_recording, window_starts
+from tests.evaluation_support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+
+BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
+
+
+def noise(channels: int, count: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal((channels, count))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return evaluation_config()
+
+
+@pytest.fixture(scope="module")
+def separator(config: Config) -> Separator:
+    return make_separator(config)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("separate")
+    shards = write_evaluation_shards(folder / "shards")
+    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+
+
+def pictures(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+
+
+def stems_of(maker: StemMaker, wave: np.ndarray, block: int = 77) -> np.ndarray:
+    """All pieces, (K, C, n); checks that the original comes out as it went in."""
+    blocks = (wave[:, first : first + block] for first in range(0, wave.shape[1], block))
+    pieces = list(maker(blocks))
+    np.testing.assert_array_equal(np.concatenate([original for _, _, original in pieces], axis=1), wave)
+    assert pieces[-1][0] == maker.num_windows
+    return np.concatenate([stems for _, stems, _ in pieces], axis=2)
+
+
+class TestStems:
+    def test_at_the_networks_rate_a_window_is_what_evaluation_gives(self, separator: Separator, config: Config) -> None:
+        wave, objects = noise(1, 310), pictures(2)
+        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 310, 0.0)), wave)
+        expected = separate_recording(separator, torch.from_numpy(wave[0]), objects, config, hop=310)
+        np.testing.assert_allclose(stems[:, 0], expected.estimates.numpy(), atol=2e-6)
+
+    def test_windows_fade_into_each_other(self, separator: Separator, config: Config) -> None:
+        """Weighted means of the windows, taken one by one; the weights rise and fall and never jump."""
+        wave, objects = noise(1, 800), pictures(2)
+        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 800, 0.0)), wave)
+        fade = np.maximum(np.sin(np.pi * (np.arange(310) + 0.5) / 310) ** 2, 1e-3)
+        total, weight = np.zeros((2, 800)), np.zeros(800)
+        for start in window_starts(800, 310, 155):
+            part = torch.from_numpy(wave[0, start : start + 310])
+            alone = separate_recording(separator, part, objects, config, hop=310)
+            total[:, start : start + 310] += fade * alone.estimates.numpy()
+            weight[start : start + 310] += fade
+        np.testing.assert_allclose(stems[:, 0], total / weight, atol=5e-6)
+
+    @pytest.mark.parametrize("num_samples", [200, 310, 311, 465, 2000])
+    def test_batches_and_blocks_change_nothing(self, separator: Separator, num_samples: int) -> None:
+        wave, objects = noise(2, num_samples), pictures(3)
+        info = SoundInfo(RATE, 2, num_samples, 0.0)
+        results = []
+        for batch, block in ((1, 13), (16, 5000)):
+            changed = evaluation_config(eval={"batch_windows": batch})
+            results.append(stems_of(StemMaker(separator, changed, objects, info), wave, block))
+        assert results[0].shape == (3, 2, num_samples)
+        np.testing.assert_allclose(results[0], results[1], atol=2e-6)
+
+    @pytest.mark.parametrize("rate", [2000, 4410, 4800])
+    def test_at_a_higher_rate_the_same_masks_apply(self, separator: Separator, config: Config, rate: int) -> None:
+        """A sound without anything above the network's range: its stems are the network's, at another rate."""
+        seconds = 1.0
+        time = np.arange(round(seconds * rate)) / rate
+        rng = np.random.default_rng(3)
+        wave = sum(
+            a * np.sin(2 * np.pi * f * time + p)
+            for f, a, p in zip(rng.uniform(20, 400, 40), rng.uniform(0.02, 0.06, 40), rng.uniform(0, 6, 40))
+        )
+        low_time = np.arange(round(seconds * RATE)) / RATE
+        rng = np.random.default_rng(3)
+        low = sum(
+            a * np.sin(2 * np.pi * f * low_time + p)
+            for f, a, p in zip(rng.uniform(20, 400, 40), rng.uniform(0.02, 0.06, 40), rng.uniform(0, 6, 40))
+        )
+        objects = pictures(2)
+        high_stems, low_stems = (
+            stems_of(StemMaker(separator, config, objects, SoundInfo(r, 1, len(x), 0.0)), x[None].astype(np.float32))[
+                :, 0
+            ]
+            for r, x in ((rate, wave), (RATE, low))
+        )
+        for high, low_stem in zip(high_stems, low_stems):
+            at_low = np.stack([np.interp(low_time, time, high)])[0]
+            inner = slice(50, -50)
+            error = np.abs(at_low - low_stem)[inner].max() / np.abs(low_stem).max()
+            assert error < 0.1
+
+    def test_above_the_networks_range(self, separator: Separator, config: Config) -> None:
+        """A tone at 1.5 kHz beside noise: shared out as the octave below is, or all left over."""
+        rate = 4_000
+        time = np.arange(rate) / rate
+        wave = (noise(1, rate) + 0.2 * np.sin(2 * np.pi * 1500 * time)).astype(np.float32)
+        objects = pictures(2)
+        info = SoundInfo(rate, 1, rate, 0.0)
+
+        def tone(stem: np.ndarray) -> float:
+            return float(2 * np.abs(np.mean(stem * np.exp(-2j * np.pi * 1500 * time))) / 0.2)
+
+        shared = stems_of(StemMaker(separator, config, objects, info, "share"), wave)[:, 0]
+        left = stems_of(StemMaker(separator, config, objects, info, "remainder"), wave)[:, 0]
+        shares = [tone(stem) for stem in shared]
+        assert all(share > 0.1 for share in shares)
+        assert sum(shares) < 1.05
+        assert all(tone(stem) < 0.01 for stem in left)
+
+    def test_channels_keep_their_places(self, separator: Separator, config: Config) -> None:
+        """What plays on the left only stays there; both channels get the same masks."""
+        wave = noise(2, 700)
+        wave[1] = 0
+        stems = stems_of(StemMaker(separator, config, pictures(2), SoundInfo(RATE, 2, 700, 0.0)), wave)
+        assert np.abs(stems[:, 0]).max() > 0.01
+        assert np.abs(stems[:, 1]).max() == 0
+
+    def test_localisation_over_time(self, separator: Separator, config: Config) -> None:
+        maker = StemMaker(separator, config, pictures(2), SoundInfo(RATE, 1, 620, 0.0))
+        stems_of(maker, noise(1, 620))
+        assert [second for second, _ in maker.localisation] == pytest.approx([0.155, 0.31, 0.465])
+        assert all(found.shape == (2, 2, 2) for _, found in maker.localisation)
+
+    def test_memory_does_not_grow_with_the_length(self, separator: Separator, config: Config) -> None:
+        """Pieces are handed on as they are finished, the sound is read as it is needed."""
+        info = SoundInfo(RATE, 1, 50_000, 0.0)
+        maker = StemMaker(separator, config, pictures(2), info)
+        read = [0]
+
+        def blocks() -> Iterator[np.ndarray]:
+            for number in range(500):
+                read[0] += 100
+                yield noise(1, 100, number)
+
+        written = 0
+        for _, stems, _ in maker(blocks()):
+            written += stems.shape[2]
+            assert read[0] - written < 3 * 310 + 5 * 155  # four windows in a batch
+        assert written == 50_000
+
+
+def write_video(
+    path: Path,
+    seconds: float = 2.0,
+    rate: int = 4_000,
+    layout: str = "stereo",
+    sound: bool = True,
+    audio_codec: str = "pcm_f32le",
+    loudness: float = 0.1,
+    size: tuple[int, int] = (64, 48),
+) -> Path:
+    """Frames of noise whose grey rises with time; a tone that starts at one second, over soft noise."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=Fraction(10))
+        video.width, video.height, video.pix_fmt, video.bit_rate = *size, "yuv420p", 5_000_000
+        audio = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
+        for number in range(round(10 * seconds)):
+            pixels = np.full((size[1], size[0], 3), 20 + 4 * number, np.uint8)
+            pixels[8:24, 8:24] = (200, 60, 60)
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        if audio is not None:
+            channels = 1 if layout == "mono" else 2
+            count = round(seconds * rate)
+            time = np.arange(count) / rate
+            wave = loudness * (noise(channels, count) + (time > 1) * np.sin(2 * np.pi * 300 * time))
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(wave.T.astype(np.float32).reshape(1, -1)), "flt", layout
+            )
+            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+            resampler = av.AudioResampler(audio.codec_context.format, layout, rate, audio.frame_size or None)
+            for part in [*resampler.resample(frame), *resampler.resample(None)]:
+                container.mux(audio.encode(part))
+            container.mux(audio.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "duet.mkv")
+
+
+@pytest.fixture(scope="module")
+def separated(run: RunFolder, video: Path, tmp_path_factory: pytest.TempPathFactory) -> Separation:
+    return separate_file(video, run.path, BOXES, out=tmp_path_factory.mktemp("out") / "stems")
+
+
+class TestVideo:
+    def test_stems_and_remainder_add_up_to_the_original(self, separated: Separation, video: Path) -> None:
+        assert [path.name for path in separated.stems] == ["1-bell.wav", "2-harp.wav"]
+        stems = [soundfile.read(path, always_2d=True) for path in (*separated.stems, separated.remainder)]
+        assert all(rate == 4_000 for _, rate in stems)
+        info = measure_sound(video, RATE)
+        original = np.concatenate(list(read_blocks(video, info)), axis=1).T
+        assert original.shape == (8_000, 2)
+        np.testing.assert_allclose(sum(stem for stem, _ in stems), original, atol=1e-6)
+        assert all(np.abs(stem).max() > 0.001 for stem, _ in stems)
+        assert soundfile.info(separated.stems[0]).subtype == "FLOAT"
+
+    def test_videos_show_and_play_their_object(self, separated: Separation, video: Path) -> None:
+        assert [path.name for path in separated.videos] == ["1-bell.mp4", "2-harp.mp4"]
+        for path, stem_path, box in zip(separated.videos, separated.stems, BOXES):
+            shown = list(read_frames(path))
+            assert len(shown) == 20
+            np.testing.assert_allclose([second for second, _ in shown], np.arange(20) / 10, atol=0.01)
+            changed = np.abs(
+                np.stack([frame for _, frame in shown]).astype(int)
+                - np.stack([frame for _, frame in read_frames(video)])
+            ).max(axis=(0, 3))
+            inside = np.zeros((48, 64), bool)
+            inside[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = True
+            assert changed[inside].max() > 60  # heat map and frame
+            assert np.median(changed[~inside]) < 12  # the codec's noise
+            info = measure_sound(path, RATE)
+            assert info.seconds == pytest.approx(2.0, abs=0.1)
+            stem, rate = soundfile.read(stem_path)
+            played = np.concatenate(list(read_blocks(path, info)), axis=1)
+            onset, expected = (np.argmax(np.abs(x) > 0.5 * np.abs(x).max()) / r
+                               for x, r in ((played[0], info.sample_rate), (stem[:, 0], rate)))  # fmt: skip
+            assert onset == pytest.approx(expected, abs=0.08)  # in time with the picture
+
+    def test_record(self, separated: Separation, video: Path, run: RunFolder) -> None:
+        record = json.loads((separated.remainder.parent / "separation.json").read_text())
+        assert record["source"] == str(video)
+        assert record["step"] == 7
+        assert [entry["name"] for entry in record["objects"]] == ["1-bell", "2-harp"]
+        left = {path.name for path in separated.remainder.parent.iterdir()}
+        assert left == {"1-bell.wav", "2-harp.wav", "remainder.wav", "1-bell.mp4", "2-harp.mp4", "separation.json"}
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("mono.mkv", {"layout": "mono", "rate": 1_000}),
+            ("odd.mkv", {"rate": 44_099, "seconds": 1.2}),  # no rate that a filter of a sensible size leads from
+            ("aac.mp4", {"rate": 44_100, "audio_codec": "aac", "size": (66, 50)}),
+            ("short.mkv", {"seconds": 0.2}),
+        ],
+    )
+    def test_formats(self, run: RunFolder, tmp_path: Path, name: str, options: dict) -> None:
+        source = write_video(tmp_path / name, **options)
+        result = separate_file(source, run.path, [Box(0, 0, 20, 20)], out=tmp_path / "out")
+        stem, rate = soundfile.read(result.stems[0], always_2d=True)
+        assert rate == {44_099: 48_000}.get(options.get("rate", 4_000), options.get("rate", 4_000))
+        assert len(stem) / rate == pytest.approx(options.get("seconds", 2.0), abs=0.06)
+        assert stem.shape[1] == (1 if options.get("layout") == "mono" else 2)
+        assert len(list(read_frames(result.videos[0]))) == round(10 * options.get("seconds", 2.0))
+
+    def test_sound_with_pictures(self, run: RunFolder, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "song.wav", noise(2, 6_000).T, 4_000)
+        for number, name in enumerate(("bell.png", "bell.jpg")):
+            Image.fromarray(np.full((40, 30, 3), 90 * number, np.uint8)).save(tmp_path / name)
+        result = separate_file(
+            tmp_path / "song.wav",
+            run.path,
+            pictures=[tmp_path / "bell.png", tmp_path / "bell.jpg"],
+            out=tmp_path / "out",
+        )
+        assert [path.name for path in result.stems] == ["1-bell.wav", "2-bell.wav"]
+        shown = list(read_frames(result.videos[1]))
+        assert len(shown) == 12  # 1.5 s
+
+    def test_sounds_only(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        result = separate_file(video, run.path, BOXES, out=tmp_path / "out", videos=False)
+        assert result.videos == ()
+        assert not list((tmp_path / "out").glob("*.mp4"))
+
+    def test_command_line(
+        self, run: RunFolder, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        values = ["--checkpoint", str(run.path), "--out", str(tmp_path / "out"), "--no-videos", "--device", "cpu"]
+        assert main(["separate", str(video), *values, "--boxes", "a=2,2,30,30", "5,5,40,40@1.2", "--click", "9,9"]) == 0
+        printed = capsys.readouterr().out.split()
+        assert [Path(line).name for line in printed] == ["1-a.wav", "2-object.wav", "3-object.wav", "remainder.wav"]
+
+
+class TestObjects:
+    def test_the_picture_is_cut_as_in_training(self, config: Config) -> None:
+        frame = np.random.default_rng(0).integers(0, 255, (100, 120, 3), dtype=np.uint8)
+        found = object_in_frame(frame, Box(20, 10, 100, 90), config.data)
+        assert found.picture.shape == (3, 16, 16)
+        assert found.place == pytest.approx((28, 18, 92, 82))  # the inner 16 of 20
+        whole = Image.fromarray(frame).resize((16, 16), Image.Resampling.BILINEAR, box=(28, 18, 92, 82))
+        np.testing.assert_array_equal(found.picture, np.asarray(whole).transpose(2, 0, 1))
+
+    def test_a_box_is_cut_at_the_frames_edge(self, config: Config) -> None:
+        frame = np.zeros((50, 60, 3), np.uint8)
+        inside = object_in_frame(frame, Box(40, 20, 60, 50), config.data)
+        assert object_in_frame(frame, Box(40, 20, 900, 70), config.data).place == inside.place
+
+    def test_clicks_stand_for_squares_in_the_frame(self, config: Config) -> None:
+        frame = np.zeros((40, 60, 3), np.uint8)
+        assert object_in_frame(frame, Click(30, 20), config.data).place == pytest.approx((22, 12, 38, 28))
+        assert object_in_frame(frame, Click(0, 39), config.data).place == pytest.approx((2, 22, 18, 38))
+
+    def test_frames_by_their_time(self, video: Path) -> None:
+        for at_s, number in ((0.0, 0), (0.95, 9), (1.0, 10), (1.95, 19), (2.5, 19)):
+            grey = frame_at(video, at_s)[40:, 40:].mean()
+            assert grey == pytest.approx(20 + 4 * number, abs=3), at_s
+
+    @pytest.mark.parametrize(
+        ("kind", "text", "expected"),
+        [
+            (Box, "1,2,3,4", Box(1, 2, 3, 4)),
+            (Box, "my violin=1.5,2,3,4@12.25", Box(1.5, 2, 3, 4, 12.25, "my violin")),
+            (Click, "7,8", Click(7, 8)),
+            (Click, "x=7,8@1", Click(7, 8, 1.0, "x")),
+        ],
+    )
+    def test_text_forms(self, kind: type, text: str, expected: object) -> None:
+        assert kind.parse(text) == expected
+
+    @pytest.mark.parametrize("text", ["1,2,3", "a,b,c,d", "1,2,3,4@", "=1,2,3,4", "1 2 3 4", ""])
+    def test_text_of_no_form(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"is not of the form \[NAME=\]X1,Y1,X2,Y2\[@SECONDS\]"):
+            Box.parse(text)
+
+    def test_a_detector_finds_the_surest_box_of_each_class(
+        self, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from shards.detector import build_detector, save_detector
+
+        save_detector(build_detector("small", ["Violin", "Flute"]), tmp_path / "weights.pt")
+        grey_of = {"Violin": 60, "Flute": 90}
+
+        def fake(model: object, frames: list, device: str, batch: int) -> np.ndarray:
+            """Surer the nearer the frame's grey is to the class's."""
+            rows = []
+            for number, picture in frames:
+                grey = float(picture[:, 40:, 40:].mean()) * 255
+                for label, name in enumerate(("Violin", "Flute"), start=1):
+                    rows.append([number, label, 0.99 - abs(grey - grey_of[name]) / 200, 1, 2, 30, 40])
+            return np.array(rows, np.float32)
+
+        monkeypatch.setattr("shards.detect.detect_frames", fake)
+        boxes = detect_objects(video, tmp_path / "weights.pt", 2.0, 0.9, "cpu")
+        assert {box.name for box in boxes} == {"Violin", "Flute"}
+        for box in boxes:
+            grey = frame_at(video, box.at_s)[40:, 40:].mean()
+            assert grey == pytest.approx(grey_of[box.name], abs=4)
+        with pytest.raises(ValueError, match=r"sees nothing .* lower --min-score, or show .* with --boxes or --click"):
+            detect_objects(video, tmp_path / "weights.pt", 2.0, 0.999, "cpu")
+
+
+class TestFaults:
+    def fails(self, source: Path, run: RunFolder, tmp_path: Path, message: str, **options: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            separate_file(source, run.path, out=tmp_path / "out", **options)  # type: ignore[arg-type]
+        assert not list((tmp_path / "out").glob("*"))
+
+    def test_no_sound(self, run: RunFolder, tmp_path: Path) -> None:
+        source = write_video(tmp_path / "mute.mkv", sound=False)
+        self.fails(source, run, tmp_path, "has no sound", objects=BOXES)
+
+    def test_silence(self, run: RunFolder, tmp_path: Path) -> None:
+        source = write_video(tmp_path / "silent.mkv", loudness=0.0)
+        self.fails(source, run, tmp_path, "is silent; there is nothing to separate", objects=BOXES)
+
+    def test_numbers_that_are_none(self, run: RunFolder, tmp_path: Path) -> None:
+        wave = noise(1, 1000)[0]
+        wave[100] = np.nan
+        soundfile.write(tmp_path / "nan.wav", wave, RATE, subtype="FLOAT")
+        Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "a.png")
+        self.fails(
+            tmp_path / "nan.wav", run, tmp_path, "holds values that are no numbers", pictures=[tmp_path / "a.png"]
+        )
+
+    def test_sound_without_pictures(self, run: RunFolder, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "song.wav", noise(1, 1000)[0], RATE)
+        self.fails(tmp_path / "song.wav", run, tmp_path, "give one per instrument with --pictures")
+
+    def test_nothing_said(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        self.fails(
+            video, run, tmp_path, "say where the instruments are in .*: --boxes or --click for each, or --detector"
+        )
+        self.fails(
+            video,
+            run,
+            tmp_path,
+            "boxes or clicks and pictures are given; one of them",
+            objects=BOXES,
+            pictures=["a.png"],
+        )
+
+    @pytest.mark.parametrize(
+        ("box", "message"),
+        [
+            (Box(5, 5, 5, 30), "has no area inside the frame of 64 x 48 pixels"),
+            (Box(30, 5, 10, 30), "has no area"),
+            (Box(70, 5, 90, 30), "has no area"),
+            (Box(5, 5, 30, 30, at_s=60.0), "has no frame at 60 s; give an earlier time"),
+            (Box(5, 5, 30, 30, at_s=-1.0), "give seconds since the beginning"),
+            (Click(64, 5), "the click 64,5 is outside the frame of 64 x 48 pixels"),
+        ],
+    )
+    def test_boxes(self, run: RunFolder, video: Path, tmp_path: Path, box: Box | Click, message: str) -> None:
+        self.fails(video, run, tmp_path, message, objects=[box])
+
+    def test_files(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        self.fails(tmp_path / "none.mp4", run, tmp_path, "none.mp4 does not exist", objects=BOXES)
+        (tmp_path / "text.mp4").write_text("no video")
+        self.fails(tmp_path / "text.mp4", run, tmp_path, "cannot be read as video or sound", objects=BOXES)
+        self.fails(video, run, tmp_path, "picture none.png does not exist", pictures=["none.png"])
+        self.fails(video, run, tmp_path, "cannot be read", pictures=[tmp_path / "text.mp4"])
+
+    def test_no_run_and_a_checkpoint_of_another_version(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        self.fails(video, RunFolder(tmp_path), tmp_path, "is no run's folder", objects=BOXES)
+        other = RunFolder(tmp_path / "run")
+        other.create(run.read_config(), 1)
+        self.fails(video, other, tmp_path, "there is no best checkpoint in", objects=BOXES)
+        source = run.best_checkpoint()
+        target = other.checkpoints / source.name
+        target.mkdir(parents=True)
+        (target / "state.pt").write_bytes((source / "state.pt").read_bytes())
+        meta = json.loads((source / "meta.json").read_text())
+        (target / "meta.json").write_text(json.dumps({**meta, "version": 99}))
+        self.fails(video, other, tmp_path, "99, this program reads", objects=BOXES)
+
+    def test_a_failure_leaves_no_half_files(
+        self, run: RunFolder, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = StemMaker._separate
+
+        def broken(self: StemMaker, starts: list[int], segments: torch.Tensor) -> Iterator[torch.Tensor]:
+            if starts[0] > 0:
+                raise ValueError("the disk is full")
+            yield from original(self, starts, segments)
+
+        monkeypatch.setattr(StemMaker, "_separate", broken)
+        self.fails(video, run, tmp_path, "the disk is full", objects=BOXES)
