@@ -3,6 +3,8 @@
 # Everything is installed into .venv; PYTHON chooses the interpreter that makes it (3.11 or newer).
 
 PYTHON ?= python3
+# test processes
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -26,7 +28,7 @@ demo-solo: install
 
 test: install
 	sh tests/install_chromium.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ setup(
         "numpy>=1.26",  # arrays, counter-based random numbers of the data plan
         "scipy>=1.11",  # filters of the demo's sounds; mir_eval needs it too
         "soundfile>=0.12",  # FLAC and WAV in memory (torchaudio 2.11 itself no longer decodes)
+        "av>=12",  # reading and writing videos (PyAV)
         "pillow>=10",  # JPEG and PNG, drawing the demo's pictures
         "mir_eval>=0.7,<0.9",  # BSS Eval v3; its separation module is gone after 0.8
         "tensorboard>=2.15",  # curves, sounds and pictures of a run
@@ -28,6 +29,7 @@ setup(
         "deepspeed": ["deepspeed>=0.19"],  # ZeRO engines; install with DS_BUILD_OPS=0 --no-build-isolation
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",  # half of the tests' time is waiting for processes to start
             "pytest-timeout>=2.3",  # a hanging worker must not hang the tests
             "psutil>=5.9",  # finds the workers of a run that a test kills
             "playwright>=1.49",  # drives Debian's Chromium in the report's tests

@@ -100,9 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
 
     info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
-                 "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4")  # fmt: skip
+                 "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4",
+                 "ialcms info runs/demo/config.yaml --plan 100")  # fmt: skip
     _add_config(info)
     info.add_argument("--workers", type=int, default=1, help="number of training workers to do the arithmetic for")
+    info.add_argument("--plan", type=int, metavar="STEP", help="print what every mix of this step (from 0) is made of")
+    info.add_argument("--read-clips", action="store_true", help="with --plan: read its clips, show replaced ones")
 
     pretrain = _verb(verbs, "pretrain", _pretrain, "train the backbone to name instruments, where ImageNet's does not fit",
                      "ialcms pretrain configs/demo.yaml --out runs/demo/backbone.pt")  # fmt: skip
@@ -219,9 +222,13 @@ def _separate(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from ialcms.config import load_config
-    from ialcms.info import describe
+    from ialcms.info import describe, describe_plan
 
-    print(describe(load_config(args.config, args.overrides), args.workers))
+    config = load_config(args.config, args.overrides)
+    if args.plan is not None:
+        print(describe_plan(config, args.plan, args.workers, args.read_clips))
+    else:
+        print(describe(config, args.workers))
     return 0
 
 

@@ -1,15 +1,20 @@
-"""What a configuration amounts to, without training: shapes, parameters, steps, batch arithmetic, shards."""
+"""What a configuration amounts to, without training: shapes, parameters, steps, batch arithmetic, shards, the plan."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from ialcms.config import Config, check_world_size
 from ialcms.data.batches import normalise_objects
+from ialcms.data.clips import ClipStore
 from ialcms.data.evaluation_sets import list_mixes
-from ialcms.data.manifest import FILE_NAME, Manifest, read_manifest
-from ialcms.data.plan import Plan
+from ialcms.data.manifest import FILE_NAME, Manifest
+from ialcms.data.mixtures import make_mix
+from ialcms.data.plan import Plan, PlannedClip, PlannedMix
+from ialcms.data.remote import open_manifest
 from ialcms.models import Separator
 from ialcms.models.build import build_networks
 from ialcms.schedule import ramp
@@ -23,10 +28,69 @@ def describe(config: Config, workers: int = 1) -> str:
     lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
     lines += [*_batch(config, workers), "", *_schedule(config), ""]
     try:
-        manifest = read_manifest(config.data.shards)
+        manifest = open_manifest(config.data.shards)
     except ValueError as error:
         return "\n".join([*lines, f"shards: none yet ({error})"])
     return "\n".join([*lines, *_coverage(config, manifest)])
+
+
+def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool = False) -> str:
+    """The text that `ialcms info --plan STEP` prints: what every mix of global step `step` (0-based) is made of.
+
+    read_clips: read the step's clips and show those that took the place of clips that cannot be used. ValueError where
+    the configuration can't be trained on `workers` workers, or shards cannot be read.
+    """
+    if step < 0:
+        raise ValueError(f"--plan is {step}; steps are counted from 0")
+    check_world_size(config, workers)
+    manifest, batch = open_manifest(config.data.shards), config.train.global_batch
+    plan = Plan(manifest, config.data, config.audio, config.seed, batch)
+    data, seconds = config.data, config.audio.num_samples / config.audio.sample_rate
+    lines = [
+        f"step {step}, the one after {step} finished steps: {batch} mixes of {data.num_mix} x {data.num_objects} clips, "
+        f"out of {plan.num_clips} in {manifest.folder} ({manifest.digest}), seed {config.seed}",
+        f"windows of {seconds:.2f} s; crops (left, top) of {data.image_crop} pixels out of {data.image_resize}",
+    ]
+    rows = [["lane", "worker", "mixture", "instrument", "clip", "shard", "window (s)", "gain", "box", "crop", "flip"]]
+    replaced: list[str] = []
+    for lane in range(batch):
+        mix = plan.mix(lane, step)
+        if read_clips:
+            made = make_mix(plan, ClipStore(manifest, len(mix.clips)), lane, step)
+            mix = PlannedMix(lane, step, made.clips)
+            replaced += [f"replaced in lane {lane}: {reason}" for reason in made.bad.values()]
+        worker = str(lane * workers // batch)
+        rows += [[str(lane), worker, *cells] for cells in _plan_of_mix(config, manifest, mix)]
+    if not read_clips:
+        replaced = ["clips were not read: one that cannot be used gives way to another (see --read-clips)"]
+    return "\n".join([*lines, "", *_aligned(rows), "", *replaced]).rstrip()
+
+
+def _plan_of_mix(config: Config, manifest: Manifest, mix: PlannedMix) -> Iterator[list[str]]:
+    for place, planned in enumerate(mix.clips):
+        clip = manifest.clips[planned.clip]
+        yield [
+            str(place // config.data.num_objects + 1),
+            clip.instrument,
+            clip.key,
+            manifest.shards[clip.shard].name,
+            _window(config, planned, clip.num_samples),
+            f"{planned.gain:.3f}",
+            f"{planned.row + 1}/{clip.num_boxes}",
+            f"{planned.left},{planned.top}",
+            "yes" if planned.flip else "no",
+        ]
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def _window(config: Config, planned: PlannedClip, num_samples: int) -> str:
+    """Seconds of the clip that are heard; a shorter clip ends before the window does."""
+    rate, end = config.audio.sample_rate, planned.start + config.audio.num_samples
+    return f"{planned.start / rate:.3f}-{min(end, num_samples) / rate:.3f}"
 
 
 def _parameters(separator: Separator, critic: nn.Module | None) -> list[str]:

@@ -112,7 +112,8 @@ class _Run:
                 progress, is_best = self._validate(progress)
             show_every = config.train.visualise_every
             if show_every and (progress.step % show_every == 0 or is_last):
-                monitor.show(progress.step, self.validation.views(self.experiment.separator.module))
+                separator = self.experiment.separator.inference_module()
+                monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
             due = workers.is_first and self.writer.is_due(progress.step)
             stopping, due = workers.any_of(self.stop.requested, due)
             if is_best or is_last or stopping or due:
@@ -128,7 +129,7 @@ class _Run:
 
     def _validate(self, progress: Progress) -> tuple[Progress, bool]:
         """Where the run is with the validation's score counted in, and whether it is the best so far."""
-        result = self.validation.run(self.experiment.separator.module)
+        result = self.validation.run(self.experiment.separator.inference_module())
         self.monitor.record_validation(progress.step, result.scalars(), str(result))
         score = result.means.get("SDR")
         if score is None or (progress.best_score is not None and score <= progress.best_score):

@@ -77,10 +77,7 @@ class Validation:
         )
 
     def views(self, separator: Separator, count: int = 2) -> list[View]:
-        """Sounds, masks and localisation of some mixes of the list, always the same ones.
-
-        Every worker computes them: a separator whose weights are spread over the workers can only run on all at once.
-        """
+        """Sounds, masks and localisation of some mixes of the list, always the same ones."""
         places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int))
         with _evaluating(separator):
             return [

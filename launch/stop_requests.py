@@ -17,8 +17,9 @@ _POLL_S = 0.2
 class StopRequests:
     """Use as a context manager around the workers' life.
 
-    TERM, USR1 or INT reach every child process as one TERM, also one that starts later; a second INT kills them. A
-    process without any is itself ended, with exit code 1: then it still waits for other machines.
+    TERM, USR1 or INT reach every child process as one INT, also one that starts later; a second INT kills them. INT,
+    because some clusters send TERM and USR1 to the children themselves too, and to a worker the second signal of a kind
+    means "at once". Without any child this process ends, with exit code 1: it still waits for other machines then.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,7 @@ class StopRequests:
                 if at_once:
                     _send(worker, signal.SIGKILL)
                 elif worker not in told:
-                    _send(worker, signal.SIGTERM)  # once: to a worker, the second means "at once"
+                    _send(worker, signal.SIGINT)
                     told.add(worker)
 
 

@@ -25,6 +25,8 @@ from launch.stop_requests import StopRequests
 
 STOPPED, REFUSED, CRASHED = "stopped", "refused", "crashed"  # names of the notes
 BAD_INPUT = 2  # the program's exit code for input that it refuses: another start would end the same way
+# Exit codes of a worker that a stop request meets while it starts; 130 is Python's own for an interrupt.
+_NOT_LISTENING_YET = {-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, 130}
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
     if any(failure.exitcode == BAD_INPUT for failure in failures.values()):
         return REFUSED, BAD_INPUT  # the program has said why
     rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    if stop_asked and first.exitcode == -signal.SIGTERM:
-        return STOPPED, 0  # it did not listen yet, so it has nothing to save
+    if stop_asked and first.exitcode in _NOT_LISTENING_YET:
+        return STOPPED, 0  # so it has nothing to save
     how = f"ended with exit code {first.exitcode}" if first.exitcode > 0 else f"was killed by {first.signal_name()}"
     print(f"launch: worker {rank} on {socket.gethostname()} {how}", file=sys.stderr)
     # After a request it may have been our neighbours' end that brought it down: they know better.

@@ -91,6 +91,7 @@ def test_two_workers_give_the_same_file(run: RunFolder, evaluated: tuple[Path, s
     assert result.stdout.count("overall") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
     """Started on one worker, killed, ended on two: every mix scored once, the same file."""

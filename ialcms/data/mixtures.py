@@ -20,7 +20,8 @@ class Mix:
     mix: np.ndarray  # (L,) float32, sum of the mixtures
     mixtures: np.ndarray  # (M, L) float32, each the mean of its O solos
     objects: np.ndarray  # (M, O, 3, S, S) uint8
-    keys: tuple[str, ...]  # M * O keys of the clips
+    clips: tuple[PlannedClip, ...]  # M * O, as they were used: a clip that took another's place is here
+    keys: tuple[str, ...]  # of the clips
     bad: dict[str, str]  # clips that had to be replaced: key -> one line with shard and reason
 
 
@@ -60,6 +61,7 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int) -> Mix:
         mix=mixtures.sum(axis=0, dtype=np.float32),
         mixtures=mixtures,
         objects=objects.reshape(data.num_mix, data.num_objects, *objects.shape[1:]),
+        clips=tuple(planned),
         keys=tuple(clips[clip.clip].key for clip in planned),
         bad=bad,
     )

@@ -7,6 +7,9 @@ function below, `name:key=value,...` passes it arguments.
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,8 +34,8 @@ STEPS = 20
 
 def equality_config(**train: Any) -> Config:
     """20 steps with both ramps inside; the critic learns at each, the separator at every second; the bank of 24
-    components is overwritten more than once a step."""
-    return small_config(train={"global_batch": 4, **train})
+    components goes round every other step; the gradients of both networks are clipped."""
+    return small_config(train={"global_batch": 4, **train}, optim={"clip_norm": 0.5})
 
 
 def own_lanes(config: Config, workers: Workers) -> slice:
@@ -86,24 +89,138 @@ def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     return result
 
 
-def long_run(workers: Workers) -> list[str]:
-    """Checksums of all parameters, buffers and the memory bank after every 20 of 200 steps of tiny networks."""
-    config = small_config(
+def tiny_config(workers: Workers, **train: Any) -> Config:
+    """Cheap steps: one mix per worker, the separator learns at every third step."""
+    return small_config(
         data={"image_resize": 32, "image_crop": 16},
         model={
             "visual": {"width": 2, "weights": "none", "aspp_channels": 4, "low_level_channels": 2, "channels": 8},
             "unet": {"width": 2},
             "critic": {"width": 2},
         },
-        train={"global_batch": workers.world_size, "separator_every": 3},
+        train={"global_batch": workers.world_size, "separator_every": 3, **train},
+        optim={"clip_norm": 0.5},
     )
-    experiment = Experiment(config, workers)
+
+
+def run_steps(experiment: Experiment, steps: range) -> None:
+    for step in steps:
+        experiment.step(make_batch(experiment.config, step, own_lanes(experiment.config, experiment.workers)))
+
+
+def long_run(workers: Workers) -> list[str]:
+    """Checksums of all parameters, buffers and the memory bank after every 20 of 200 steps of tiny networks."""
+    experiment = Experiment(tiny_config(workers), workers)
     checksums = []
-    for step in range(200):
-        experiment.step(make_batch(config, step, own_lanes(config, workers)))
-        if (step + 1) % 20 == 0:
-            checksums.append(checksum(experiment.state_dict()))
+    for first in range(0, 200, 20):
+        run_steps(experiment, range(first, first + 20))
+        checksums.append(checksum(experiment.state_dict()))
     return checksums
+
+
+ENGINES = {
+    "ddp": {"engine": "ddp"},
+    **{
+        f"zero{stage}": {"engine": "deepspeed", "deepspeed_config": f"configs/deepspeed/zero{stage}.json"}
+        for stage in range(4)
+    },
+}
+
+
+def resume(workers: Workers) -> dict[str, Any]:
+    """Per engine, the state after 7 steps at once, after 4 and 3, and after 3 with ddp that go on from its 4."""
+    results: dict[str, Any] = {}
+    for name, engine in ENGINES.items():
+        config = tiny_config(workers, **engine)
+        at_once = Experiment(config, workers)
+        run_steps(at_once, range(4))
+        middle = through_file(workers, at_once.state_dict())
+        run_steps(at_once, range(4, 7))
+        resumed = Experiment(config, workers)
+        resumed.load_state_dict(middle)
+        run_steps(resumed, range(4, 7))
+        changed = Experiment(tiny_config(workers), workers)
+        changed.load_state_dict(middle)
+        run_steps(changed, range(4, 7))
+        experiments = {"middle": None, "at once": at_once, "resumed": resumed, "resumed with ddp": changed}
+        results[name] = {case: clone(e.state_dict()) if e is not None else middle for case, e in experiments.items()}
+    return results
+
+
+def through_file(workers: Workers, state: Any) -> Any:
+    """What all workers read of a state that the first one writes, like a checkpoint."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return torch.load(io.BytesIO(workers.broadcast(file.getvalue())), weights_only=True)
+
+
+def not_finite(workers: Workers) -> dict[str, Any]:
+    """Per engine: worker 1 sees NaN at step 3, at which both networks learn, and gets an infinite gradient at step 6.
+
+    One step is skipped, the second is too many.
+    """
+    results: dict[str, Any] = {}
+    for name, engine in ENGINES.items():
+        config = tiny_config(workers, max_skipped_steps=1, **engine)
+        experiment = Experiment(config, workers)
+        run_steps(experiment, range(3))
+        before = clone(experiment.state_dict())
+        batch = make_batch(config, 3, own_lanes(config, workers))
+        if workers.rank == 1:
+            batch.mix[0, 100] = math.nan
+        with capture_log() as lines:
+            scalars = experiment.step(batch)
+        after = clone(experiment.state_dict())
+        run_steps(experiment, range(4, 6))
+        learned = clone(experiment.state_dict())
+        parameter = experiment.separator.module.mask_bias
+        handle = parameter.register_hook(lambda gradient: gradient * math.inf) if workers.rank == 1 else None
+        try:
+            run_steps(experiment, range(6, 7))
+            error = "none"
+        except ValueError as fault:
+            error = str(fault)
+        if handle is not None:
+            handle.remove()
+        results[name] = {
+            "log": lines, "scalars": scalars, "before": before, "after": after, "learned": learned,
+            "end": clone(experiment.state_dict()), "error": error,
+        }  # fmt: skip
+    return results
+
+
+@contextmanager
+def capture_log() -> Iterator[list[str]]:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("ialcms")
+    logger.addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+
+
+def disagreement(workers: Workers) -> dict[str, str]:
+    """What is said when a worker's last bit of a weight, its step or its configuration is another."""
+    messages = {}
+    for what in ("nothing", "weight", "step", "configuration"):
+        other = workers.rank == 1
+        config = tiny_config(workers, check_every=2)
+        if what == "configuration" and other:
+            config = replace(config, seed=1)
+        experiment = Experiment(replace(config, seed=0) if what != "configuration" else config, workers)
+        try:
+            run_steps(experiment, range(2))
+            if what == "weight" and other:
+                weight = experiment.separator.module.encoder.stem[0].weight.data.view(-1)
+                weight[3] = torch.nextafter(weight[3], torch.tensor(2.0))
+            run_steps(experiment, range(4, 5) if what == "step" and other else range(2, 3))
+            messages[what] = "no fault found"
+        except ValueError as error:
+            messages[what] = str(error)
+    return messages
 
 
 def batchnorm(workers: Workers) -> dict[str, Tensor]:
@@ -209,7 +326,19 @@ def checksum(state: Any) -> str:
     return digest.hexdigest()
 
 
-CASES = {f.__name__: f for f in (alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient)}
+CASES = {
+    f.__name__: f
+    for f in (
+        alternate_steps,
+        alternate_steps_without_batchnorm,
+        long_run,
+        batchnorm,
+        gather_gradient,
+        resume,
+        not_finite,
+        disagreement,
+    )
+}
 
 
 def main() -> None:

@@ -287,7 +287,7 @@ class TestTraining:
                 rows.append(f"{clip}-{int(frame)},x,{instrument},1,{corners},0,0,0\n")
         (tmp_path / "boxes.csv").write_text(HEADER + "".join(rows))
         examples, _ = read_boxes(tmp_path / "boxes.csv", images, names)
-        options = TrainingOptions("small", steps=100, batch=8, learning_rate=3e-3, warmup_steps=20)
+        options = TrainingOptions("small", steps=200, batch=8, learning_rate=3e-3, warmup_steps=20)
         train_detector(examples, names, tmp_path / "detector.pt", options)
         for instrument, clip in test_boxes:
             (tree / "solo_detect" / instrument / f"{clip}.npy").unlink()
