@@ -86,7 +86,7 @@ def diff(first: Path, second: Path) -> str:
 
 
 def export(path: Path, out: Path) -> str:
-    """Write the weights of a checkpoint as an authors' checkpoint file, by the published names; says what was written."""
+    """Write the weights of a checkpoint to a file by the published names, like an authors' one; says what it wrote."""
     folder = find(path)
     meta = checkpoint.read_meta(folder)
     separator, critic = _networks(folder, meta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -27,8 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return func(args)
     except ValueError as error:
-        if _is_first_worker():
-            print(f"ialcms: error: {error}", file=sys.stderr)
+        if not _is_first_worker():
+            # torchrun ends all workers as soon as one has ended: let the first one speak
+            time.sleep(15)
+            return 2
+        print(f"ialcms: error: {error}", file=sys.stderr)
         return 2
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
@@ -94,8 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     separate.add_argument("--detector", type=Path, metavar="WEIGHTS", help="finds the instruments; see 'data detect'")
     separate.add_argument("--min-score", type=float, default=0.9, help="least confidence of the detector")
     separate.add_argument("--out", type=Path, default=Path("separated"), help="folder of the results")
-    separate.add_argument("--above", choices=("share", "remainder"), default="share",
-                          help="above the network's range objects get their share of the octave below, or nothing")
+    separate.add_argument(
+        "--above",
+        choices=("share", "remainder"),
+        default="share",
+        help="above the network's range objects get their share of the octave below, or nothing",
+    )
     separate.add_argument("--no-videos", action="store_true", help="sounds only")
     separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
 
@@ -107,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--plan", type=int, metavar="STEP", help="print what every mix of this step (from 0) is made of")
     info.add_argument("--read-clips", action="store_true", help="with --plan: read its clips, show replaced ones")
 
-    pretrain = _verb(verbs, "pretrain", _pretrain, "train the backbone to name instruments, where ImageNet's does not fit",
+    pretrain = _verb(verbs, "pretrain", _pretrain,
+                     "train the backbone to name instruments, where ImageNet's does not fit",
                      "ialcms pretrain configs/demo.yaml --out runs/demo/backbone.pt")  # fmt: skip
     _add_config(pretrain)
     pretrain.add_argument("--out", type=Path, required=True, help="file for the weights")

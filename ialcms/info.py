@@ -47,8 +47,8 @@ def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool 
     plan = Plan(manifest, config.data, config.audio, config.seed, batch)
     data, seconds = config.data, config.audio.num_samples / config.audio.sample_rate
     lines = [
-        f"step {step}, the one after {step} finished steps: {batch} mixes of {data.num_mix} x {data.num_objects} clips, "
-        f"out of {plan.num_clips} in {manifest.folder} ({manifest.digest}), seed {config.seed}",
+        f"step {step}, after {step} finished ones: {batch} mixes of {data.num_mix} x {data.num_objects} clips "
+        f"of {plan.num_clips} in {manifest.folder} ({manifest.digest}), seed {config.seed}",
         f"windows of {seconds:.2f} s; crops (left, top) of {data.image_crop} pixels out of {data.image_resize}",
     ]
     rows = [["lane", "worker", "mixture", "instrument", "clip", "shard", "window (s)", "gain", "box", "crop", "flip"]]

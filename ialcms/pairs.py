@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ialcms.rng import keyed_generator
+from ialcms.rng import uniforms
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,8 @@ class PairPlan:
         return (self.slot >= 0) | (self.member >= 0)
 
 
-def plan_pairs(
-    rng: np.random.Generator, num_components: int, per_mix: int, filled: int, next_slot: int, capacity: int
-) -> PairPlan:
-    """Draw the partners of a global batch.
+def plan_pairs(draws: np.ndarray, per_mix: int, filled: int, next_slot: int, capacity: int) -> PairPlan:
+    """Draw the partners of a global batch of N components by random numbers in [0, 1), draws (2, N).
 
     Components enter the bank in order, each right after its own draw; a component draws from the slots that are
     filled by then, but not from its own mix: such a pair would not be independent. While no slot is filled it draws
@@ -41,11 +39,11 @@ def plan_pairs(
 
     filled, next_slot, capacity: the bank before this batch.
     """
+    num_components = draws.shape[1]
     index = np.arange(num_components)
     mix_start = index // per_mix * per_mix  # components that have entered before the own mix
-    draw = rng.random(num_components)
     available = np.minimum(capacity, filled + mix_start)
-    slot = np.floor(draw * available).astype(np.int64)
+    slot = np.floor(draws[0] * available).astype(np.int64)
     age = (slot - next_slot) % capacity  # the slot's place in the order of this batch's entries
     rewritten = (available > 0) & (age < mix_start)
     member = np.where(rewritten, age + (mix_start - 1 - age) // capacity * capacity, -1)
@@ -53,11 +51,11 @@ def plan_pairs(
     empty = available == 0
     others = num_components - per_mix
     if others > 0:
-        other = np.floor(draw * others).astype(np.int64)
+        other = np.floor(draws[0] * others).astype(np.int64)
         member = np.where(empty, other + (other >= mix_start) * per_mix, member)
     slot = np.where(rewritten | empty, -1, slot)
 
-    offset = 1 + np.floor(rng.random(num_components) * (per_mix - 1)).astype(np.int64)
+    offset = 1 + np.floor(draws[1] * (per_mix - 1)).astype(np.int64)
     dependent = mix_start + (index - mix_start + offset) % per_mix
     return PairPlan(slot, member, dependent)
 
@@ -100,9 +98,8 @@ class MemoryBank(nn.Module):
         limit = torch.finfo(self.slots.dtype).max
         entering = components.clamp(max=limit).to(self.slots.dtype)
         capacity = len(self.slots)
-        plan = plan_pairs(
-            keyed_generator(seed, "pairs", step), len(components), per_mix, self._filled, self._next, capacity
-        )
+        draws = uniforms(2 * len(components), seed, "pairs", step).reshape(2, -1)
+        plan = plan_pairs(draws, per_mix, self._filled, self._next, capacity)
         own = slice(first, first + count)
         device = components.device
         slot = torch.as_tensor(plan.slot[own], device=device)

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: a generator is a pure function of its keys, never of what was drawn before."""
+"""Random numbers that are pure functions of a key, never of what was drawn before, on every machine and process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,26 @@ import hashlib
 import numpy as np
 
 
-def keyed_generator(*keys: int | str) -> np.random.Generator:
-    """A NumPy generator for these keys; other keys give an unrelated one, on every machine and in every process."""
-    digest = hashlib.sha256(repr(keys).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+def uniforms(count: int, *key: object) -> np.ndarray:
+    """`count` float64 numbers in [0, 1) for this key (numbers, texts); other keys give unrelated ones.
+
+    Philox, a counter-based generator; of NumPy only its raw stream is used, which is guaranteed not to change between
+    versions.
+    """
+    raw = _philox(key).random_raw(count)
+    return (raw >> np.uint64(11)) * 2.0**-53
+
+
+def permutation(count: int, *key: object) -> np.ndarray:
+    """Random order of range(count) for this key."""
+    return np.argsort(uniforms(count, *key), kind="stable")
+
+
+def keyed_generator(*key: object) -> np.random.Generator:
+    """A NumPy generator for this key, where its distributions are wanted and need not outlive a NumPy version."""
+    return np.random.Generator(_philox(key))
+
+
+def _philox(key: tuple[object, ...]) -> np.random.Philox:
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Philox(key=int.from_bytes(digest, "little"))

@@ -27,7 +27,7 @@ from ialcms.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.pairs import MemoryBank, Pairs
-from ialcms.rng import keyed_generator
+from ialcms.rng import uniforms
 from ialcms.schedule import Turn, turn
 
 Scalars = dict[str, Tensor]
@@ -119,7 +119,7 @@ class Experiment:
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
         # Random numbers of the networks (dropout) are a function of step and worker too: none to save or restore.
         key = (self.config.seed, "torch", batch.step, self.workers.rank, part)
-        torch.manual_seed(int(keyed_generator(*key).integers(2**62)))
+        torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
         self.separator.module.train()
         # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
         separate = self.separator if learns else self.separator.module

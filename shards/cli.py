@@ -19,6 +19,7 @@ from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
 from shards.index import TreeLayout, drop_missing, scan_tree, shared_videos, split_by_clip, split_by_video
 from shards.pack import REPORT_NAME, PackOptions, pack
+from shards.pack_parts import Part, join_parts, pack_part
 from shards.report import Report
 from shards.verify import check_manifest, drop_bad_clips, verify
 
@@ -178,6 +179,9 @@ def _add_pack(subparsers: Any) -> None:
         "--shard-mb", type=float, default=PackOptions().shard_mb, help="size of a shard, 10^6 bytes (%(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the order of the clips")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--part", type=Part.parse, metavar="N/COUNT", help="pack one of COUNT parts only; N from 0")
+    parts.add_argument("--join", type=positive, metavar="COUNT", help="join the parts, when all are packed")
     parser.set_defaults(func=_pack)
 
 
@@ -204,10 +208,15 @@ def _pack(args: argparse.Namespace) -> int:
         return 0
     if (args.out / FILE_NAME).is_file():
         print(f"{args.out} is complete already; remove its {FILE_NAME} to pack it anew")
-    manifest, report = pack(entries, args.out, options, args.jobs)
-    _print_report(report, f" (all in {args.out / REPORT_NAME})")
+    if args.part is not None:
+        manifest, report = pack_part(entries, args.out, args.part, options, args.jobs)
+    elif args.join is not None:
+        manifest, report = join_parts(entries, args.out, args.join, options)
+    else:
+        manifest, report = pack(entries, args.out, options, args.jobs)
+    _print_report(report, f" (all in {manifest.folder / REPORT_NAME})")
     size = sum(shard.num_bytes for shard in manifest.shards)
-    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {args.out}")
+    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {manifest.folder}")
     return 0
 
 

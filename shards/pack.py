@@ -57,7 +57,7 @@ def pack(
     _check_options(options, entries)
     check_keys(entries)
     plan = {split: mixed_order([e for e in entries if e.split == split], options.seed) for split in SPLITS}
-    digest = _plan_digest(plan, options)
+    digest = plan_digest(plan, options)
     if (out / FILE_NAME).is_file():
         manifest = read_manifest(out)
         if manifest.info.get("plan") != digest:
@@ -196,7 +196,7 @@ def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
     check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries})
 
 
-def _plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
+def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
     """Equal for runs that would write the same shards from the same files, wherever these lie."""
     dataset = options.encode.dataset
     values = {

@@ -27,6 +27,6 @@ exec_workers() {
   [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]] || own=(--workers "${SLURM_NTASKS_PER_NODE:-1}")
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK
-  exec srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 \
+  exec srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none --kill-on-bad-exit=1 --wait=60 \
     "$python" -m launch.workers "${own[@]}" --nodes "$SLURM_NNODES" --head "$head:$port" --id "$SLURM_JOB_ID.$starts" "$@"
 }

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ialcms.pairs import MemoryBank, plan_pairs
-from ialcms.rng import keyed_generator
+from ialcms.rng import uniforms
 
 
 def components(first: int, count: int) -> torch.Tensor:
@@ -37,7 +37,7 @@ def test_bank_against_a_simulation() -> None:
 
 
 def test_dependent_partner_is_another_component_of_the_mix() -> None:
-    plan = plan_pairs(np.random.default_rng(0), 6_000, per_mix=6, filled=0, next_slot=0, capacity=10)
+    plan = plan_pairs(uniforms(12_000, "test").reshape(2, -1), per_mix=6, filled=0, next_slot=0, capacity=10)
     index = np.arange(6_000)
     assert (plan.dependent != index).all()
     assert (plan.dependent // 6 == index // 6).all()
@@ -49,7 +49,7 @@ def test_dependent_partner_is_another_component_of_the_mix() -> None:
 def test_independent_partners_are_uniform_over_filled_slots() -> None:
     counts = np.zeros(100)
     for step in range(400):
-        plan = plan_pairs(keyed_generator("test", step), 4, per_mix=4, filled=50, next_slot=50, capacity=100)
+        plan = plan_pairs(uniforms(8, "test", step).reshape(2, 4), per_mix=4, filled=50, next_slot=50, capacity=100)
         counts += np.bincount(plan.slot, minlength=100)
     assert counts[50:].sum() == 0  # never an empty slot
     assert np.abs(counts[:50] - 32).max() < 5 * np.sqrt(32)

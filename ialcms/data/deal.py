@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .keyed import permutation, uniforms
+from ..rng import permutation, uniforms
 
 
 def deal(

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 
 from ..config import DataConfig
+from ..rng import permutation, uniforms
 from .clips import read_clip
-from .keyed import permutation, uniforms
 from .manifest import Manifest
 from .selection import require_instruments, select_clips
 

@@ -152,7 +152,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         while True:
             try:
                 prepared = [next(iterator) for _ in range(num_processes)]
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, ConnectionError) as error:  # by the moment at which it went
                 raise RuntimeError(
                     f"a loader process was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
                 ) from error

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import AudioConfig, DataConfig
+from ..rng import permutation, uniforms
 from .deal import deal
-from .keyed import permutation, uniforms
 from .manifest import Manifest
 from .selection import require_instruments, select_clips
 

@@ -40,9 +40,10 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
         value = settings.get(key)
         if value is not None and not (isinstance(value, dict) and value.get("enabled") is False):
             raise ValueError(f"{path}: remove '{key}'; that is set by {ours}")
-    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    sharding = settings.get("zero_optimization")
+    stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"
     if stage not in (0, 1, 2, 3):
-        raise ValueError(f"{path}: zero_optimization.stage is {stage!r}; choose 0, 1, 2 or 3")
+        raise ValueError(f"{path}: zero_optimization.stage is {stage}; choose 0, 1, 2 or 3")
     train = config.train
     for key, value, field in (
         ("train_batch_size", train.global_batch, "train.global_batch"),

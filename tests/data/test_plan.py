@@ -12,9 +12,9 @@ from data_support import make_manifest, small_config
 
 from ialcms.config import AudioConfig, DataConfig
 from ialcms.data.deal import split_places
-from ialcms.data.keyed import permutation, uniforms
 from ialcms.data.manifest import Manifest
 from ialcms.data.plan import Plan
+from ialcms.rng import permutation, uniforms
 
 EVEN = [[6] * 5, [2] * 5, [12] * 5]  # 100 clips of 5 instruments in 3 uneven shards
 # shares as in MUSIC, 11 instruments

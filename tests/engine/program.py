@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ialcms.config import Config
 from ialcms.data.batches import Batch, normalise_objects
-from ialcms.engine import Workers
+from ialcms.engine import Watchdog, Workers
 from ialcms.engine.batchnorm import synchronise
 from ialcms.step import Experiment
 from tests.support import make_batch, small_config
@@ -223,6 +224,20 @@ def disagreement(workers: Workers) -> dict[str, str]:
     return messages
 
 
+def fall_asleep(workers: Workers, folder: Path) -> None:
+    """Worker 1 sleeps through step 2; only the watchdog can end this."""
+    experiment = Experiment(tiny_config(workers), workers)
+    run_steps(experiment, range(2))
+    with Watchdog(timeout_s=2.0, folder=folder, workers=workers) as watchdog:
+        watchdog.beat("something else")
+        watchdog.pause()
+        time.sleep(2.5)  # nothing is watched
+        watchdog.beat("step 2")
+        if workers.rank == 1:
+            time.sleep(60)
+        run_steps(experiment, range(2, 3))
+
+
 def batchnorm(workers: Workers) -> dict[str, Tensor]:
     """GlobalBatchNorm on this worker's rows of `joined_batch`: output, gradients of a loss over all, statistics.
 
@@ -350,6 +365,8 @@ def main() -> None:
             name, _, arguments = case.partition(":")
             options = dict(option.split("=") for option in arguments.split(",") if option)
             values = {key: yaml.safe_load(text) for key, text in options.items()}
+            if name == "fall_asleep":
+                values["folder"] = folder
             results[case] = CASES[name](workers, **values)
         torch.save(results, folder / f"{workers.rank}.pt")
 

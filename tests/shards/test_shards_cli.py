@@ -173,16 +173,44 @@ def test_from_videos_to_shards(make_video, tmp_path: Path, capsys):
     assert found == [("bbb_3", "bbb", "train", 55_125, 40), ("aaa_3", "aaa", "test", 55_125, 40)]
 
 
-@pytest.mark.parametrize("verb", ["clips", "clean", "index", "pack", "verify"])
-def test_help_has_an_example_that_parses(verb: str, capsys):
+def test_a_detector_is_trained_and_used(full_tree, tmp_path: Path, capsys):
+    root, weights = full_tree.root, tmp_path / "detector.pt"
+    images = next(root.glob("solo_extract/*/clarinet-000_0"))
+    rows = [f"{number:06d},clarinet,0.1,0.6,0.1,0.6" for number in range(1, 5)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["ImageID,LabelName,XMin,XMax,YMin,YMax", *rows]))
+    train = ("detect", "--train", tmp_path / "boxes.csv", "--weights", weights, "--dataset", "demo", "--jobs", "1")
+    with pytest.raises(ValueError, match="needs the folder of pictures"):
+        run(*train)
+    train = (*train, "--images", images, "--backbone", "small", "--steps", "2", "--devices", "cpu")
+    assert run(*train, "--dry-run") == 0
+    assert not weights.exists()
+    assert run(*train) == 0
+    assert "4 boxes in 4 pictures; left out: nothing" in capsys.readouterr().out
+    for path in root.glob("solo_detect/*/*-00[1-3]_*.npy"):
+        path.unlink()
+    detect = ("detect", root, "--weights", weights, "--devices", "cpu", "--min-score", "0.01")
+    assert run(*detect, "--dry-run") == 0
+    assert "24 clips, 18 of them without detections, on cpu" in capsys.readouterr().out
+    assert run(*detect) == 0
+    assert "boxes in 18 clips" in capsys.readouterr().out
+    assert len(list(root.glob("solo_detect/*/*.npy"))) == 24
+    with pytest.raises(ValueError, match="name the tree"):
+        run("detect", "--weights", weights)
+
+
+@pytest.mark.parametrize("verb", ["clips", "detect", "clean", "index", "pack", "verify"])
+def test_help_has_examples_that_parse(verb: str, capsys):
     with pytest.raises(SystemExit):
         run(verb, "--help")
     text = capsys.readouterr().out
-    example = text.partition("example:\n  ialcms data ")[2].split()
+    examples = text.partition("example:\n")[2].splitlines()
     parser = argparse.ArgumentParser()
     add_parsers(parser.add_subparsers(required=True))
-    assert parser.parse_args(example).func is not None
-    assert example[0] == verb
+    assert examples
+    for example in examples:
+        words = example.split()
+        assert words[:3] == ["ialcms", "data", verb]
+        assert parser.parse_args(words[2:]).func is not None
     assert "--jobs" in text
     assert "--dry-run" in text
 

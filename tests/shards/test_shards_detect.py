@@ -263,7 +263,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="not finite"):
             train_detector(examples, CLASSES, tmp_path / "d.pt", TrainingOptions("small", None, 20, 2, 1e20, 1))
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_learns_the_demos_instruments(self, tmp_path: Path):
         """Trained on one clip of two videos of three instruments, it names and finds them in another clip of these."""
         names = ("violin", "trumpet", "accordion")
@@ -287,7 +287,7 @@ class TestTraining:
                 rows.append(f"{clip}-{int(frame)},x,{instrument},1,{corners},0,0,0\n")
         (tmp_path / "boxes.csv").write_text(HEADER + "".join(rows))
         examples, _ = read_boxes(tmp_path / "boxes.csv", images, names)
-        options = TrainingOptions("small", steps=200, batch=8, learning_rate=3e-3, warmup_steps=20)
+        options = TrainingOptions("small", steps=200, batch=4, learning_rate=2e-3, warmup_steps=20)
         train_detector(examples, names, tmp_path / "detector.pt", options)
         for instrument, clip in test_boxes:
             (tree / "solo_detect" / instrument / f"{clip}.npy").unlink()
