@@ -53,7 +53,7 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
             optimizer.step()
             schedule.step()
             correct += 0.1 * (float((logits.argmax(1) == target).float().mean()) - correct)
-            bar.set_postfix_str(f"loss {float(loss):.3f} right {correct:.0%}", refresh=False)
+            bar.set_postfix_str(f"loss {loss.item():.3f} right {correct:.0%}", refresh=False)
     batches.close()
     accuracy = _held_out_accuracy(network, config, manifest, instruments, device)
     save_tensors({name: value.cpu() for name, value in backbone.state_dict().items()}, out)

@@ -46,6 +46,14 @@ def per_instrument(results: Sequence[MixResult]) -> list[Row]:
     return [_row((name,), results, name) for name in names]
 
 
+def per_combination(results: Sequence[MixResult]) -> list[Row]:
+    """Over all sources of the mixes of the same instruments, in the order of the mixes."""
+    groups: dict[tuple[str, ...], list[MixResult]] = {}
+    for result in results:
+        groups.setdefault(result.instruments, []).append(result)
+    return [_row((" + ".join(names),), group) for names, group in groups.items()]
+
+
 def per_pair(results: Sequence[MixResult]) -> list[Row]:
     """(instrument, other): over the sources of an instrument in mixes with another, sorted by name."""
     pairs = {
@@ -83,18 +91,22 @@ def _without(names: tuple[str, ...], place: int) -> tuple[str, ...]:
 
 
 def format_tables(results: Sequence[MixResult]) -> str:
-    """The tables as text, in dB: per instrument, overall with intervals, and what could not be scored."""
+    """The tables as text, in dB: per combination, per instrument, overall with intervals, and what was not scored."""
     lines: list[str] = []
     everything = overall(results)
-    for title, rows in (("instrument", per_instrument(results)), ("overall", [everything])):
-        lines.append(f"{title:<24}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS))
+    for title, rows in (
+        ("combination", per_combination(results)),
+        ("instrument", per_instrument(results)),
+        ("overall", [everything]),
+    ):
+        lines.append(f"{title:<30}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS))
         for row in rows:
-            lines.append(f"{row.names[0]:<24}{row.num_mixes:>6}{_figures(row.means)}")
+            lines.append(f"{row.names[0]:<30}{row.num_mixes:>6}{_figures(row.means)}")
         lines.append("")
     if everything.intervals:
         lines.pop()
         for place, name in enumerate(("  95% of resamples from", "  to")):
-            lines.append(f"{name:<30}{_figures({m: limits[place] for m, limits in everything.intervals.items()})}")
+            lines.append(f"{name:<36}{_figures({m: limits[place] for m, limits in everything.intervals.items()})}")
         lines.append("")
     lines += [f"not scored: mix {r.index} ({' + '.join(r.keys)}): {r.scores.problem}" for r in unscored(results)]
     return "\n".join(lines).rstrip()

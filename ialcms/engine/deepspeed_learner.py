@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ialcms.engine.batchnorm import synchronise
 from ialcms.engine.learner import Learner, Network
-from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.nonfinite import poison
 from ialcms.engine.workers import Workers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -45,6 +45,8 @@ class DeepSpeedLearner(Learner[Network]):
             synchronise(module, workers.device)
         self._workers, self._settings = workers, settings
         self._stage: int = settings["zero_optimization"]["stage"]
+        if self._stage == 0:
+            settings["gradient_clipping"] = 0.0  # `_clip` does it: DeepSpeed's fails where there is no gradient
         self._engine: Any = None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._shapes: dict[str, torch.Size] = {}
@@ -61,18 +63,11 @@ class DeepSpeedLearner(Learner[Network]):
             self._engine.step()  # only counts the micro-batch
 
     def step(self) -> Tensor:
-        norm = self._plain_norm() if self._stage == 0 else None
-        if norm is not None and not bool(norm.isfinite()):
-            self.optimizer.zero_grad(set_to_none=True)  # nothing left to step with
-        self._engine.step()
+        norm = self._clip() if self._stage == 0 else None
+        self._engine.step()  # from stage 1 on it clips, and skips a gradient that is not finite
         if norm is None:
-            norm = torch.as_tensor(self._engine.get_global_grad_norm())
-        if not bool(norm.isfinite()):
-            raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
-        return norm.to(self._workers.device)
-
-    def _plain_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+            norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self._workers.device)
+        return self._checked(norm)
 
     def _start(self) -> None:
         """Hand module and optimizer to DeepSpeed, with what the optimizer already knows."""

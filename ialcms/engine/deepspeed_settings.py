@@ -40,10 +40,6 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
         value = settings.get(key)
         if value is not None and not (isinstance(value, dict) and value.get("enabled") is False):
             raise ValueError(f"{path}: remove '{key}'; that is set by {ours}")
-    sharding = settings.get("zero_optimization")
-    stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"
-    if stage not in (0, 1, 2, 3):
-        raise ValueError(f"{path}: zero_optimization.stage is {stage}; choose 0, 1, 2 or 3")
     train = config.train
     for key, value, field in (
         ("train_batch_size", train.global_batch, "train.global_batch"),
@@ -55,4 +51,8 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
         if settings.get(key, "auto") not in ("auto", value):
             raise ValueError(f'{path}: {key} is {settings[key]}, but {field} is {value}; write "auto" in the file')
         settings[key] = value
+    sharding = settings.get("zero_optimization")
+    stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"{path}: zero_optimization.stage is {stage}; choose 0, 1, 2 or 3")
     return {"steps_per_print": 10**9, "zero_allow_untested_optimizer": True, **settings}

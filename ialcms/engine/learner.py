@@ -51,15 +51,23 @@ class Learner(Generic[Network]):
 
         Raises NonFinite, on all workers alike, and leaves the network as it is, when that norm is not finite.
         """
+        norm = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self._checked(norm)
+
+    def _clip(self) -> Tensor:
+        """Clip the gradients, and drop them where they are not finite; returns their norm before."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        finite = bool(norm.isfinite())
-        if finite:
-            if self.clip_norm:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if not finite:
+        if not bool(norm.isfinite()):
+            self.optimizer.zero_grad(set_to_none=True)
+        elif self.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return norm
+
+    def _checked(self, norm: Tensor) -> Tensor:
+        if not bool(norm.isfinite()):
             raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
         return norm
 

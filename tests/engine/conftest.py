@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,9 @@ from ialcms.engine import Workers
 from tests.engine import program
 from tests.support import torchrun
 
-Launch = Callable[[str], list[dict[str, Any]]]
+Results = dict[str, Any]
+Launch = Callable[[str], list[Results]]
+Shared = Callable[[str, Callable[[Path], Any]], Any]
 
 BOTH_PRECISIONS = ["alternate_steps:dtype=float64", "alternate_steps"]
 ACCUMULATED = [
@@ -39,33 +45,54 @@ LAUNCHES = {
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    """launch(name) -> per worker, a dictionary of case -> result."""
-    done: dict[str, list[dict[str, Any]]] = {}
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    """shared(name, make) -> make(folder), made once for all processes that pytest-xdist may have spread the tests over."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
-    def results(name: str) -> list[dict[str, Any]]:
-        if name not in done:
-            folder = tmp_path_factory.mktemp("launch")
-            workers, cases = LAUNCHES[name]
-            run = torchrun(workers, program.__file__, str(folder), *cases, timeout_s=600)
-            assert run.returncode == 0, run.stderr
-            done[name] = [torch.load(folder / f"{rank}.pt") for rank in range(workers)]
-        return done[name]
+    def result(name: str, make: Callable[[Path], Any]) -> Any:
+        folder = root / f"engine {name}"
+        folder.mkdir(exist_ok=True)
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            file = folder / "result.pt"
+            if not file.exists():
+                torch.save(make(folder), folder / "unfinished.pt")
+                (folder / "unfinished.pt").rename(file)
+            return torch.load(file)
 
-    return results
+    return result
 
 
 @pytest.fixture(scope="session")
-def alone() -> dict[str, dict[str, Any]]:
+def launch(shared: Shared) -> Launch:
+    """launch(name) -> per worker, a dictionary of case -> result."""
+
+    def run(folder: Path, name: str) -> list[Results]:
+        workers, cases = LAUNCHES[name]
+        done = torchrun(workers, program.__file__, str(folder), *cases, timeout_s=800)
+        assert done.returncode == 0, done.stderr
+        return [torch.load(folder / f"{rank}.pt") for rank in range(workers)]
+
+    return lru_cache(lambda name: shared(name, lambda folder: run(folder, name)))
+
+
+@pytest.fixture(scope="session")
+def alone(shared: Shared) -> Results:
     """Cases on one worker without process group."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with Workers() as workers:
-        result = {
-            "float32": program.alternate_steps(workers),
-            "float64": program.alternate_steps(workers, dtype="float64"),
-            "accumulated": program.alternate_steps(workers, dtype="float64", accumulation=2),
-            "without batchnorm": program.alternate_steps_without_batchnorm(workers),
-        }
-    torch.set_num_threads(threads)
+
+    def run(folder: Path) -> Results:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        with Workers() as workers:
+            result = {
+                "float32": program.alternate_steps(workers),
+                "float64": program.alternate_steps(workers, dtype="float64"),
+                "accumulated": program.alternate_steps(workers, dtype="float64", accumulation=2),
+                "without batchnorm": program.alternate_steps_without_batchnorm(workers),
+            }
+        torch.set_num_threads(threads)
+        return result
+
+    result: Results = shared("alone", run)
     return result

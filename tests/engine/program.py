@@ -215,7 +215,7 @@ def disagreement(workers: Workers) -> dict[str, str]:
         try:
             run_steps(experiment, range(2))
             if what == "weight" and other:
-                weight = experiment.separator.module.encoder.stem[0].weight.data.view(-1)
+                weight = experiment.separator.module.get_parameter("encoder.stem.0.weight").data.view(-1)
                 weight[3] = torch.nextafter(weight[3], torch.tensor(2.0))
             run_steps(experiment, range(4, 5) if what == "step" and other else range(2, 3))
             messages[what] = "no fault found"
@@ -342,18 +342,12 @@ def checksum(state: Any) -> str:
 
 
 CASES = {
-    f.__name__: f
-    for f in (
-        alternate_steps,
-        alternate_steps_without_batchnorm,
-        long_run,
-        batchnorm,
-        gather_gradient,
-        resume,
-        not_finite,
-        disagreement,
+    case.__name__: case
+    for case in (
+        alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, not_finite,
+        disagreement, fall_asleep,
     )
-}
+}  # fmt: skip
 
 
 def main() -> None:

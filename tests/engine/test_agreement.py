@@ -25,12 +25,11 @@ def test_a_difference_is_named(launch: Launch) -> None:
 
 
 def test_a_sleeping_worker_ends_the_run(tmp_path: Path) -> None:
-    """Worker 1 falls asleep in its third step, worker 0 waits for it in a collective: both say where they are."""
-    run = torchrun(2, program.__file__, str(tmp_path), "fall_asleep", timeout_s=120)
+    """Worker 1 falls asleep in step 2, worker 0 waits for it in a collective: both say where they are."""
+    run = torchrun(2, program.__file__, str(tmp_path), "fall_asleep", timeout_s=600)
     assert run.returncode != 0
-    for rank, place in ((0, "gather"), (1, "fall_asleep")):
+    for rank, place in ((0, "all_gather_into_tensor"), (1, "fall_asleep")):
         assert f"step 2 took longer than 2 s (train.timeout_s) on worker {rank}" in run.stderr
         stacks = (tmp_path / f"stacks-worker{rank}.txt").read_text()
         assert f" in {place}\n" in stacks
-        assert "step.py" in stacks or rank == 1
-    assert "Traceback" not in run.stderr.split("torch.distributed.elastic")[0]
+        assert re.search(r"Thread 0x\w+ \(most recent call first\):\n", stacks)

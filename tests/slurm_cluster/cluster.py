@@ -9,6 +9,7 @@ machine's files, as nodes share a parallel file system.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
@@ -42,8 +43,8 @@ def install() -> str:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What SLURM knows about a job."""
+class JobState:
+    """What SLURM says about a job."""
 
     state: str
     exit_code: int
@@ -85,10 +86,10 @@ class Cluster:
 
     # What a user does
 
-    def run(self, *command: str, timeout_s: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         """A command on the login node; `variables` are added to its environment."""
         return subprocess.run(
-            self.command(*command), env={**os.environ, **variables}, capture_output=True, text=True, timeout=timeout_s
+            self.command(*command), cwd=cwd, env={**os.environ, **variables}, capture_output=True, text=True
         )
 
     def command(self, *command: str) -> list[str]:
@@ -96,21 +97,21 @@ class Cluster:
 
     def submit(self, *arguments: str, cwd: Path, **variables: str) -> str:
         """sbatch with these arguments in the folder `cwd`; the job's id."""
-        result = self.run("sbatch", "--parsable", f"--chdir={cwd}", *arguments, **variables)
+        result = self.run("sbatch", "--parsable", *arguments, cwd=cwd, **variables)
         if result.returncode:
             raise RuntimeError(f"sbatch refused: {result.stderr}")
         return result.stdout.strip()
 
-    def job(self, number: str) -> Job:
+    def job(self, number: str) -> JobState:
         """The job, or array task, as it stands."""
         text = self.run("scontrol", "show", "job", "-o", number).stdout
         fields = dict(re.findall(r"(\w+)=(\S*)", text))
         if "JobState" not in fields:
             raise RuntimeError(f"SLURM does not know job {number}: {text}")
         exit_code = int(fields["ExitCode"].partition(":")[0])
-        return Job(fields["JobState"], exit_code, int(fields["Restarts"]), fields["NodeList"], fields["Reason"])
+        return JobState(fields["JobState"], exit_code, int(fields["Restarts"]), fields["NodeList"], fields["Reason"])
 
-    def wait(self, number: str, timeout_s: float = 120) -> Job:
+    def wait(self, number: str, timeout_s: float = 120) -> JobState:
         """The job when it has ended."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
@@ -140,18 +141,19 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
         self._wait_idle([node])
 
-    def processes(self, pattern: str) -> list[int]:
-        """Processes of the jobs whose command line matches."""
-        own = {str(process.pid) for process in self._nodes.values()}
+    def expand(self, nodes: str) -> list[str]:
+        """'n[1-2]' -> ['n1', 'n2']"""
+        return self.run("scontrol", "show", "hostnames", nodes).stdout.split()
+
+    def processes(self, pattern: str, node: str = "") -> list[int]:
+        """Ids of the processes, on one node or all, whose command line matches."""
+        networks = {os.stat(f"/run/netns/{self._prefix}{name}").st_ino for name in ([node] if node else self._nodes)}
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_text().replace("\0", " ")
-                network = os.stat(folder / "ns" / "net").st_ino
-            except OSError:
-                continue
-            if re.search(pattern, command) and folder.name not in own and network in self._networks():
-                found.append(int(folder.name))
+            with contextlib.suppress(OSError):  # it has just ended
+                command = (folder / "cmdline").read_text().replace("\0", " ").strip()
+                if os.stat(folder / "ns" / "net").st_ino in networks and re.search(pattern, command):
+                    found.append(int(folder.name))
         return found
 
     # Starting and stopping
@@ -266,10 +268,6 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{what} did not come up in {timeout_s:.0f} s, see {log}")
             time.sleep(0.1)
-
-    def _networks(self) -> set[int]:
-        spaces = [Path("/run/netns") / (self._prefix + name) for name in self.names]
-        return {os.stat(space).st_ino for space in spaces if space.exists()}
 
     def _ip(self, *arguments: str) -> None:
         result = subprocess.run(["ip", *arguments], capture_output=True, text=True)
