@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 
 from .manifest import Clip, Manifest
-from .pictures import DECODING_ERRORS, EmptyBox, object_picture
 
 
 class BadClip(ValueError):
@@ -48,19 +48,42 @@ class LoadedClip:
         return window
 
     def picture(self, row: int, resize: int, crop: int, top: int, left: int) -> np.ndarray:
-        """(3, crop, crop) uint8: the box of a detection, resized to `resize` squared, and a square cut out of that.
+        """(crop, crop, 3) uint8: the box of a detection, resized to `resize` squared, and a square cut out of that.
 
-        Raises BadClip when the frame or the box cannot be used.
+        Only the part that is cut out is resampled. Raises BadClip when the frame or the box cannot be used.
         """
-        number, box = int(self.detections[row, 0]), self.detections[row, 3:].tolist()
+        number = int(self.detections[row, 0])
         if number not in self.frames:
             raise BadClip(f"{self.name}: row {row} of its detections names frame {number}, which it does not have")
         try:
-            return object_picture(self.frames[number], box, resize, crop, top, left)
-        except EmptyBox:
-            raise BadClip(f"{self.name}: the box in row {row} of its detections is empty") from None
-        except DECODING_ERRORS as error:
+            picture: Image.Image = Image.open(io.BytesIO(self.frames[number]))
+            width, height = picture.size
+            x1, y1, x2, y2 = (float(value) for value in self.detections[row, 3:])
+            x1, x2 = (min(max(x, 0.0), width) for x in (x1, x2))
+            y1, y2 = (min(max(y, 0.0), height) for y in (y1, y2))
+            if not (x2 - x1 >= 1 and y2 - y1 >= 1):
+                raise BadClip(f"{self.name}: the box in row {row} of its detections is empty")
+            # JPEG can decode at 1/2, 1/4 or 1/8 of the size: enough as long as the box keeps `resize` pixels
+            shrink = min(x2 - x1, y2 - y1) / resize
+            if shrink >= 2:
+                picture.draft("RGB", (int(width / shrink), int(height / shrink)))
+            if picture.mode == "RGB":
+                picture.load()
+            else:
+                picture = picture.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            if isinstance(error, BadClip):
+                raise
             raise BadClip(f"{self.name}: frame {number} cannot be decoded ({_line(error)})") from error
+        x_scale, y_scale = picture.width / width, picture.height / height
+        x_step, y_step = (x2 - x1) / resize * x_scale, (y2 - y1) / resize * y_scale
+        box = (
+            x1 * x_scale + left * x_step,
+            y1 * y_scale + top * y_step,
+            min(x1 * x_scale + (left + crop) * x_step, picture.width),
+            min(y1 * y_scale + (top + crop) * y_step, picture.height),
+        )
+        return np.asarray(picture.resize((crop, crop), Image.Resampling.BILINEAR, box=box))
 
 
 def read_clip(manifest: Manifest, index: int) -> LoadedClip:
@@ -79,11 +102,10 @@ def read_clip(manifest: Manifest, index: int) -> LoadedClip:
             raw = _read_bytes(path, clip)
         except FileNotFoundError as error:
             raise ValueError(f"shard {path} is missing; the manifest lists it: copy it there or pack again") from error
+    members = _members(path, clip, raw)
     name = f"clip {clip.key} in {path}"
     if zlib.crc32(raw) != clip.crc32:
-        _members_by_tarfile(path, clip, raw)  # says so where the shard is another one
         raise BadClip(f"{name} is damaged: its checksum is not the manifest's")
-    members = _members(raw) or _members_by_tarfile(path, clip, raw)
     sound = members.pop("flac", None) or members.pop("wav", None)
     table = members.pop("npy", None)
     if sound is None or table is None:
@@ -124,26 +146,8 @@ def _read_bytes(path: Path, clip: Clip) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
-def _members(raw: bytes) -> dict[str, bytes]:
-    """Contents by what follows the key in the member's name; none when there is anything but plain files.
-
-    With tarfile, half of the time for reading a clip would go here. The checksum has said that the bytes are right.
-    """
-    members: dict[str, bytes] = {}
-    start = 0
-    while start < len(raw):
-        if raw[start + 156] not in b"0\0":  # the kind of the member
-            return {}
-        name, size = raw[start : start + 100].rstrip(b"\0"), int(raw[start + 124 : start + 135], 8)
-        start += tarfile.BLOCKSIZE
-        suffix = os.path.basename(name).partition(b".")[2]
-        members[suffix.decode()] = raw[start : start + size]
-        start += size + -size % tarfile.BLOCKSIZE
-    return members
-
-
-def _members_by_tarfile(path: Path, clip: Clip, raw: bytes) -> dict[str, bytes]:
-    """The same for any tar. Raises ValueError when the bytes are not those of a tar with this clip."""
+def _members(path: Path, clip: Clip, raw: bytes) -> dict[str, bytes]:
+    """Contents by what follows the key in the member's name."""
     members = {}
     try:
         with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:

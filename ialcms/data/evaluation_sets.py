@@ -82,7 +82,8 @@ def load_mix(manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_sampl
     offset = (data.image_resize - data.image_crop) // 2
     sources = [clip.window(start, num_samples) for clip, start in zip(clips, mix.starts)]
     pictures = [
-        clip.picture(row, data.image_resize, data.image_crop, offset, offset) for clip, row in zip(clips, mix.rows)
+        clip.picture(row, data.image_resize, data.image_crop, offset, offset).transpose(2, 0, 1)
+        for clip, row in zip(clips, mix.rows)
     ]
     return EvaluationItem(
         mix,

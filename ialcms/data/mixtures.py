@@ -75,5 +75,5 @@ def _solo(plan: Plan, store: ClipStore, planned: PlannedClip) -> tuple[np.ndarra
     data = plan.data
     picture = clip.picture(planned.row, data.image_resize, data.image_crop, planned.top, planned.left)
     if planned.flip:
-        picture = picture[..., ::-1]
-    return np.clip(wave, -1.0, 1.0, out=wave), picture
+        picture = picture[:, ::-1]
+    return np.clip(wave, -1.0, 1.0, out=wave), picture.transpose(2, 0, 1)

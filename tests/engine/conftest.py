@@ -46,7 +46,7 @@ LAUNCHES = {
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
-    """shared(name, make) -> make(folder), made once for all processes that pytest-xdist may have spread the tests over."""
+    """shared(name, make) -> make(folder), made once for all processes of pytest-xdist."""
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 

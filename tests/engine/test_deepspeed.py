@@ -25,7 +25,7 @@ from tests.engine.program import ENGINES, tensors
 from tests.engine.test_world_sizes import CRITIC_WAY, LOSS, OUTPUT, SEPARATOR_WAY
 
 pytest.importorskip("deepspeed")
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 
 def test_zero_0_is_ddp(launch: Launch) -> None:

@@ -23,7 +23,7 @@ from tests.launch.conftest import make_project, program_environment, wait_for
 from tests.slurm_cluster import Cluster, JobState
 from tests.support import ROOT, torchrun, write_small_config
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.long, pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
 STEPS = 24
 

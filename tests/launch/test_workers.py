@@ -13,7 +13,7 @@ import pytest
 from launch.workers import default_workers
 from tests.launch.conftest import program_environment, wait_for
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.long]
 
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
