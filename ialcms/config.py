@@ -22,7 +22,7 @@ import yaml
 
 @dataclass(frozen=True)
 class AudioConfig:
-    """Waves and spectrograms (SPEC of the method: STFT, log-frequency warp)."""
+    """Waves and spectrograms: STFT, log-frequency warp."""
 
     sample_rate: int = 11_025
     num_samples: int = 65_535  # L, the window that the networks see
