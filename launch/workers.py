@@ -86,16 +86,20 @@ def default_workers() -> int:
 
 
 def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
-    """Note ('' for none) and exit code where workers have failed. Says in one line which was the first."""
-    if any(failure.exitcode == BAD_INPUT for failure in failures.values()):
+    """Note ('' for none) and exit code where workers have failed. Says in one line which, and how."""
+    codes = {rank: failure.exitcode for rank, failure in sorted(failures.items())}
+    if BAD_INPUT in codes.values():
         return REFUSED, BAD_INPUT  # the program has said why
-    rank, first = min(failures.items(), key=lambda item: item[1].timestamp)
-    if stop_asked and first.exitcode in _NOT_LISTENING_YET:
+    if stop_asked and not _NOT_LISTENING_YET.isdisjoint(codes.values()):
         return STOPPED, 0  # so it has nothing to save
-    how = f"ended with exit code {first.exitcode}" if first.exitcode > 0 else f"was killed by {first.signal_name()}"
-    print(f"launch: worker {rank} on {socket.gethostname()} {how}", file=sys.stderr)
+    ended = [f"worker {rank} {_how(code)}" for rank, code in codes.items() if code != -signal.SIGTERM]  # torchrun's own
+    print(f"launch: on {socket.gethostname()} {', '.join(ended)}", file=sys.stderr)
     # After a request it may have been our neighbours' end that brought it down: they know better.
     return "" if stop_asked else CRASHED, 1
+
+
+def _how(exit_code: int) -> str:
+    return f"ended with exit code {exit_code}" if exit_code >= 0 else f"was killed by {signal.Signals(-exit_code).name}"
 
 
 def _free_port() -> int:

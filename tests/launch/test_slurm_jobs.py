@@ -131,7 +131,7 @@ def test_crashes_are_counted_and_limited(cluster: Cluster, project: Path) -> Non
     job = train(cluster, project, *arguments, IALCMS_MAX_CRASHES="1")
     ended = job.wait()
     assert (ended.state, ended.exit_code, ended.restarts) == ("FAILED", 1, 1)
-    assert len(re.findall(r"launch: worker 1 on n\d ended with exit code 3", job.log)) == 2
+    assert len(re.findall(r"launch: on n\d .*worker 1 ended with exit code 3", job.log)) == 2
     assert "crashed (time 1 of 1 that are put up with); back into the queue" in job.log
     assert "crashed 2 times, given up; to go on: sbatch slurm/train.sbatch x.yaml ... --folder run" in job.log
 
@@ -142,7 +142,7 @@ def test_a_killed_worker_ends_the_step_and_the_job_starts_again(cluster: Cluster
     )
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1)
-    assert re.search(r"launch: worker 1 on n\d was killed by SIGKILL", job.log)
+    assert re.search(r"launch: on n\d .*worker 1 was killed by SIGKILL", job.log)
     assert job.log.count("worker 3 of 4 on") == 2  # one worker for each GPU, both times
     assert (job.run / "finished").exists()
 
