@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
-    data = verbs.add_parser("data", help="prepare data: index, clean, pack, verify shards")
+    data = verbs.add_parser("data", help="prepare data: from videos or a prepared tree to shards")
     from shards.cli import add_parsers
 
     add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))

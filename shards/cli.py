@@ -1,4 +1,4 @@
-"""The verbs of `ialcms data`: clips, detect, clean, index, pack, verify."""
+"""The verbs of `ialcms data`: clips, detect, clean, index, pack, verify, stats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
 from shards.cli_common import add_verb, positive, print_some
+from shards.cli_stats import add_stats
 from shards.cli_video import add_clips, add_detect
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
@@ -32,6 +33,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_index(subparsers)
     _add_pack(subparsers)
     _add_verify(subparsers)
+    add_stats(subparsers)
 
 
 def _add_layout_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +81,7 @@ def _add_clean(subparsers: Any) -> None:
 
 
 def _clean(args: argparse.Namespace) -> int:
-    tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections))
+    tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
     out = args.out or args.tree / f"solo_detect_{args.rule}"
     if out.absolute() == (args.tree / args.detections).absolute():
         raise ValueError(f"--out {out} is the folder of the detections; give another one")
@@ -116,7 +118,7 @@ def _add_index(subparsers: Any) -> None:
 
 def _index(args: argparse.Namespace) -> int:
     if args.from_csv is not None:
-        entries, missing = drop_missing(read_index(args.from_csv, args.tree, parse_path_map(args.map)))
+        entries, missing = drop_missing(read_index(args.from_csv, args.tree, parse_path_map(args.map)), args.jobs)
         print_some("listed clip without its files", [str(entry.audio) for entry in missing])
         if not entries:
             raise ValueError(
@@ -126,7 +128,7 @@ def _index(args: argparse.Namespace) -> int:
     else:
         if args.map:
             raise ValueError("--map changes the paths of CSV files; name their folder with --from-csv")
-        tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections))
+        tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
         for kind, clips in tree.missing.items():
             print_some(f"clip without {kind}", clips)
         print_some("instrument without a complete clip", tree.empty)
@@ -203,7 +205,7 @@ def _pack(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         print("\n".join(_split_lines(entries)))
-        print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries)[1]])
+        print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries, args.jobs)[1]])
         print(f"would pack into {args.out}")
         return 0
     if (args.out / FILE_NAME).is_file():

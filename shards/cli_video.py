@@ -9,7 +9,7 @@ from typing import Any
 
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset
-from shards.files import write_whole
+from shards.files import CLIPS_REPORT, write_whole
 from shards.video_lists import FORMATS, Listed, read_list
 
 # What decodes videos and runs networks is imported when it is needed: the other verbs start without torch.
@@ -43,7 +43,7 @@ def add_clips(subparsers: Any) -> None:
 
 
 def _clips(args: argparse.Namespace) -> int:
-    from shards.clips import REPORT_NAME, ClipOptions, cut_videos, videos_of_folders, videos_of_list
+    from shards.clips import ClipOptions, cut_videos, videos_of_folders, videos_of_list
 
     options = ClipOptions(
         args.seconds, args.min_seconds, args.fps, args.sample_rate, args.longest_side, args.jpeg_quality
@@ -72,8 +72,12 @@ def _clips(args: argparse.Namespace) -> int:
         write_whole(path, "".join(f"{video}\n" for video in test_videos).encode())
         print(f"the list's test videos are in {path}, for 'ialcms data index --test-videos'")
     named = [f"{result.instrument}/{result.video}: {result.problem}" for result in results if result.problem]
-    print_some("video with a problem", named, f" (all in {args.out / REPORT_NAME})")
-    print(f"{sum(len(result.clips) for result in results)} clips of {len(results)} videos in {args.out}")
+    print_some("video with a problem", named, f" (all in {args.out / CLIPS_REPORT})")
+    num_clips = sum(len(result.clips) for result in results)
+    print(
+        f"{num_clips} clips of {len(results)} videos in {args.out}; {len(named)} videos with a problem, "
+        f"{len(missing)} missing (named in {args.out / CLIPS_REPORT})"
+    )
     return 0
 
 
@@ -101,6 +105,9 @@ def add_detect(subparsers: Any) -> None:
     training.add_argument("--init", type=Path, help="weights to start from, as far as they fit")
     training.add_argument("--steps", type=positive, default=20_000, help="(default: %(default)s)")
     training.add_argument("--learning-rate", type=float, default=1e-4, help="(default: %(default)s)")
+    training.add_argument(
+        "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run goes on from (%(default)s)"
+    )
     training.add_argument("--seed", type=int, default=0)
     parser.set_defaults(func=_detect)
 
@@ -124,7 +131,10 @@ def _detect(args: argparse.Namespace) -> int:
         return 0
     found = detect_tree(clips, args.tree, options, devices)
     print_some("clip with a problem", [f"{result.clip}: {result.problem}" for result in found if result.problem])
-    print(f"{sum(result.num_boxes for result in found)} boxes in {len(found)} clips")
+    print(
+        f"{sum(result.num_boxes for result in found)} boxes in {len(found)} clips; "
+        f"{len(clips) - len(found)} had detections already"
+    )
     return 0
 
 
@@ -148,6 +158,7 @@ def _train(args: argparse.Namespace) -> int:
         batch=args.batch or 8,
         learning_rate=args.learning_rate,
         seed=args.seed,
+        save_every=args.save_every,
     )
     device = available_devices(args.devices, 1)[0]
     train_detector(

@@ -25,13 +25,12 @@ import torch
 from PIL import Image
 
 from shards.encode import encode_audio, encode_jpeg, scaled_size
-from shards.files import claim, write_whole
+from shards.files import CLIPS_REPORT, claim, write_whole
 from shards.index import TreeLayout
 from shards.video import Stretch, Wanted, read_frames, read_sound
 from shards.video_lists import Listed
 from shards.workers import Progress, map_ordered
 
-REPORT_NAME = "clips.json"
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
 _RECORDS = ".clips"
 _RESAMPLER = "FFmpeg's mix of the channels to one, torchaudio.functional.resample (windowed sinc, width 6)"
@@ -138,7 +137,7 @@ def cut_videos(
         "videos": [dataclasses.asdict(result) for result in results],
         "missing": [dataclasses.asdict(entry) for entry in missing],
     }
-    write_whole(tree / REPORT_NAME, (json.dumps(report, indent=1) + "\n").encode())
+    write_whole(tree / CLIPS_REPORT, (json.dumps(report, indent=1) + "\n").encode())
     shutil.rmtree(tree / _RECORDS / "unfinished", ignore_errors=True)
     return results
 

@@ -27,11 +27,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from shards.detector import load_detector
 from shards.encode import PICTURE_ERRORS, encode_array
 from shards.entries import list_frames
-from shards.files import claim, write_whole
+from shards.files import DETECTOR_OPTIONS, claim, write_whole
 from shards.index import TreeLayout
 from shards.workers import Progress, asset, map_ordered
-
-_OPTIONS = "detect_options.json"
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def detect_tree(
         "classes": {number: name for number, name in enumerate(classes, start=1)},
         "min_score": options.min_score,
     }
-    claim(tree / _OPTIONS, values, f"{tree} holds detections")
+    claim(tree / DETECTOR_OPTIONS, values, f"{tree} holds detections")
     waiting = [clip for clip in clips if not clip.detections.is_file()]
     detect = functools.partial(_detect_clip, options=options)
     found = []
@@ -106,7 +104,7 @@ def detect_tree(
         Progress(len(clips), "detect") as progress,
         contextlib.closing(map_ordered(detect, waiting, len(devices), devices)) as results,
     ):
-        progress.advance(len(clips) - len(waiting))
+        progress.skip(len(clips) - len(waiting))
         for result in results:
             found.append(result)
             progress.advance()

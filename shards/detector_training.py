@@ -143,7 +143,7 @@ def train_detector(
         num_workers=loader_workers,
     )
     with Progress(options.steps, "train", "step") as progress:
-        progress.advance(first)
+        progress.skip(first)
         for step, (pictures, targets) in enumerate(loader, start=first):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _rate_factor(step, options)

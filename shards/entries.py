@@ -96,7 +96,6 @@ def write_index(entries: Iterable[Entry], folder: Path) -> list[Path]:
     for entry in entries:
         paths = [path.absolute() for path in (entry.audio, entry.frames, entry.detections)]
         rows[entry.split].append([str(p.relative_to(home) if p.is_relative_to(home) else p) for p in paths])
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for split in SPLITS:
         path = folder / csv_name(split)

@@ -7,6 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+# In a prepared tree, beside its folders: what was cut from which video and how, and what the detector was.
+CLIPS_REPORT = "clips.json"
+DETECTOR_OPTIONS = "detect_options.json"
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk and rename it. Raises ValueError when that fails."""

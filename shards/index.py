@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from shards.entries import Entry
+from shards.workers import map_threads
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 
@@ -31,17 +32,21 @@ class Tree:
     empty: list[str]  # instruments without a complete clip
 
 
-def scan_tree(root: Path, layout: TreeLayout | None = None) -> Tree:
-    """Find the clips of a prepared tree. Raises ValueError when it has no folder of this layout or no clip at all."""
+def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tree:
+    """Find the clips of a prepared tree, with `jobs` threads that list folders.
+
+    Raises ValueError when it has no folder of this layout or no clip at all.
+    """
     layout = layout or TreeLayout()
     folders = [root / layout.audio, root / layout.frames, root / layout.detections]
     for folder, option in zip(folders, ("--audio", "--frames", "--detections")):
         if not folder.is_dir():
             raise ValueError(f"{folder} does not exist; give the tree's folder, or the name inside it with {option}")
     instruments = sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
+    listed = map_threads(_names, [folder / name for name in instruments for folder in folders], jobs, "scan", "folder")
     tree = Tree([], {}, [])
-    for instrument in instruments:
-        audio, frames, detections = (_names(folder / instrument) for folder in folders)
+    for place, instrument in enumerate(instruments):
+        audio, frames, detections = listed[3 * place : 3 * place + 3]
         sounds = {Path(name).stem: name for name in audio if name.endswith(AUDIO_SUFFIXES)}
         boxes = {name.removesuffix(".npy"): name for name in detections if name.endswith(".npy")}
         clips = sorted(set(sounds) | set(frames) | set(boxes))
@@ -121,20 +126,21 @@ def split_by_clip(
     return [dataclasses.replace(entry, split=split) for entry, split in zip(entries, chosen)]
 
 
-def drop_missing(entries: Sequence[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """The entries whose files all exist, and the others."""
-    complete: list[Entry] = []
-    missing: list[Entry] = []
-    for entry in entries:
-        exists = entry.audio.is_file() and entry.frames.is_dir() and entry.detections.is_file()
-        (complete if exists else missing).append(entry)
-    return complete, missing
+def drop_missing(entries: Sequence[Entry], jobs: int = 1) -> tuple[list[Entry], list[Entry]]:
+    """The entries whose files all exist, and the others; `jobs` threads look for the files."""
+    exist = map_threads(_has_files, entries, jobs, "look for files", "clip")
+    complete = [entry for entry, exists in zip(entries, exist) if exists]
+    return complete, [entry for entry, exists in zip(entries, exist) if not exists]
 
 
 def shared_videos(entries: Sequence[Entry], one: str, other: str) -> set[str]:
     """Videos with clips in both splits: what leaks from one into the other."""
     videos = {split: {entry.video for entry in entries if entry.split == split} for split in (one, other)}
     return videos[one] & videos[other]
+
+
+def _has_files(entry: Entry) -> bool:
+    return entry.audio.is_file() and entry.frames.is_dir() and entry.detections.is_file()
 
 
 def _names(folder: Path) -> set[str]:

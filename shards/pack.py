@@ -10,6 +10,7 @@ lies in the folder `.packing`; a run that was killed goes on after the last of t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -28,7 +29,7 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_
 from shards.clean import check_rule
 from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
-from shards.files import write_whole
+from shards.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
 from shards.report import Report, check_bad
 from shards.shard_writer import ShardWriter
 from shards.workers import Progress, map_ordered
@@ -75,9 +76,13 @@ def pack(
     if not clips:
         reasons = Counter(item["reason"] for item in report.bad + report.dropped).most_common(3)
         shown = "; ".join(f"{reason}: {count}" for reason, count in reasons)
-        raise ValueError(f"no clip is left to pack ({shown}); correct the data, or choose another rule with --clean")
+        rules = ", ".join(f"{rule}: {count}" for rule, count in report.boxes_fallen.most_common(3))
+        raise ValueError(
+            f"no clip is left to pack ({shown}{f'; boxes fell to {rules}' if rules else ''}); correct the data or the "
+            "thresholds in the data set's YAML file (--dataset), or choose another rule with --clean"
+        )
     report.write(out / REPORT_NAME)
-    info = {"plan": digest, **_describe(options), "report": report.counts()}
+    info = {"plan": digest, **_describe(options), "source": _describe_source(entries), "report": report.counts()}
     write_manifest(Manifest(out, options.encode.sample_rate, tuple(shards), tuple(clips), info))
     shutil.rmtree(out / _RECORDS)
     return read_manifest(out), report
@@ -117,7 +122,7 @@ class _Packer:
 
     def pack_split(self, split: str, ordered: list[Entry]) -> None:
         number, done = self._resume(split)
-        self.progress.advance(done)
+        self.progress.skip(done)
         encode = functools.partial(encode_clip, options=self.options.encode)
         writer = None
         report = Report()
@@ -210,6 +215,18 @@ def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
         "clips": {split: [(e.instrument, e.clip) for e in ordered] for split, ordered in plan.items()},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _describe_source(entries: Sequence[Entry]) -> dict[str, Any]:
+    """How the clips were cut from videos and by what they were detected, where the tree of the first one tells."""
+    tree = entries[0].audio.parents[2] if entries and len(entries[0].audio.parents) > 2 else Path()
+    source = {}
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        report = json.loads((tree / CLIPS_REPORT).read_text())
+        source["clips"] = {**report["options"], "resampling": report["resampling"]}
+    with contextlib.suppress(OSError, ValueError):
+        source["detector"] = json.loads((tree / DETECTOR_OPTIONS).read_text())
+    return source
 
 
 def _describe(options: PackOptions) -> dict[str, Any]:

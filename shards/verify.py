@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -25,6 +27,7 @@ from shards.files import write_whole
 from shards.workers import Progress, map_ordered
 
 _READ_BYTES = 1 << 20
+_RECORDS = ".verifying"
 
 
 @dataclass
@@ -47,17 +50,51 @@ class ShardFindings:
 
 
 def verify(manifest: Manifest, jobs: int = 1) -> list[ShardFindings]:
-    """Check every shard; the findings are in the manifest's order, those without a problem included."""
-    check = functools.partial(check_shard, manifest=dataclasses.replace(manifest, clips=()))
+    """Check every shard; the findings are in the manifest's order, those without a problem included.
+
+    What is found lies in the folder `.verifying` until all is read: a run that was killed goes on with the shards that
+    it had not finished, and with those that have been written since. A folder that cannot be written to is checked all
+    the same, from the beginning.
+    """
     clips_of: list[list[Clip]] = [[] for _ in manifest.shards]
     for clip in manifest.clips:
         clips_of[clip.shard].append(clip)
-    findings = []
-    with Progress(len(manifest.clips), "verify") as progress:
-        for found in map_ordered(check, list(enumerate(clips_of)), jobs):
-            findings.append(found)
-            progress.advance(len(clips_of[len(findings) - 1]))
-    return findings
+    known = {index: found for index in range(len(clips_of)) if (found := _recall(manifest, index)) is not None}
+    waiting = [(index, clips) for index, clips in enumerate(clips_of) if index not in known]
+    check = functools.partial(check_shard, manifest=dataclasses.replace(manifest, clips=()))
+    with (
+        Progress(len(manifest.clips), "verify") as progress,
+        contextlib.closing(map_ordered(check, waiting, jobs)) as results,
+    ):
+        progress.skip(sum(len(clips_of[index]) for index in known))
+        for (index, clips), found in zip(waiting, results):
+            known[index] = found
+            _record(manifest, index, found)
+            progress.advance(len(clips))
+    shutil.rmtree(manifest.folder / _RECORDS, ignore_errors=True)
+    return [known[index] for index in range(len(clips_of))]
+
+
+def _state(manifest: Manifest, index: int) -> list[Any]:
+    """What must be unchanged for a finding to hold."""
+    found = (manifest.folder / manifest.shards[index].name).stat()
+    return [manifest.digest, found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def _record(manifest: Manifest, index: int, found: ShardFindings) -> None:
+    # OSError: the shard is missing; ValueError: its folder may not or can not be written to
+    with contextlib.suppress(OSError, ValueError):
+        record = {"state": _state(manifest, index), "found": dataclasses.asdict(found)}
+        write_whole(manifest.folder / _RECORDS / f"{found.shard}.json", json.dumps(record).encode())
+
+
+def _recall(manifest: Manifest, index: int) -> ShardFindings | None:
+    """What an earlier run, which did not come to its end, found out about a shard."""
+    try:
+        record = json.loads((manifest.folder / _RECORDS / f"{manifest.shards[index].name}.json").read_text())
+        return ShardFindings(**record["found"]) if record["state"] == _state(manifest, index) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def check_manifest(manifest: Manifest) -> list[str]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, total: int, description: str, unit: str = "clip") -> None:
         self._bar = tqdm(total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
         self._total, self._description, self._unit = total, description, unit
-        self._done, self._start = 0, time.monotonic()
+        self._done, self._skipped, self._start = 0, 0, time.monotonic()
         self._last_line = self._start
 
     def __enter__(self) -> Progress:
@@ -42,20 +42,40 @@ class Progress:
     ) -> None:
         self._bar.close()
 
+    def skip(self, count: int) -> None:
+        """Pieces that an earlier run has finished: they do not count for the rate."""
+        self._skipped += count
+        if not self._bar.disable:
+            self._bar.initial += count
+        self._bar.update(count)
+
     def advance(self, count: int = 1) -> None:
         self._bar.update(count)
         self._done += count
         now = time.monotonic()
-        if self._bar.disable and now - self._last_line > LOG_INTERVAL_S:
+        if self._bar.disable and self._done and now - self._last_line > LOG_INTERVAL_S:
             self._last_line = now
             rate = self._done / (now - self._start)
-            left_s = (self._total - self._done) / rate
-            line = f"{self._description}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, {left_s:.0f} s left"
+            done = self._skipped + self._done
+            left_s = (self._total - done) / rate
+            line = f"{self._description}: {done}/{self._total} {self._unit}s, {rate:.1f}/s, {left_s:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
 
 def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def map_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str, unit: str
+) -> list[Result]:
+    """`map` on `jobs` threads with a progress bar: for work that waits for a file system."""
+    with Progress(len(items), description, unit) as progress, ThreadPoolExecutor(jobs) as executor:
+        results = []
+        for result in executor.map(function, items):
+            results.append(result)
+            progress.advance()
+        return results
 
 
 _asset: Any = None
@@ -72,7 +92,7 @@ def map_ordered(
     """`map` on `jobs` processes: results in the order of the items, a few per process in memory at most.
 
     `assets`, as many as jobs, are handed out one to a process. With one job everything runs in this process. Raises
-    RuntimeError when a process dies (memory, a signal).
+    ValueError when a process dies (memory, a signal).
     """
     assert len(assets) in (0, jobs)
     if jobs <= 1:
@@ -95,7 +115,7 @@ def map_ordered(
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise ValueError(
             "a worker process died, most likely for want of memory; start again with fewer --jobs: "
             "what is finished is kept"
         ) from error

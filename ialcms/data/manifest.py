@@ -125,6 +125,11 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); write it again with 'ialcms data pack'") from error
+    for shard in shards:
+        if Path(shard.name).name != shard.name:
+            raise ValueError(f"{path} names a shard '{shard.name}', which is no file of its folder; pack again")
+    if any(not 0 <= clip.shard < len(shards) for clip in clips):
+        raise ValueError(f"{path} is damaged (a clip lies in a shard that it does not list); pack again")
     for shard in shards if check_shards else ():
         file = folder / shard.name
         if not file.is_file():

@@ -11,6 +11,7 @@ import pytest
 from ialcms.data.manifest import read_manifest
 from shards.clean import read_detections
 from shards.cli import add_parsers
+from tests.shards.conftest import INSTRUMENTS
 
 
 def run(*arguments: str | Path) -> int:
@@ -198,7 +199,7 @@ def test_a_detector_is_trained_and_used(full_tree, tmp_path: Path, capsys):
         run("detect", "--weights", weights)
 
 
-@pytest.mark.parametrize("verb", ["clips", "detect", "clean", "index", "pack", "verify"])
+@pytest.mark.parametrize("verb", ["clips", "detect", "clean", "index", "pack", "verify", "stats"])
 def test_help_has_examples_that_parse(verb: str, capsys):
     with pytest.raises(SystemExit):
         run(verb, "--help")
@@ -213,6 +214,24 @@ def test_help_has_examples_that_parse(verb: str, capsys):
         assert parser.parse_args(words[2:]).func is not None
     assert "--jobs" in text
     assert "--dry-run" in text
+
+
+def test_stats_prints_a_table_and_writes_it_with_a_picture(prepared: Path, tmp_path: Path, capsys):
+    out = tmp_path / "out"
+    run("index", prepared, "--dataset", "demo", "--by", "clip", "--seed", "1")
+    run("pack", prepared, "--out", out, "--dataset", "demo", "--jobs", "1", "--shard-mb", "0.05")
+    capsys.readouterr()
+    assert run("stats", out, "--dry-run") == 0
+    assert not (out / "stats.csv").exists()
+    printed = capsys.readouterr().out
+    assert "would write" in printed
+    assert run("stats", out, "--out", tmp_path / "elsewhere") == 0
+    assert capsys.readouterr().out.splitlines()[:5] == printed.splitlines()[:5]
+    assert [line.split()[0] for line in printed.splitlines()[1:5]] == [*sorted(INSTRUMENTS), "all"]
+    assert "that split leaks" in printed
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == ["stats.csv", "stats.png"]
+    with pytest.raises(ValueError, match=r"no manifest\.json"):
+        run("stats", prepared)
 
 
 def test_jobs_must_be_positive(capsys):

@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 import shards.detector_training
-from ialcms.demo.dataset import make_dataset
-from shards.clean import CLASS, CONFIDENCE, FRAME, X1, box_iou, read_detections
+from shards.clean import CLASS, CONFIDENCE, FRAME, X1, read_detections
 from shards.detect import DetectOptions, available_devices, clips_to_detect, detect_tree
 from shards.detector import build_detector, load_detector, load_init, save_detector
 from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
@@ -262,45 +261,3 @@ class TestTraining:
         examples = self.examples(tmp_path)
         with pytest.raises(ValueError, match="not finite"):
             train_detector(examples, CLASSES, tmp_path / "d.pt", TrainingOptions("small", None, 20, 2, 1e20, 1))
-
-    @pytest.mark.long
-    def test_learns_the_demos_instruments(self, tmp_path: Path):
-        """Trained on one clip of two videos of three instruments, it names and finds them in another clip of these."""
-        names = ("violin", "trumpet", "accordion")
-        videos = {"videos": 2, "clips_per_video": 2, "val_videos": 0, "test_videos": 0}
-        tree = make_dataset(tmp_path / "demo", **videos, jobs=1, instruments=names, show_progress=False)
-        rows, test_boxes = [], {}
-        images = tmp_path / "images"
-        images.mkdir()
-        for path in sorted(tree.glob("solo_detect/*/*.npy")):
-            instrument, clip = path.parent.name, path.stem
-            boxes = read_detections(path)
-            own = {"violin": 4, "trumpet": 7, "accordion": 9}[instrument]
-            boxes = boxes[(boxes[:, CLASS] == own) & (boxes[:, CONFIDENCE] > 0.85)]
-            if clip.endswith("_1"):
-                test_boxes[instrument, clip] = boxes
-                continue
-            for frame, _, _, x1, y1, x2, y2 in boxes:
-                source = tree / "solo_extract" / instrument / clip / f"{int(frame):06d}.jpg"
-                (images / f"{clip}-{int(frame)}.jpg").write_bytes(source.read_bytes())
-                corners = f"{x1 / 224},{x2 / 224},{y1 / 168},{y2 / 168}"
-                rows.append(f"{clip}-{int(frame)},x,{instrument},1,{corners},0,0,0\n")
-        (tmp_path / "boxes.csv").write_text(HEADER + "".join(rows))
-        examples, _ = read_boxes(tmp_path / "boxes.csv", images, names)
-        options = TrainingOptions("small", steps=200, batch=4, learning_rate=2e-3, warmup_steps=20)
-        train_detector(examples, names, tmp_path / "detector.pt", options)
-        for instrument, clip in test_boxes:
-            (tree / "solo_detect" / instrument / f"{clip}.npy").unlink()
-        detect(tree, DetectOptions(tmp_path / "detector.pt"))
-        named = placed = total = 0
-        for (instrument, clip), expected in test_boxes.items():
-            found = read_detections(tree / "solo_detect" / instrument / f"{clip}.npy")
-            for box in expected:
-                best = found[found[:, FRAME] == box[FRAME]][:1]
-                total += 1
-                right = len(best) and best[0, CLASS] == names.index(instrument) + 1
-                named += bool(right)
-                placed += bool(right and box_iou(box, best)[0] > 0.5)
-        assert total > 100
-        assert named > 0.8 * total  # by chance: a third
-        assert placed > 0.6 * total

@@ -254,6 +254,15 @@ class TestShards:
         assert {clip.key for clip in manifest.clips} == set(names[2:])
         assert json.loads((tmp_path / "out" / "pack_report.json").read_text())["bad"] == report.bad
 
+    def test_the_manifest_says_how_clips_and_detections_came_about(self, full_tree, tmp_path: Path):
+        manifest, _ = pack(full_tree.entries, tmp_path / "a", options())
+        assert manifest.info["source"] == {}
+        (full_tree.root / "clips.json").write_text('{"options": {"seconds": 10}, "resampling": "a way"}')
+        (full_tree.root / "detect_options.json").write_text('{"min_score": 0.3}')
+        manifest, _ = pack(full_tree.entries, tmp_path / "b", options())
+        told = {"clips": {"seconds": 10, "resampling": "a way"}, "detector": {"min_score": 0.3}}
+        assert manifest.info["source"] == told
+
     def test_dots_in_names_become_part_of_the_key(self, tree, tmp_path: Path):
         tree.add("a.b_0")
         manifest, _ = pack(tree.entries, tmp_path / "out", options())
@@ -439,7 +448,7 @@ class TestErrors:
 
     def test_nothing_left(self, tree, tmp_path: Path):
         tree.add("a_0", boxes=[])
-        with pytest.raises(ValueError, match=r"no clip is left to pack \(no box left: 1\)"):
+        with pytest.raises(ValueError, match=r"no clip is left to pack \(no box left: 1\); correct"):
             pack(tree.entries, tmp_path / "out", options())
 
     def test_too_many_broken_clips(self, full_tree, tmp_path: Path):

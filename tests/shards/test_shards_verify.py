@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+import shards.verify
 from ialcms.data.manifest import Clip, Manifest, read_manifest
 from shards.encode import EncodeOptions, encode_array, encode_audio, tar_member
 from shards.pack import PackOptions, pack
@@ -96,6 +97,75 @@ class TestVerify:
         assert check_manifest(twice) == [f"clip {packed.clips[0].key} is listed 2 times"]
         dotted = dataclasses.replace(packed, clips=(dataclasses.replace(packed.clips[0], key="a.b"),))
         assert check_manifest(dotted) == ["clip a.b: a WebDataset key cannot have dots"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"name": "train-000000.tar"', '"name": "../train-000000.tar"', "no file of its folder"),
+        ('"name": "train-000000.tar"', '"name": "/etc/passwd"', "no file of its folder"),
+        ('"train", 0, 0', '"train", 99, 0', "a clip lies in a shard that it does not list"),
+    ],
+)
+def test_a_manifest_that_leads_elsewhere_is_refused(packed: Manifest, old: str, new: str, message: str):
+    path = packed.folder / "manifest.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=message):
+        read_manifest(packed.folder)
+
+
+class TestResume:
+    def kill_at(self, index: int, packed: Manifest, monkeypatch) -> None:
+        """Verify, and stop when the shard of this index is to be read."""
+        real = shards.verify.check_shard
+
+        def check(numbered, manifest):
+            if numbered[0] == index:
+                raise KeyboardInterrupt
+            return real(numbered, manifest)
+
+        monkeypatch.setattr(shards.verify, "check_shard", check)
+        with pytest.raises(KeyboardInterrupt):
+            verify(packed)
+        monkeypatch.setattr(shards.verify, "check_shard", real)
+
+    def shards_read(self, packed: Manifest, monkeypatch) -> tuple[list[str], dict]:
+        real, read = shards.verify.check_shard, []
+
+        def check(numbered, manifest):
+            read.append(manifest.shards[numbered[0]].name)
+            return real(numbered, manifest)
+
+        monkeypatch.setattr(shards.verify, "check_shard", check)
+        return read, bad(verify(packed))
+
+    def test_a_killed_run_goes_on_with_the_other_shards(self, packed: Manifest, monkeypatch):
+        names = [shard.name for shard in packed.shards]
+        clip = packed.clips[0]
+        flip(packed.shard_path(clip), clip.offset + 600)
+        self.kill_at(2, packed, monkeypatch)
+        read, found = self.shards_read(packed, monkeypatch)
+        assert read == names[2:]
+        assert found[names[0]].bad_clips == {clip.key: "checksum (crc32) is wrong"}  # seen by the first run
+        assert not (packed.folder / ".verifying").exists()
+
+    def test_shards_written_since_are_read_again(self, packed: Manifest, monkeypatch):
+        names = [shard.name for shard in packed.shards]
+        self.kill_at(2, packed, monkeypatch)
+        clip = packed.clips[0]
+        flip(packed.shard_path(clip), clip.offset + 600)
+        (packed.folder / ".verifying" / f"{names[1]}.json").write_text("{")
+        read, found = self.shards_read(packed, monkeypatch)
+        assert read == names
+        assert set(found) == {names[0]}
+
+    def test_a_folder_that_takes_no_records_is_checked_all_the_same(self, packed: Manifest, monkeypatch):
+        def refuse(path: Path, content: bytes) -> None:
+            raise ValueError("cannot write")
+
+        monkeypatch.setattr(shards.verify, "write_whole", refuse)
+        assert bad(verify(packed)) == {}
 
 
 class TestFix:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shards.workers import Progress, asset, map_ordered
+from shards.workers import Progress, asset, map_ordered, map_threads
 
 
 def _own_asset(item: int) -> tuple[int, str]:
@@ -55,7 +55,7 @@ def test_an_error_of_a_process_comes_through():
 
 
 def test_a_process_that_dies_is_told():
-    with pytest.raises(RuntimeError, match="fewer --jobs"):
+    with pytest.raises(ValueError, match="fewer --jobs"):
         list(map_ordered(_die, range(10), 2))
 
 
@@ -67,3 +67,21 @@ def test_progress_in_a_log_file_is_lines(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["pack: 1/4 clips", "pack: 3/4 clips"]
     assert all("\r" not in line for line in lines)
+
+
+def test_what_was_done_before_does_not_count_for_the_rate(capsys, monkeypatch):
+    monkeypatch.setattr("shards.workers.LOG_INTERVAL_S", -1.0)
+    with Progress(1000, "pack") as progress:
+        progress.skip(990)
+        progress.advance(0)  # no rate is known yet
+        progress._start -= 10
+        progress.advance(5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pack: 995/1000 clips, 0.5/s, ")
+
+
+def test_threads_keep_the_order(capsys):
+    assert map_threads(_square, range(50), 4, "scan", "folder") == [n * n for n in range(50)]
+    assert map_threads(_square, [], 2, "scan", "folder") == []
+    with pytest.raises(ValueError, match="seven"):
+        map_threads(_fail_at_seven, range(50), 4, "scan", "folder")
