@@ -20,12 +20,17 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ialcms.config import Config
-from ialcms.engine import Workers
+from ialcms.engine import Workers, waited_s
 from ialcms.run_folder import RunFolder
 from ialcms.tensorboard import BEST_SCORE, Curves
 from ialcms.visuals import View
 
 log = logging.getLogger("ialcms")
+
+_SCORE = "validation/SDR"
+# Losses on the bar and in the log's lines: name there -> scalar.
+_SHOWN = {"sep": "loss/separation", "avc": "loss/consistency", "ind": "loss/independence", "critic": "loss/critic"}
+_BAR = "{percentage:3.0f}%|{bar:12}| {desc}"
 
 
 class Monitor:
@@ -36,16 +41,20 @@ class Monitor:
         self._train, self._workers, self._folder = config.train, workers, folder
         self._curves: Curves | None = None
         self._bar: tqdm | None = None
-        self._first_step, self._started = first_step, time.monotonic()
-        self._score_text = ""
+        self._left = _TimeLeft(config.train.steps)
+        self._figures = ""  # losses and speed at the last record
+        self._score: float | None = None
+        self._best: float | None = None
         self._since_record: list[Mapping[str, Tensor]] = []
         self.pause()
         set_up_logging(folder, workers)
         if workers.is_first:
-            drop_records_after(folder.metrics, first_step)
+            self._score, self._best = _last_scores(drop_records_after(folder.metrics, first_step))
             self._curves = Curves(folder.tensorboard, config, first_step)
             if sys.stderr.isatty():
-                self._bar = tqdm(total=config.train.steps, initial=first_step, unit="step", dynamic_ncols=True)
+                steps = config.train.steps
+                self._bar = tqdm(desc=f"{first_step}/{steps}", total=steps, initial=first_step, bar_format=_BAR,
+                                 dynamic_ncols=True)  # fmt: skip
 
     def step(self, step: int, scalars: Mapping[str, Tensor], values: Mapping[str, float], waited_s: float) -> None:
         """Count a finished step (0-based); every `log_every` steps record the means of all scalars since the last time.
@@ -56,7 +65,9 @@ class Monitor:
         self._since_record.append(scalars)
         self._timed_steps += 1
         self._waited_s += waited_s
+        self._left.count(step + 1)
         if self._bar is not None:
+            self._bar.set_description_str(self._line(step + 1), refresh=False)
             self._bar.update()
         if (step + 1) % self._train.log_every:
             return
@@ -64,7 +75,12 @@ class Monitor:
         self._since_record.clear()
         self.pause()
         self.record(step + 1, {**means, **values, **speed})
-        self._tell(step + 1, means, speed)
+        losses = [f"{name} {means[tag]:.3f}" for name, tag in _SHOWN.items() if tag in means]
+        rate = [f"{speed['speed/mixes_per_second']:.1f} mixes/s"] if speed else []
+        self._figures = "  ".join([*rate, *self._scores(), *losses])
+        if self._bar is not None:
+            self._bar.set_description_str(self._line(step + 1))
+        log.info("step %s", self._line(step + 1), extra={"bar": True})
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars after `step` finished steps, to TensorBoard and metrics.jsonl."""
@@ -79,13 +95,13 @@ class Monitor:
     def record_validation(self, step: int, scalars: Mapping[str, float], text: str) -> None:
         """Figures of a validation after `step` finished steps; the time that it took is not training."""
         self.record(step, scalars)
-        score = scalars.get("validation/SDR")
-        self._score_text = "" if score is None else f"  SDR {score:.2f}"
+        self._score = scalars.get(_SCORE)
         log.info("validation after step %d: %s", step, text)
         self.pause()
 
     def record_best(self, step: int, score: float) -> None:
         """The best validation SDR so far, in dB."""
+        self._best = score
         self.record(step, {BEST_SCORE: score})
 
     def show(self, step: int, views: Sequence[View]) -> None:
@@ -97,6 +113,7 @@ class Monitor:
     def pause(self) -> None:
         """Forget the time since the last record: validation and checkpoints are not training."""
         self._since, self._timed_steps, self._waited_s = time.monotonic(), 0, 0.0
+        self._in_collectives_since = waited_s()
 
     def flush(self) -> None:
         """Bring all events to disk: before a checkpoint, so that a run that goes on from it has no gap."""
@@ -122,8 +139,10 @@ class Monitor:
             for name in names
         ]
         elapsed_s = time.monotonic() - self._since
-        steps = max(self._timed_steps, 1)
-        own = torch.tensor([elapsed_s / steps, self._waited_s / elapsed_s, *_peak_memory_gb(self._workers.device)])
+        collectives_s = min(waited_s() - self._in_collectives_since, elapsed_s)
+        step_s = elapsed_s / max(self._timed_steps, 1)
+        shares = self._waited_s / elapsed_s, collectives_s / elapsed_s
+        own = torch.tensor([step_s, *shares, *_peak_memory_gb(self._workers.device)])
         local = torch.cat([torch.stack(means), own.to(means[0].device)]) if means else own
         rows = self._workers.gather(local.unsqueeze(0).to(self._workers.device)).tolist()  # a row per worker
         count = len(names)
@@ -131,37 +150,61 @@ class Monitor:
         return scalars, self._speed([row[count:] for row in rows]) if self._timed_steps else {}
 
     def _speed(self, rows: Sequence[Sequence[float]]) -> dict[str, float]:
-        """rows: per worker step seconds, share waiting for data, memory of the process and of the device."""
-        seconds, waiting, process_gb, device_gb = zip(*rows)
+        """rows: per worker step seconds, shares waiting for data and for workers, memory of process and of device.
+
+        A worker's own rate and step time leave out its waiting for the others.
+        """
+        seconds, for_data, for_workers, process_gb, device_gb = zip(*rows)
         mean_s = sum(seconds) / len(rows)
+        own_s = [of_step * (1 - share) for of_step, share in zip(seconds, for_workers)]
         mixes = self._train.global_batch
         values = {
             "speed/mixes_per_second": mixes / mean_s,
             "speed/step_seconds": mean_s,
-            "speed/slowest_worker_step_seconds": max(seconds),
-            "speed/slowest_worker": float(seconds.index(max(seconds))),
-            "speed/share_waiting_for_data": sum(waiting) / len(rows),
-            "speed/longest_share_waiting_for_data": max(waiting),
+            "speed/slowest_worker_step_seconds": max(own_s),
+            "speed/slowest_worker": float(own_s.index(max(own_s))),
+            "speed/share_waiting_for_data": sum(for_data) / len(rows),
+            "speed/longest_share_waiting_for_data": max(for_data),
+            "speed/share_waiting_for_workers": sum(for_workers) / len(rows),
             "memory/process_gb": max(process_gb),
         }
         if self._workers.device.type == "cuda":
             values["memory/device_gb"] = max(device_gb)
-        for rank, own_s in enumerate(seconds):
-            values[f"speed_by_worker/mixes_per_second/{rank}"] = mixes / len(rows) / own_s
-            values[f"speed_by_worker/share_waiting_for_data/{rank}"] = waiting[rank]
+        for rank in range(len(rows)):
+            values[f"speed_by_worker/mixes_per_second/{rank}"] = mixes / len(rows) / max(own_s[rank], 1e-9)
+            values[f"speed_by_worker/step_seconds/{rank}"] = own_s[rank]
+            values[f"speed_by_worker/share_waiting_for_data/{rank}"] = for_data[rank]
         return values
 
-    def _tell(self, step: int, means: Mapping[str, float], speed: Mapping[str, float]) -> None:
-        losses = (f"{name.removeprefix('loss/')} {means[name]:.3f}" for name in means if name.startswith("loss/"))
-        text = "  ".join(losses) + self._score_text
-        if speed:
-            text += f"  {speed['speed/mixes_per_second']:.1f} mixes/s"
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        steps = self._train.steps
-        left_s = (time.monotonic() - self._started) / (step - self._first_step) * (steps - step)
-        left = datetime.timedelta(seconds=round(left_s))
-        log.info("step %d/%d  %s  %s left", step, steps, text, left, extra={"bar": True})
+    def _line(self, step: int) -> str:
+        """What the bar shows and the log's lines say, the most important first: a narrow terminal cuts the end off."""
+        return "  ".join(filter(None, (f"{step}/{self._train.steps}", self._left.text(step), self._figures)))
+
+    def _scores(self) -> list[str]:
+        if self._score is None:
+            return []
+        best = "" if self._best is None or self._best <= self._score else f" (best {self._best:.2f})"
+        return [f"SDR {self._score:.2f}{best}"]
+
+
+class _TimeLeft:
+    """From the mean time of a step so far, validations and checkpoints among it; the first step, which sets things up,
+    is left out."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._first: tuple[int, float] | None = None  # finished steps, and when
+
+    def count(self, step: int) -> None:
+        if self._first is None:
+            self._first = step, time.monotonic()
+
+    def text(self, step: int) -> str:
+        if self._first is None or step == self._first[0]:
+            return ""
+        first, since = self._first
+        left_s = (time.monotonic() - since) / (step - first) * (self._steps - step)
+        return f"{datetime.timedelta(seconds=round(left_s))} left"
 
 
 def learning_rates(separator: Optimizer, critic: Optimizer | None) -> dict[str, float]:
@@ -172,20 +215,31 @@ def learning_rates(separator: Optimizer, critic: Optimizer | None) -> dict[str, 
     return rates
 
 
-def drop_records_after(path: Path, step: int) -> None:
-    """Take the lines of later steps, and one that a kill cut off, out of a metrics.jsonl."""
+def drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:
+    """Take the lines of later steps, and one that a kill cut off, out of a metrics.jsonl; returns those that stay."""
     if not path.is_file():
-        return
-    kept = []
+        return []
+    lines, rows = [], []
     for line in path.read_text().splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+            row = json.loads(line)
+            if line.endswith("\n") and row["step"] <= step:
+                lines.append(line)
+                rows.append(row)
         except ValueError:
             log.warning("%s: dropped a damaged line", path)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept))
+    temporary.write_text("".join(lines))
     os.replace(temporary, path)
+    return rows
+
+
+def _last_scores(rows: Sequence[Mapping[str, Any]]) -> tuple[float | None, float | None]:
+    """The last validation's SDR and the best one's, from the records of an earlier start; None without one."""
+    last: dict[str, float | None] = {}
+    for row in rows:
+        last |= {name: row[name] for name in (_SCORE, BEST_SCORE) if name in row}
+    return last.get(_SCORE), last.get(BEST_SCORE)
 
 
 def _peak_memory_gb(device: torch.device) -> tuple[float, float]:

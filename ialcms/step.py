@@ -177,6 +177,7 @@ class Experiment:
             waves = self.separator.module.mixture_waves(output, batch.mix.shape[-1])
             total = losses.separation_loss(waves, batch.mixtures, self.config.loss.si_snr_cap_db)
             means.add("loss/separation", total)
+            means.add("weighted_loss/separation", total)
             if pairs is not None:
                 independence = self._independence(output, pairs[part])
                 means.add("loss/independence", independence)

@@ -19,10 +19,12 @@ BEST_SCORE = "best/SDR"
 # Pages and charts of the "Custom Scalars" tab; the tags are regular expressions.
 _LAYOUT = {
     "Is it learning?": {
-        "Validation (dB)": ["validation/(SDR|SIR|SAR)$"],
-        "Gain over the mix (dB)": ["validation/(SDRi|SIRi)$"],
+        "Validation SDR and its best (dB)": ["validation/SDR$", "best/SDR$"],
+        "Validation: gain over the mix, SDR and SIR (dB)": ["validation/(SDRi|SIRi)$"],
         "Separation loss (negative SI-SNR, dB)": ["loss/separation$"],
         "Critic's scores of independent and dependent pairs": ["critic/(independent|dependent)_score$"],
+        "Validation SIR (dB)": ["validation/SIR$"],
+        "Validation SAR (dB)": ["validation/SAR$"],
     },
     "Losses": {
         "Separator": ["loss/separator$"],
@@ -35,8 +37,10 @@ _LAYOUT = {
         "Gradient norms": ["gradient_norm/.*"],
         "Learning rates": ["learning_rate/.*"],
         "Mixes a second": ["speed/mixes_per_second$"],
-        "Step time (s), mean and slowest worker": ["speed/(step_seconds|slowest_worker_step_seconds)$"],
-        "Share of time waiting for data": ["speed/(share_waiting_for_data|longest_share_waiting_for_data)$"],
+        "Step time (s), and what the slowest worker takes of it": ["speed/(step_seconds|slowest_worker_step_seconds)$"],
+        "Rank of the slowest worker": ["speed/slowest_worker$"],
+        "Share of time waiting for data, mean and longest": ["speed/(longest_)?share_waiting_for_data$"],
+        "Share of time waiting for other workers": ["speed/share_waiting_for_workers$"],
         "Peak memory (GB)": ["memory/.*"],
     },
     "Instruments": {

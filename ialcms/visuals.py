@@ -81,7 +81,7 @@ def draw_view(view: View) -> Picture:
         lowest, highest = float(view.localisation[n].min()), float(view.localisation[n].max())
         rows.append([
             (name, Image.fromarray(np.ascontiguousarray(picture))),
-            (f"heard at: {lowest:.2f} to {highest:.2f}", Image.fromarray(lay_heat(picture, view.localisation[n]))),
+            (f"localisation {lowest:.2f} to {highest:.2f}", Image.fromarray(lay_heat(picture, view.localisation[n]))),
             (f"{name} target", level(f"{name} target")),
             (f"{name} estimate", level(f"{name} estimate")),
             (f"{name} mask, up to {view.masks[n].max():.2f}", _coloured(view.masks[n])),

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
+import os
 import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +26,12 @@ from ialcms.config import Config, flatten, to_dict
 from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.monitor import Monitor, drop_records_after, learning_rates
+from ialcms.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
 from ialcms.run_folder import RunFolder
 from ialcms.step import Experiment
 from ialcms.validation import Validation, ValidationResult
 from tests.evaluation_support import evaluation_config, make_separator, write_evaluation_shards
-from tests.support import make_batch, small_config
+from tests.support import ROOT, make_batch, small_config
 
 
 @pytest.fixture
@@ -76,7 +82,8 @@ def test_means_since_the_last_record(folder: RunFolder) -> None:
     assert rows[0]["loss/critic"] == 15.0
     for name in (
         "speed/mixes_per_second", "speed/step_seconds", "speed/slowest_worker_step_seconds", "speed/slowest_worker",
-        "speed/share_waiting_for_data", "memory/process_gb", "speed_by_worker/mixes_per_second/0",
+        "speed/share_waiting_for_data", "speed/share_waiting_for_workers", "memory/process_gb",
+        "speed_by_worker/mixes_per_second/0", "speed_by_worker/step_seconds/0",
     ):  # fmt: skip
         assert rows[0][name] >= 0
     assert rows[0]["speed/mixes_per_second"] == pytest.approx(4 / rows[0]["speed/step_seconds"])
@@ -211,6 +218,7 @@ def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
     monitor.step(0, experiment.step(make_batch(config, 0)), {"lambda/ind": 1.0, "lambda/avc": 1.0, **rates}, 0.0)
     scores = {name: 1.0 for name in ("SDR", "SIR", "SAR", "SDRi", "SIRi")}
     monitor.record_validation(1, ValidationResult(4, scores, {"tuba": scores}, ()).scalars(), "")
+    monitor.record_best(1, 1.0)
     monitor.close()
     tags = recorded_tags(folder)
     (layout,) = events(folder).Tensors("custom_scalars__config__")
@@ -310,17 +318,20 @@ def test_other_workers_write_nothing_but_warnings(folder: RunFolder, capsys: pyt
     assert capsys.readouterr().err == "[worker 1] a clip is bad\n"
 
 
-def test_the_slowest_worker_is_named(folder: RunFolder) -> None:
+def test_the_slowest_worker_is_the_one_that_waits_least(folder: RunFolder) -> None:
+    """By the clock all workers take equally long."""
+
     class Two(Workers):
         def __init__(self) -> None:
             super().__init__()
             self.world_size = 2
 
         def gather(self, x: Tensor) -> Tensor:
-            slower = x.clone()
-            slower[:, -4] *= 3  # its step time; loss, step time, waiting, memory of process and device
-            slower[:, 0] += 2
-            return torch.cat([x, slower])
+            other = x.clone()
+            x[:, -3] = 0.75  # share of the time in collectives; loss, step time, waiting for data, this, memory twice
+            other[:, 0] += 2
+            other[:, -3] = 0.25
+            return torch.cat([x, other])
 
     monitor = Monitor(folder, small_config(train={"log_every": 1, "global_batch": 8}), Two(), 0)
     monitor.step(0, {"loss/separation": torch.tensor(1.0)}, {}, 0.0)
@@ -328,9 +339,10 @@ def test_the_slowest_worker_is_named(folder: RunFolder) -> None:
     (row,) = rows_of(folder)
     assert row["loss/separation"] == 2.0  # mean of 1 and 3
     assert row["speed/slowest_worker"] == 1
-    assert row["speed/slowest_worker_step_seconds"] == pytest.approx(1.5 * row["speed/step_seconds"])
+    assert row["speed/slowest_worker_step_seconds"] == pytest.approx(0.75 * row["speed/step_seconds"])
     assert row["speed_by_worker/mixes_per_second/0"] == pytest.approx(3 * row["speed_by_worker/mixes_per_second/1"])
     assert row["speed/mixes_per_second"] == pytest.approx(8 / row["speed/step_seconds"])
+    assert row["speed/share_waiting_for_workers"] == pytest.approx(0.5)
 
 
 def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,24 +354,106 @@ def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.C
     monitor.close()
     errors = capsys.readouterr().err.splitlines()
     assert errors[1] == "validation after step 2: fine"
-    assert errors[2].startswith("step 4/8  critic 30.000  separation 2.500  SDR 3.25  ")
-    assert errors[2].endswith(" left")
-    assert "mixes/s" in errors[2]
+    assert re.fullmatch(r"step 4/8  \d:\d\d:\d\d left  [\d.]+ mixes/s  SDR 3.25  sep 2.500  critic 30.000", errors[2])
     logged = folder.log.read_text().splitlines()
     assert [line.partition(" INFO ")[2] for line in logged] == errors
 
 
-def test_a_bar_on_a_terminal(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Workers(), 4)
-    train(monitor, 4, 8)
-    logging.getLogger("ialcms").info("a message")
+def test_a_resumed_run_shows_its_scores_again(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    config = small_config(train={"log_every": 2, "steps": 8})
+    monitor = Monitor(folder, config, Workers(), 0)
+    for step, score in ((2, 4.5), (4, 3.25)):
+        monitor.record_validation(step, {"validation/SDR": score}, "")
+    monitor.record_best(2, 4.5)
+    monitor.record_validation(6, {"validation/SDR": 9.0}, "")
     monitor.close()
-    shown = capsys.readouterr().err
-    assert "8/8" in shown
-    assert "separation 6.500" in shown
-    assert "\na message\n" in shown.replace("\r", "\n")
-    assert "step 6/8" not in shown
-    assert "step 6/8" in folder.log.read_text()
+    monitor = Monitor(folder, config, Workers(), 4)
+    train(monitor, 4, 6)
+    monitor.close()
+    assert "  SDR 3.25 (best 4.50)  " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the steps behind the first one, which sets things up."""
+    now = [500.0]
+    monkeypatch.setattr("ialcms.monitor.time.monotonic", lambda: now[0])
+    left = _TimeLeft(steps=5_000)
+    left.count(1_001)
+    assert left.text(1_001) == ""
+    for step in range(1_002, 1_012):
+        now[0] += 3
+        left.count(step)
+    assert left.text(1_011) == "3:19:27 left"
+
+
+@pytest.mark.distributed
+def test_two_workers_on_a_terminal(tmp_path: Path) -> None:
+    """80 columns wide: the bar fits, and of the second worker, the slower one, only a warning is seen."""
+    script = tmp_path / "program.py"
+    script.write_text(_PROGRAM)
+    folder = RunFolder(tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    terminal, inside = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        [*command, str(tmp_path)], cwd=tmp_path, env=environment, stdout=inside, stderr=inside, start_new_session=True
+    ) as process:
+        os.close(inside)
+        shown = _read_all(terminal)
+    assert process.returncode == 0, shown
+    lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    bars = [line for line in lines if "%|" in line]
+    assert bars[0] == "  0%|            | 0/10"
+    assert re.fullmatch(r"100%\|█{12}\| 10/10  0:00:00 left  [\d.]+ mixes/s  SDR 3.25  sep 1.000  a.*", bars[-1])
+    assert max(map(len, bars)) <= 80
+    assert "first" in lines
+    assert [line for line in lines if "worker 1" in line] == ["[worker 1] a warning"]
+    assert "silent" not in shown
+    logged = folder.log.read_text()
+    assert re.search(
+        r"INFO step 10/10  0:00:00 left .* SDR 3.25  sep 1.000  avc 2.000  ind 3.000  critic 4.000$", logged, re.M
+    )
+    rows = [row for row in rows_of(folder) if "speed/slowest_worker" in row]
+    assert [row["step"] for row in rows] == [5, 10]
+    assert [row["speed/slowest_worker"] for row in rows] == [1, 1]
+    assert rows[0]["speed_by_worker/step_seconds/1"] > 0.2 > rows[0]["speed_by_worker/step_seconds/0"]
+
+
+def _read_all(terminal: int) -> str:
+    content = b""
+    while True:
+        try:
+            part = os.read(terminal, 65_536)
+        except OSError:  # how Linux says that all writers have closed it
+            part = b""
+        if not part:
+            os.close(terminal)
+            return content.decode()
+        content += part
+
+
+_PROGRAM = """
+import logging, sys, time
+import torch
+from ialcms.engine import Workers
+from ialcms.monitor import Monitor
+from ialcms.run_folder import RunFolder
+from tests.support import small_config
+
+log = logging.getLogger("ialcms")
+names = "separation", "consistency", "independence", "critic"
+with Workers() as workers:
+    config = small_config(train={"log_every": 5, "steps": 10})
+    monitor = Monitor(RunFolder(sys.argv[1]), config, workers, 0)
+    log.info("first" if workers.is_first else "silent")
+    if not workers.is_first:
+        log.warning("a warning")
+    for step in range(10):
+        time.sleep(0.25 * workers.rank)
+        workers.any(False)
+        monitor.step(step, {f"loss/{name}": torch.tensor(n + 1.0) for n, name in enumerate(names)}, {}, 0.0)
+        if step == 4:
+            monitor.record_validation(5, {"validation/SDR": 3.25}, "fine")
+    monitor.close()
+"""

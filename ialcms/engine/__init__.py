@@ -8,6 +8,7 @@ from ialcms.engine.agreement import check_agreement
 from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import NonFinite, SkippedSteps
+from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 from ialcms.engine.workers import Workers
 
@@ -20,4 +21,5 @@ __all__ = [
     "build_learner",
     "check_agreement",
     "check_engine",
+    "waited_s",
 ]

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ialcms.engine.waiting import waiting
+
 
 def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with its trainable BatchNorm layers over the global batch; frozen ones stay as they are."""
@@ -68,7 +70,8 @@ class _Normalise(torch.autograd.Function):
         variance, mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
         local = torch.cat([mean, variance, count])
         every = local.new_empty(dist.get_world_size() * len(local))
-        dist.all_gather_into_tensor(every, local)
+        with waiting():
+            dist.all_gather_into_tensor(every, local)
         means, variances, counts = every.view(-1, len(local)).split([len(mean), len(mean), 1], dim=1)
         share = counts / counts.sum()
         mean = (share * means).sum(0)
@@ -90,7 +93,8 @@ class _Normalise(torch.autograd.Function):
         d_bias = gradient.sum(axes, dtype=weight.dtype)
         d_weight = (gradient * normalised).sum(axes, dtype=weight.dtype)
         total = torch.cat([d_bias, d_weight])
-        dist.all_reduce(total)
+        with waiting():
+            dist.all_reduce(total)
         mean_bias, mean_weight = (total / ctx.count).chunk(2)
         d_x = torch.addcmul(gradient - mean_bias.view(shape), normalised, mean_weight.view(shape), value=-1)
         d_x = d_x * (weight * scale).view(shape)

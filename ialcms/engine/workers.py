@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ialcms.engine.waiting import waiting
+
 
 def launched_workers() -> tuple[int, bool]:
     """The number of workers, and whether a launcher started them: it may start a single one too."""
@@ -78,7 +80,8 @@ class Workers:
         """Sum over the workers of a tensor without gradients."""
         if self.world_size > 1:
             values = values.clone()
-            dist.all_reduce(values)
+            with waiting():
+                dist.all_reduce(values)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
@@ -94,7 +97,8 @@ class Workers:
         if self.world_size == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        with waiting():
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return [bool(value) for value in values.tolist()]
 
     def barrier(self) -> None:
@@ -113,11 +117,13 @@ class _GatherWithGradient(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.count = len(x)
         gathered = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-        dist.all_gather_into_tensor(gathered, x.contiguous())
+        with waiting():
+            dist.all_gather_into_tensor(gathered, x.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         gradient = gradients[0].contiguous().clone()
-        dist.all_reduce(gradient)
+        with waiting():
+            dist.all_reduce(gradient)
         return gradient.narrow(0, dist.get_rank() * ctx.count, ctx.count)
