@@ -54,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="ialcms", description="Picture-guided separation of instrument sounds, trained without labels."
     )
     parser.add_argument("--version", action="version", version=f"ialcms {__version__}")
+    # the deepspeed launcher adds it; the environment says the same
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
 
     train = _verb(verbs, "train", _train, "train a separator", "ialcms train configs/demo.yaml train.steps=100",
@@ -179,16 +181,16 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ialcms.config import check_world_size, load_config
-    from ialcms.engine import Workers
+    from ialcms.config import load_config
+    from ialcms.engine import Workers, check_engine
     from ialcms.run_folder import RunFolder
     from ialcms.stopping import end_with_agent
     from ialcms.trainer import train
 
     end_with_agent()
     config = load_config(args.config, args.overrides)
-    check_world_size(config, int(os.environ.get("WORLD_SIZE", 1)))
-    with Workers() as workers:
+    check_engine(config)
+    with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
         train(config, RunFolder(args.folder or Path("runs") / config.name), workers, args.resume, args.init_from)
     return 0
 

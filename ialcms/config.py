@@ -116,7 +116,7 @@ class TrainConfig:
     deepspeed_config: str = "configs/deepspeed/zero2.json"  # how DeepSpeed shards: ZeRO 0 to 3
     gradient_compression: str = "none"  # or bf16: ddp sends gradients in 16 bits
     max_skipped_steps: int = 10  # steps with NaN or infinity that a run may skip
-    timeout_s: float = 1_800.0  # longest time from one step to the next before the run is ended
+    timeout_s: float = 1_800.0  # longest time for a step, a validation or a checkpoint before the run is ended
     check_every: int = 500  # steps after which all workers compare their networks
     precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
     tf32: bool = False  # TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it

@@ -72,9 +72,11 @@ class Monitor:
         if (step + 1) % self._train.log_every:
             return
         means, speed = self._exchange()
+        sent = self._workers.traffic.take()
+        sent_mb = {f"sent_mb/{kind}": num_bytes / 1e6 / len(self._since_record) for kind, num_bytes in sent.items()}
         self._since_record.clear()
         self.pause()
-        self.record(step + 1, {**means, **values, **speed})
+        self.record(step + 1, {**means, **values, **speed, **sent_mb})
         losses = [f"{name} {means[tag]:.3f}" for name, tag in _SHOWN.items() if tag in means]
         rate = [f"{speed['speed/mixes_per_second']:.1f} mixes/s"] if speed else []
         self._figures = "  ".join([*rate, *self._scores(), *losses])

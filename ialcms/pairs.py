@@ -89,28 +89,32 @@ class MemoryBank(nn.Module):
         return result
 
     @torch.no_grad()
-    def pair(self, components: Tensor, per_mix: int, first: int, count: int, seed: int, step: int) -> Pairs:
+    def compact(self, components: Tensor) -> Tensor:
+        """Components in the type in which the bank keeps them, NaN where they are not finite."""
+        finite = torch.where(components.isfinite(), components, torch.nan)
+        return finite.clamp(max=torch.finfo(self.slots.dtype).max).to(self.slots.dtype)
+
+    @torch.no_grad()
+    def pair(self, entering: Tensor, per_mix: int, first: int, count: int, seed: int, step: int) -> Pairs:
         """Draw the pairs of a step and let the batch's components enter.
 
-        components: (N, F, T) magnitudes of the whole global batch in lane order; this worker's are the `count` from
-        `first` on.
+        entering: (N, F, T) `compact` magnitudes of the whole global batch in lane order; this worker's are the `count`
+        from `first` on.
         """
-        limit = torch.finfo(self.slots.dtype).max
-        entering = components.clamp(max=limit).to(self.slots.dtype)
         capacity = len(self.slots)
-        draws = uniforms(2 * len(components), seed, "pairs", step).reshape(2, -1)
+        draws = uniforms(2 * len(entering), seed, "pairs", step).reshape(2, -1)
         plan = plan_pairs(draws, per_mix, self._filled, self._next, capacity)
         own = slice(first, first + count)
-        device = components.device
+        device = entering.device
         slot = torch.as_tensor(plan.slot[own], device=device)
         member = torch.as_tensor(plan.member[own], device=device)
         in_bank = (slot >= 0)[:, None, None]
         partners = torch.where(in_bank, self.slots[slot.clamp(min=0)], entering[member.clamp(min=0)]).float()
 
-        entries = np.arange(max(0, len(components) - capacity), len(components))  # of a huge batch only the newest stay
+        entries = np.arange(max(0, len(entering) - capacity), len(entering))  # of a huge batch only the newest stay
         self.slots[torch.as_tensor((self._next + entries) % capacity, device=device)] = entering[entries[0] :]
-        self._next = (self._next + len(components)) % capacity
-        self._filled = min(capacity, self._filled + len(components))
+        self._next = (self._next + len(entering)) % capacity
+        self._filled = min(capacity, self._filled + len(entering))
         self.filled.fill_(self._filled)
         self.next_slot.fill_(self._next)
 

@@ -68,6 +68,7 @@ class Experiment:
                 learner.save_buffers()
             try:
                 self._learn(batch, now, scalars)
+                self.separator.average_running_statistics()
             except NonFinite as fault:
                 for learner in learners:
                     learner.restore_buffers()
@@ -130,8 +131,8 @@ class Experiment:
     def _draw_pairs(self, step: int, magnitude: Tensor) -> list[Pairs]:
         """The pairs of each micro-batch. They and the bank are the same on all workers."""
         assert self.bank is not None
-        own = magnitude.flatten(0, 2)
-        every = self.workers.gather(own)
+        own = self.bank.compact(magnitude.flatten(0, 2))
+        every = self.workers.gather(own, "bank")
         if not bool(every.isfinite().all()):  # they must not enter the bank
             raise NonFinite("a separated component is not finite")
         per_mix = self.config.clips_per_mix
@@ -231,7 +232,8 @@ class _Consistency:
     def __init__(self, components: Components, config: Config, workers: Workers) -> None:
         visual = components.visual.detach().requires_grad_()
         audio = components.audio.detach().requires_grad_()
-        scores = workers.gather(losses.similarity(visual.flatten(0, 2), workers.gather(audio.flatten(0, 2))))
+        sounds = workers.gather(audio.flatten(0, 2), "features")
+        scores = workers.gather(losses.similarity(visual.flatten(0, 2), sounds), "features")
         loss = losses.consistency_loss(scores, config.loss.temperature, config.loss.excluded_negatives)
         self._visual_gradient, self._audio_gradient = torch.autograd.grad(loss, (visual, audio))
         self.loss = loss.detach()

@@ -42,6 +42,7 @@ _LAYOUT = {
         "Share of time waiting for data, mean and longest": ["speed/(longest_)?share_waiting_for_data$"],
         "Share of time waiting for other workers": ["speed/share_waiting_for_workers$"],
         "Peak memory (GB)": ["memory/.*"],
+        "Sent by each worker per step (MB)": ["sent_mb/.*"],
     },
     "Instruments": {
         "Validation SDR (dB)": ["validation_by_instrument/SDR/.*"],

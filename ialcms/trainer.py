@@ -24,7 +24,7 @@ from ialcms.config import Config, check_world_size
 from ialcms.data.batches import Batch, train_batches
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
-from ialcms.engine import Workers
+from ialcms.engine import Watchdog, Workers
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates
 from ialcms.run_folder import RunFolder
@@ -72,8 +72,9 @@ def train(
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
     log.info("%s; %s", _describe(config, manifest, workers), beginning)
     try:
-        with StopRequest(folder.stop_file) as stop:
-            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop)
+        watchdog = Watchdog(config.train.timeout_s, folder.path, workers)
+        with StopRequest(folder.stop_file) as stop, watchdog:
+            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog)
             return run.loop(batches, progress)
     finally:
         writer.wait()
@@ -92,11 +93,13 @@ class _Run:
     monitor: Monitor
     writer: CheckpointWriter
     stop: StopRequest
+    watchdog: Watchdog
 
     def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
         config, workers, monitor = self.config, self.workers, self.monitor
         validate_every = config.train.validate_every or steps_per_epoch(config, self.manifest)
         while progress.step < config.train.steps:
+            self.watchdog.beat(f"step {progress.step}")
             waiting_since = time.monotonic()
             batch = next(batches)
             waited_s = time.monotonic() - waiting_since
@@ -109,9 +112,11 @@ class _Run:
             is_last = progress.step == config.train.steps
             is_best = False
             if progress.step % validate_every == 0 or is_last:
+                self.watchdog.beat(f"validation after step {progress.step}")
                 progress, is_best = self._validate(progress)
             show_every = config.train.visualise_every
             if show_every and (progress.step % show_every == 0 or is_last):
+                self.watchdog.beat(f"pictures after step {progress.step}")
                 separator = self.experiment.separator.inference_module()
                 monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
             due = workers.is_first and self.writer.is_due(progress.step)
@@ -142,6 +147,7 @@ class _Run:
         return learning_rates(self.experiment.separator.optimizer, None if critic is None else critic.optimizer)
 
     def _save(self, progress: Progress, is_best: bool, wait: bool) -> None:
+        self.watchdog.beat(f"checkpoint after step {progress.step}")
         self.monitor.flush()
         state = self.experiment.state_dict()  # of all workers: an engine may have to gather it
         if self.workers.is_first:

@@ -65,11 +65,23 @@ def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
     return Batch(step, waves.sum(1)[lanes], waves[lanes], pictures[lanes], keys[lanes], [])
 
 
-def torchrun(workers: int, *arguments: str, cwd: Path = ROOT, timeout_s: float = 300) -> subprocess.CompletedProcess:
-    """Run `python -m torch.distributed.run` on this machine, one thread a worker, gloo; output as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+def torchrun(
+    workers: int, *arguments: str, cwd: Path = ROOT, timeout_s: float = 300, gpus: bool = False
+) -> subprocess.CompletedProcess:
+    """Run `python -m torch.distributed.run` on this machine; as `python`."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}"]
+    return python(*launcher, *arguments, cwd=cwd, timeout_s=timeout_s, gpus=gpus)
+
+
+def python(
+    *arguments: str, cwd: Path = ROOT, timeout_s: float = 300, gpus: bool = False
+) -> subprocess.CompletedProcess:
+    """Run this Python with one thread a process, without GPUs unless asked for; output as text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if not gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}", *arguments],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,

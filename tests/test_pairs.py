@@ -20,7 +20,7 @@ def test_bank_against_a_simulation() -> None:
     history: list[int] = []
     for step in range(6):
         batch = components(100 * step, count)
-        pairs = bank.pair(batch, per_mix, 0, count, seed=3, step=step)
+        pairs = bank.pair(bank.compact(batch), per_mix, 0, count, seed=3, step=step)
         partners = pairs.partners[:, 0, 0].int().tolist()
         for n in range(count):
             seen = history + [100 * step + m for m in range(n // per_mix * per_mix)]
@@ -57,10 +57,10 @@ def test_independent_partners_are_uniform_over_filled_slots() -> None:
 
 def test_a_lone_mix_with_an_empty_bank_has_no_independent_pairs() -> None:
     bank = MemoryBank(8, 2, 2)
-    first = bank.pair(components(0, 2), 2, 0, 2, seed=0, step=0)
+    first = bank.pair(bank.compact(components(0, 2)), 2, 0, 2, seed=0, step=0)
     assert len(first.independent) == 0
     assert len(first.dependent) == 2
-    second = bank.pair(components(10, 2), 2, 0, 2, seed=0, step=1)
+    second = bank.pair(bank.compact(components(10, 2)), 2, 0, 2, seed=0, step=1)
     assert set(second.partners[:, 0, 0].tolist()) <= {0.0, 1.0}
     assert len(second.independent) == 2
 
@@ -70,7 +70,7 @@ def test_workers_shares_are_the_whole(workers: int) -> None:
     whole, parts = MemoryBank(10, 2, 2), [MemoryBank(10, 2, 2) for _ in range(workers)]
     count, per_mix = 16, 4
     for step in range(4):
-        batch = components(50 * step, count)
+        batch = whole.compact(components(50 * step, count))
         expected = whole.pair(batch, per_mix, 0, count, 7, step)
         share = count // workers
         got = [bank.pair(batch, per_mix, rank * share, share, 7, step) for rank, bank in enumerate(parts)]
@@ -82,15 +82,19 @@ def test_workers_shares_are_the_whole(workers: int) -> None:
 
 def test_state_of_the_bank_goes_on() -> None:
     bank, resumed = MemoryBank(10, 2, 2), MemoryBank(10, 2, 2)
-    bank.pair(components(0, 8), 4, 0, 8, 1, 0)
+    bank.pair(bank.compact(components(0, 8)), 4, 0, 8, 1, 0)
     resumed.load_state_dict(bank.state_dict())
     for step in (1, 2):
-        ours, theirs = (b.pair(components(100 * step, 8), 4, 0, 8, 1, step) for b in (bank, resumed))
+        ours, theirs = (b.pair(b.compact(components(100 * step, 8)), 4, 0, 8, 1, step) for b in (bank, resumed))
         assert torch.equal(ours.partners, theirs.partners)
     assert torch.equal(bank.slots, resumed.slots)
 
 
 def test_huge_magnitudes_stay_finite() -> None:
     bank = MemoryBank(4, 2, 2)
-    bank.pair(torch.full((4, 2, 2), 1e6), 2, 0, 4, 0, 0)
+    bank.pair(bank.compact(torch.full((4, 2, 2), 1e6)), 2, 0, 4, 0, 0)
     assert torch.isfinite(bank.slots).all()
+
+
+def test_what_is_not_finite_is_not_made_finite() -> None:
+    assert MemoryBank(4, 1, 2).compact(torch.tensor([[[torch.inf, torch.nan]]])).isnan().all()

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import torch
 import yaml
 
 from ialcms.cli import main
-from tests.support import ROOT, torchrun, write_small_config
+from tests.support import ROOT, python, torchrun, write_small_config
 
 STEPS = 6
 
@@ -136,6 +137,67 @@ def test_two_workers_train_the_same_run(whole_run: Path, config_file: Path, tmp_
         expected = single[row["step"]]
         assert row.keys() == expected.keys()
         assert row == pytest.approx(expected, rel=0.03, abs=2e-3)
+    sent = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    both, critic_only = ({key for key in row if key.startswith("sent_mb/")} for row in sent[:2])
+    assert both == {"sent_mb/gradients", "sent_mb/batchnorm", "sent_mb/features", "sent_mb/bank"}
+    assert critic_only == both - {"sent_mb/features"}
+    assert sent[1]["sent_mb/bank"] == pytest.approx(8 * 64 * 64 * 2 / 1e6)  # 8 components of 16 bits to one other
+
+
+@pytest.mark.distributed
+def test_deepspeed_and_its_launcher_train_the_same_run(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--master_port", str(port)]
+    program = ["--module", "ialcms", "train", str(config_file), "--folder", str(tmp_path / "run")]
+    result = python(*launcher, *program, "train.engine=deepspeed", "train.steps=3")
+    assert result.returncode == 0, result.stderr
+    expected = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
+    got = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
+    assert [row["step"] for row in got] == [1, 2, 3]
+    for row in got:
+        assert row == pytest.approx(expected[row["step"]], rel=0.03, abs=2e-3)
+
+
+@pytest.mark.distributed
+def test_a_sleeping_worker_ends_the_run(config_file: Path, tmp_path: Path) -> None:
+    """Worker 1 falls asleep in step 2, worker 0 waits for it in a collective: both say where they are."""
+    folder, values = tmp_path / "run", ["train.timeout_s=12", "train.validate_every=100"]
+    result = torchrun(2, str(ROOT / "tests/sleepy.py"), "train", str(config_file), "--folder", str(folder), *values)
+    assert result.returncode != 0
+    for rank, place in ((0, "all_gather_into_tensor"), (1, "fall_asleep")):
+        assert f"step 2 took longer than 12 s (train.timeout_s) on worker {rank}; its stacks are in" in result.stderr
+        stacks = (folder / f"stacks-worker{rank}.txt").read_text()
+        assert f" in {place}\n" in stacks
+        assert re.search(r"Thread 0x\w+ \(most recent call first\):\n", stacks)
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments", "message"),
+    [
+        ("2", ["train.engine=single"], "train.engine is 'single', but 2 workers were started"),
+        ("3", [], "train.global_batch is 4, which 3 workers cannot share evenly"),
+        ("2", ["train.engine=deepspeed", "optim.clip_norm=2"], "gradient_clipping is 1.0, but optim.clip_norm is 2"),
+        ("", ["train.engine=deepspeed"], "train.engine is 'deepspeed', which needs a launcher"),
+    ],
+)
+def test_engines_that_cannot_be(
+    config_file: Path, tmp_path: Path, environment: str, arguments: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if environment:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", environment)
+    settings = tmp_path / "zero.json"
+    settings.write_text('{"gradient_clipping": 1.0, "zero_optimization": {"stage": 2}}')
+    values = ["--folder", str(tmp_path / "run"), f"train.deepspeed_config={settings}", *arguments]
+    assert main(["train", str(config_file), *values]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("ialcms: error: ")
+    assert message in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.distributed

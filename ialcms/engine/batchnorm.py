@@ -1,4 +1,4 @@
-"""BatchNorm over the global batch, on any device.
+"""BatchNorm over the global batch, on any device; or over each worker's own part, by option.
 
 torch's SyncBatchNorm is for GPUs only; on CPU workers (gloo) this one does the same: one collective forward, one
 backward. Per-worker means and variances are merged, which loses no precision to cancellation.
@@ -6,6 +6,7 @@ backward. Per-worker means and variances are merged, which loses no precision to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,31 +15,73 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waiting
+from ialcms.engine.workers import Workers
 
 
-def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronise(module: nn.Module, workers: Workers) -> nn.Module:
     """The module with its trainable BatchNorm layers over the global batch; frozen ones stay as they are."""
     for name, child in module.named_children():
-        frozen = all(not p.requires_grad for p in child.parameters())
-        if isinstance(child, _BatchNorm) and not frozen:
-            replacement: _BatchNorm
-            if device.type == "cuda":
-                replacement = nn.SyncBatchNorm(child.num_features, child.eps, child.momentum)
-            else:
-                replacement = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
+        if isinstance(child, _BatchNorm) and _is_trained(child):
+            kind = SyncBatchNorm if workers.device.type == "cuda" else GlobalBatchNorm
+            replacement = kind(child.num_features, child.eps, child.momentum)
+            replacement.traffic = workers.traffic
             replacement.weight, replacement.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():
                 replacement.register_buffer(buffer, value)
             replacement.train(child.training)
             setattr(module, name, replacement)
         else:
-            synchronise(child, device)
+            synchronise(child, workers)
     return module
+
+
+def average_running_statistics(module: nn.Module, workers: Workers) -> None:
+    """Give all workers the mean of their running statistics, where each normalises by its own part of the batch."""
+    statistics = list(_running_statistics(module))
+    together = torch.cat([values.flatten() for values in statistics])
+    workers.traffic.all_reduce("batchnorm", together.numel() * together.element_size())
+    means = workers.mean(together).split([values.numel() for values in statistics])
+    torch._foreach_copy_(statistics, [mean.view_as(values) for mean, values in zip(means, statistics)])
+
+
+def _running_statistics(module: nn.Module) -> Iterator[Tensor]:
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm) and _is_trained(layer):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            yield from (layer.running_mean, layer.running_var)
+
+
+def _is_trained(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
+    """Mean, variance and number of values forward, two sums backward."""
+    value = layer.weight.element_size()
+    traffic.all_gather("batchnorm", (2 * layer.num_features + 1) * value)
+    if output.requires_grad:
+        traffic.all_reduce("batchnorm", 2 * layer.num_features * value)
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """torch's, with what it sends counted."""
+
+    traffic: Traffic
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward(input)
+        if self.training:
+            _count(self, self.traffic, output)
+        return output
 
 
 class GlobalBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics are those of all workers' batches together."""
+
+    traffic: Traffic
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -56,6 +99,7 @@ class GlobalBatchNorm(_BatchNorm):
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        _count(self, self.traffic, output)
         return output
 
 

@@ -19,9 +19,10 @@ import deepspeed
 import torch
 from torch import Tensor
 
-from ialcms.engine.batchnorm import synchronise
+from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.learner import Learner, Network
 from ialcms.engine.nonfinite import poison
+from ialcms.engine.traffic import size
 from ialcms.engine.workers import Workers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -42,8 +43,8 @@ class DeepSpeedLearner(Learner[Network]):
     ) -> None:
         super().__init__(module, optimizer, **options)
         if sync_batchnorm and workers.world_size > 1:
-            synchronise(module, workers.device)
-        self._workers, self._settings = workers, settings
+            synchronise(module, workers)
+        self._workers, self._settings, self._sync_batchnorm = workers, settings, sync_batchnorm
         self._stage: int = settings["zero_optimization"]["stage"]
         if self._stage == 0:
             settings["gradient_clipping"] = 0.0  # `_clip` does it: DeepSpeed's fails where there is no gradient
@@ -63,11 +64,31 @@ class DeepSpeedLearner(Learner[Network]):
             self._engine.step()  # only counts the micro-batch
 
     def step(self) -> Tensor:
+        self._count_traffic()
         norm = self._clip() if self._stage == 0 else None
         self._engine.step()  # from stage 1 on it clips, and skips a gradient that is not finite
         if norm is None:
             norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self._workers.device)
         return self._checked(norm)
+
+    def average_running_statistics(self) -> None:
+        if not self._sync_batchnorm and self._workers.world_size > 1:
+            average_running_statistics(self.module, self._workers)
+
+    def _count_traffic(self) -> None:
+        """What DeepSpeed sends in a step. Stages 2 and 3 keep no whole gradients, so they reduce every micro-batch's;
+        ZeRO 3 collects at least all parameters once, more often as it sees fit."""
+        traffic = self._workers.traffic
+        learned: float = size(p for group in self._groups for p in group)
+        if self._stage == 3:
+            parameters: list[Any] = list(self.module.parameters())
+            learned = sum(p.ds_numel * p.element_size() for p in parameters if p.requires_grad)
+            traffic.all_gather("parameters", sum(p.ds_tensor.numel() * p.element_size() for p in parameters))
+        elif self._stage > 0:
+            traffic.all_gather("parameters", size(self._flat_shards()))
+        if self._stage == 3 and self._workers.device.type == "cuda":
+            learned /= 2  # scattered sums, half an all-reduce; gloo has no such thing
+        traffic.all_reduce("gradients", learned * (self.accumulation if self._stage > 1 else 1))
 
     def _start(self) -> None:
         """Hand module and optimizer to DeepSpeed, with what the optimizer already knows."""

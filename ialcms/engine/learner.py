@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from ialcms.engine.batchnorm import synchronise
+from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.traffic import size
 from ialcms.engine.workers import Workers
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -81,6 +82,9 @@ class Learner(Generic[Network]):
     def restore_buffers(self) -> None:
         torch._foreach_copy_(list(self.module.buffers()), self._saved_buffers)
 
+    def average_running_statistics(self) -> None:
+        """After a step, where each worker normalises by its own part: the same running statistics on all."""
+
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers that must be the same on all workers, with their names."""
         yield from self.module.state_dict().items()
@@ -116,17 +120,20 @@ class DDPLearner(Learner[Network]):
         **options: Any,
     ) -> None:
         super().__init__(module, optimizer, **options)
+        self._workers, self._sync_batchnorm = workers, sync_batchnorm
         if sync_batchnorm and workers.world_size > 1:
-            synchronise(module, workers.device)
+            synchronise(module, workers)
         # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they need no
         # broadcast at every pass. Nor is there a search for unused parameters: every pass uses all of them.
         self._wrapped = DistributedDataParallel(
             module,
             device_ids=[workers.device.index] if workers.device.type == "cuda" else None,
-            broadcast_buffers=not sync_batchnorm,
+            broadcast_buffers=False,
         )
+        self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
+            self._gradient_bytes //= 2
         self._passes = 0
 
     def __call__(self, *args: Any) -> Any:
@@ -138,4 +145,9 @@ class DDPLearner(Learner[Network]):
 
     def step(self) -> Tensor:
         self._passes = 0
+        self._workers.traffic.all_reduce("gradients", self._gradient_bytes)
         return super().step()
+
+    def average_running_statistics(self) -> None:
+        if not self._sync_batchnorm and self._workers.world_size > 1:
+            average_running_statistics(self.module, self._workers)

@@ -27,7 +27,6 @@ class Watchdog:
             while ...:
                 watchdog.beat(f"step {step}")
                 ...
-                watchdog.pause()  # what follows may take its time
 
     The stacks of all threads go to FOLDER/stacks-worker<rank>.txt.
     """
@@ -52,18 +51,11 @@ class Watchdog:
         self._thread.join()
 
     def beat(self, what: str) -> None:
-        """What begins now may take `timeout_s`."""
-        self._set(what, time.monotonic() + self._timeout_s)
-
-    def pause(self) -> None:
-        """Until the next beat nothing is watched."""
-        self._set("", float("inf"))
-
-    def _set(self, what: str, deadline: float) -> None:
+        """What begins now may take `timeout_s`; before the first beat nothing is watched."""
         with self._beat:
-            earlier = deadline < self._deadline
-            self._what, self._deadline = what, deadline
-            if earlier:  # else the thread wakes up too early and looks again
+            first = self._deadline == float("inf")
+            self._what, self._deadline = what, time.monotonic() + self._timeout_s
+            if first:  # later the thread wakes up too early and looks again
                 self._beat.notify()
 
     def _watch(self) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ialcms.engine.traffic import Kind, Traffic
 from ialcms.engine.waiting import waiting
 
 
@@ -34,6 +35,7 @@ class Workers:
         self.world_size, self.distributed = launched_workers()
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self.traffic = Traffic(self.world_size)
         if torch.cuda.is_available():
             self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(self.device)
@@ -56,9 +58,19 @@ class Workers:
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def gather(self, x: Tensor) -> Tensor:
-        """Concatenate along the first axis over all workers, with gradients: (n, ...) -> (W*n, ...)."""
-        return x if self.world_size == 1 else _GatherWithGradient.apply(x)
+    def gather(self, x: Tensor, kind: Kind | None = None) -> Tensor:
+        """Concatenate along the first axis over all workers, with gradients: (n, ...) -> (W*n, ...).
+
+        kind: what it is counted as in `traffic`, if at all.
+        """
+        if self.world_size == 1:
+            return x
+        if kind is not None:
+            own = x.numel() * x.element_size()
+            self.traffic.all_gather(kind, own)
+            if x.requires_grad:
+                self.traffic.all_reduce(kind, own * self.world_size)
+        return _GatherWithGradient.apply(x)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Plain Python values of all workers, in worker order."""

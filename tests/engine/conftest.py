@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from ialcms.engine import Workers
 from tests.engine import program
-from tests.support import torchrun
+from tests.support import python, torchrun
 
 Results = dict[str, Any]
 Launch = Callable[[str], list[Results]]
 Shared = Callable[[str, Callable[[Path], Any]], Any]
 
-BOTH_PRECISIONS = ["alternate_steps:dtype=float64", "alternate_steps"]
-ACCUMULATED = [
-    "alternate_steps:dtype=float64,accumulation=2",
-    "alternate_steps_without_batchnorm:accumulation=2",
-]
+DOUBLE = "alternate_steps:dtype=float64"
+SINGLE = "alternate_steps:eps=1.0e-3"  # see test_world_sizes.py
+ACCUMULATED = "alternate_steps:dtype=float64,accumulation=2"
+NO_BATCHNORM = "alternate_steps_without_batchnorm"
+
+
+def single(**options: object) -> str:
+    """The alternate steps in single precision with fields of the train section."""
+    return ",".join([SINGLE, *(f"{key}={value}" for key, value in options.items())])
 
 
 def zero(stage: int, **options: object) -> str:
-    """The case of the alternate steps by DeepSpeed."""
-    file = f"configs/deepspeed/zero{stage}.json"
-    values = {"engine": "deepspeed", "deepspeed_config": file, **options}
-    return "alternate_steps:" + ",".join(f"{key}={value}" for key, value in values.items())
+    """The same by DeepSpeed."""
+    return single(engine="deepspeed", deepspeed_config=f"configs/deepspeed/zero{stage}.json", **options)
 
+
+LOCAL_BATCHNORM = single(sync_batchnorm="false")
+COMPRESSED = single(gradient_compression="bf16")
+BF16 = single(precision="bf16")
 
 # One launch each: the number of workers and what they do, one case after the other.
 LAUNCHES = {
-    "2 workers": (2, [*BOTH_PRECISIONS, *ACCUMULATED, "alternate_steps:sync_batchnorm=false", "batchnorm",
-                      "gather_gradient", "long_run", "disagreement"]),
-    "4 workers": (4, [*BOTH_PRECISIONS, "batchnorm", "gather_gradient"]),
-    "deepspeed": (2, [*(zero(stage) for stage in range(4)), *(zero(stage, dtype="float64") for stage in (1, 2, 3)),
-                      zero(2, dtype="float64", accumulation=2), "resume", "not_finite"]),
+    "1 worker": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16]),
+    "2 workers": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
+                      "batchnorm", "gather_gradient", "long_run", "disagreement"]),
+    "4 workers": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
+    "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "not_finite", "traffic"]),
+    # on GPUs; one worker there runs without torchrun as well as by NCCL
+    "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
+    "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),
+    "2 GPUs": (2, [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16, *(zero(stage) for stage in range(4)),
+                   "batchnorm", "gather_gradient", "long_run", "disagreement", "not_finite"]),
 }  # fmt: skip
 
 
@@ -70,29 +80,18 @@ def launch(shared: Shared) -> Launch:
 
     def run(folder: Path, name: str) -> list[Results]:
         workers, cases = LAUNCHES[name]
-        done = torchrun(workers, program.__file__, str(folder), *cases, timeout_s=800)
+        command = [program.__file__, str(folder), *cases]
+        alone = workers == 1 and "engines" not in name
+        start = python if alone else functools.partial(torchrun, workers)
+        done = start(*command, timeout_s=800, gpus="GPU" in name)
         assert done.returncode == 0, done.stderr
         return [torch.load(folder / f"{rank}.pt") for rank in range(workers)]
 
-    return lru_cache(lambda name: shared(name, lambda folder: run(folder, name)))
+    return functools.lru_cache(lambda name: shared(name, lambda folder: run(folder, name)))
 
 
 @pytest.fixture(scope="session")
-def alone(shared: Shared) -> Results:
+def alone(launch: Launch) -> Results:
     """Cases on one worker without process group."""
-
-    def run(folder: Path) -> Results:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        with Workers() as workers:
-            result = {
-                "float32": program.alternate_steps(workers),
-                "float64": program.alternate_steps(workers, dtype="float64"),
-                "accumulated": program.alternate_steps(workers, dtype="float64", accumulation=2),
-                "without batchnorm": program.alternate_steps_without_batchnorm(workers),
-            }
-        torch.set_num_threads(threads)
-        return result
-
-    result: Results = shared("alone", run)
+    (result,) = launch("1 worker")
     return result

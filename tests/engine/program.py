@@ -1,17 +1,18 @@
 """What the workers of the multi-process tests run: `torchrun tests/engine/program.py FOLDER case ...`.
 
-Each worker writes FOLDER/<worker>.pt, a dictionary of case -> result; the tests compare them. A case is the name of a
-function below, `name:key=value,...` passes it arguments.
+On GPUs where there are any, by NCCL, else on CPU by gloo. Each worker writes FOLDER/<worker>.pt, a dictionary of case
+-> result; the tests compare them. A case is the name of a function below, `name:key=value,...` passes it arguments.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import math
 import sys
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +23,11 @@ import torch
 import yaml
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import ProfilerActivity, profile
 
 from ialcms.config import Config
 from ialcms.data.batches import Batch, normalise_objects
-from ialcms.engine import Watchdog, Workers
+from ialcms.engine import Workers
 from ialcms.engine.batchnorm import synchronise
 from ialcms.step import Experiment
 from tests.support import make_batch, small_config
@@ -44,11 +46,14 @@ def own_lanes(config: Config, workers: Workers) -> slice:
     return slice(workers.rank * share, (workers.rank + 1) * share)
 
 
-def alternate_steps(workers: Workers, dtype: str = "float32", **train: Any) -> dict[str, Any]:
-    """Losses of every step, the state before and after, and what the trained networks make of a fixed batch."""
+def alternate_steps(workers: Workers, dtype: str = "float32", eps: float = 1e-8, **train: Any) -> dict[str, Any]:
+    """Losses of every step, the state before and after, and what the trained networks make of a fixed batch.
+
+    eps: Adam's.
+    """
     config = equality_config(**train)
     with precision(dtype):
-        return _alternate_steps(workers, config)
+        return _alternate_steps(workers, config, eps)
 
 
 def alternate_steps_without_batchnorm(workers: Workers, accumulation: int = 1) -> dict[str, Any]:
@@ -58,36 +63,47 @@ def alternate_steps_without_batchnorm(workers: Workers, accumulation: int = 1) -
         return _alternate_steps(workers, config)
 
 
-def _alternate_steps(workers: Workers, config: Config) -> dict[str, Any]:
+def _alternate_steps(workers: Workers, config: Config, eps: float = 1e-8) -> dict[str, Any]:
     experiment = Experiment(config, workers)
+    for learner in (experiment.separator, experiment.critic):
+        assert learner is not None
+        for group in learner.optimizer.param_groups:
+            group["eps"] = eps
     start = clone(experiment.state_dict())
     losses = []
     for step in range(STEPS):
-        scalars = experiment.step(batch_of(config, step, own_lanes(config, workers)))
+        scalars = experiment.step(batch_of(config, step, own_lanes(config, workers)).to(workers.device))
         losses.append({name: float(workers.mean(value)) for name, value in scalars.items()})
     return {
         "losses": losses,
         "start": start,
         "state": clone(experiment.state_dict()),
         "functions": functions(experiment, config),
-        "checksum": checksum(experiment.state_dict()),
+        "checksum": checksum(networks(experiment)),
     }
+
+
+def networks(experiment: Experiment) -> dict[str, Any]:
+    """What all workers have whole, by any engine: parameters, buffers and memory bank."""
+    state = experiment.state_dict()
+    modules = {"separator": state["separator"]["module"], "critic": state["critic"]["module"], "bank": state["bank"]}
+    return {name: dict(module) for name, module in modules.items()}
 
 
 @torch.no_grad()
 def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
-    batch = batch_of(config, 10_000)
+    batch = batch_of(config, 10_000).to(experiment.workers.device)
     separator = experiment.separator.inference_module().eval()
     output = separator(batch.mix, normalise_objects(batch.objects))
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
     result["waves"] = separator.component_waves(output, batch.mix.shape[-1])
     if experiment.critic is not None:
         magnitudes = output.magnitude.flatten(0, 2)
-        index = torch.arange(len(magnitudes))
+        index = torch.arange(len(magnitudes), device=magnitudes.device)
         pairs = torch.stack([index, index.roll(1)], dim=1)
         result["scores"] = experiment.critic.inference_module().eval()(magnitudes, pairs)
-    return result
+    return clone(result)  # type: ignore[no-any-return]
 
 
 def tiny_config(workers: Workers, **train: Any) -> Config:
@@ -105,17 +121,18 @@ def tiny_config(workers: Workers, **train: Any) -> Config:
 
 
 def run_steps(experiment: Experiment, steps: range) -> None:
+    lanes = own_lanes(experiment.config, experiment.workers)
     for step in steps:
-        experiment.step(make_batch(experiment.config, step, own_lanes(experiment.config, experiment.workers)))
+        experiment.step(make_batch(experiment.config, step, lanes).to(experiment.workers.device))
 
 
-def long_run(workers: Workers) -> list[str]:
-    """Checksums of all parameters, buffers and the memory bank after every 20 of 200 steps of tiny networks."""
+def long_run(workers: Workers) -> list[dict[str, str]]:
+    """Checksums of each parameter, buffer and the memory bank after every 20 of 200 steps of tiny networks."""
     experiment = Experiment(tiny_config(workers), workers)
     checksums = []
     for first in range(0, 200, 20):
         run_steps(experiment, range(first, first + 20))
-        checksums.append(checksum(experiment.state_dict()))
+        checksums.append({name: checksum({name: tensor}) for name, tensor in tensors(networks(experiment))})
     return checksums
 
 
@@ -170,7 +187,7 @@ def not_finite(workers: Workers) -> dict[str, Any]:
         if workers.rank == 1:
             batch.mix[0, 100] = math.nan
         with capture_log() as lines:
-            scalars = experiment.step(batch)
+            scalars = experiment.step(batch.to(workers.device))
         after = clone(experiment.state_dict())
         run_steps(experiment, range(4, 6))
         learned = clone(experiment.state_dict())
@@ -184,7 +201,7 @@ def not_finite(workers: Workers) -> dict[str, Any]:
         if handle is not None:
             handle.remove()
         results[name] = {
-            "log": lines, "scalars": scalars, "before": before, "after": after, "learned": learned,
+            "log": lines, "scalars": clone(scalars), "before": before, "after": after, "learned": learned,
             "end": clone(experiment.state_dict()), "error": error,
         }  # fmt: skip
     return results
@@ -224,18 +241,48 @@ def disagreement(workers: Workers) -> dict[str, str]:
     return messages
 
 
-def fall_asleep(workers: Workers, folder: Path) -> None:
-    """Worker 1 sleeps through step 2; only the watchdog can end this."""
-    experiment = Experiment(tiny_config(workers), workers)
-    run_steps(experiment, range(2))
-    with Watchdog(timeout_s=2.0, folder=folder, workers=workers) as watchdog:
-        watchdog.beat("something else")
-        watchdog.pause()
-        time.sleep(2.5)  # nothing is watched
-        watchdog.beat("step 2")
-        if workers.rank == 1:
-            time.sleep(60)
-        run_steps(experiment, range(2, 3))
+TRAFFIC = {
+    "ddp": {},
+    "ddp in 16 bits": {"gradient_compression": "bf16"},
+    "ddp accumulated": {"accumulation": 2, "global_batch": 4},
+    "ddp with local statistics": {"sync_batchnorm": False},
+    **{f"zero{stage}": ENGINES[f"zero{stage}"] for stage in range(4)},
+}
+
+
+def traffic(workers: Workers) -> dict[str, Any]:
+    """Per engine, what a step in which both networks learn sends: as computed, and as torch's profiler sees it."""
+    results: dict[str, Any] = {}
+    for name, train in TRAFFIC.items():
+        experiment = Experiment(tiny_config(workers, **train), workers)
+        run_steps(experiment, range(3))
+        workers.traffic.take()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            run_steps(experiment, range(3, 4))
+        results[name] = {
+            "computed": workers.traffic.take(),
+            "collectives": collectives(profiler),
+            "batchnorm channels": trained_batchnorm(experiment.separator.module),
+        }
+    return results
+
+
+def trained_batchnorm(module: nn.Module) -> list[int]:
+    """Channels of each BatchNorm layer that learns."""
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    return [layer.num_features for layer in layers if layer.weight.requires_grad]
+
+
+def collectives(profiler: profile) -> list[tuple[str, list[int], str]]:
+    """Name, shape and type of what this worker has handed to gloo."""
+    with tempfile.TemporaryDirectory() as folder:
+        profiler.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    return [
+        (event["name"], event["args"]["Input Dims"][0], event["args"]["Input type"][0])
+        for event in events
+        if event.get("name", "").startswith("gloo:")
+    ]
 
 
 def batchnorm(workers: Workers) -> dict[str, Tensor]:
@@ -247,21 +294,17 @@ def batchnorm(workers: Workers) -> dict[str, Tensor]:
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(0.5, 1.5, 5))
         layer.bias.copy_(torch.linspace(-1, 1, 5))
-    network = synchronise(nn.Sequential(layer), workers.device)
-    x = joined_batch(workers.world_size)[workers.rank].requires_grad_()
+    network = synchronise(nn.Sequential(layer), workers)
+    network.to(workers.device)
+    x = joined_batch(workers.world_size)[workers.rank].to(workers.device).requires_grad_()
     output = network(x)
     (output**3).sum().backward()
-    sums = [torch.stack(workers.gather_objects(p.grad)).sum(0) for p in network.parameters()]
+    sums = [workers.sum(p.grad) for p in network.parameters() if p.grad is not None]
     again = network(x.detach() + 1)  # a second pass, for the running statistics
     assert x.grad is not None
-    return {
-        "output": output.detach(),
-        "again": again.detach(),
-        "input_gradient": x.grad,
-        "weight_gradient": sums[0],
-        "bias_gradient": sums[1],
-        **{name.removeprefix("0."): buffer.clone() for name, buffer in network.named_buffers()},
-    }
+    result = {"output": output, "again": again, "input_gradient": x.grad}
+    result |= {"weight_gradient": sums[0], "bias_gradient": sums[1]}
+    return clone({**result, **{name.removeprefix("0."): buffer for name, buffer in network.named_buffers()}})  # type: ignore[no-any-return]
 
 
 def joined_batch(world_size: int) -> list[Tensor]:
@@ -273,12 +316,13 @@ def joined_batch(world_size: int) -> list[Tensor]:
 
 def gather_gradient(workers: Workers) -> dict[str, Tensor]:
     """The gradient of a function of all workers' rows with respect to the own rows, averaged over the workers."""
-    x = gather_rows(workers.world_size)[2 * workers.rank : 2 * workers.rank + 2].requires_grad_()
+    own = gather_rows(workers.world_size)[2 * workers.rank : 2 * workers.rank + 2]
+    x = own.to(workers.device).requires_grad_()
     every = workers.gather(x)
     # the own rows against all, like the similarities: each worker computes another part of the loss
     (x @ every.T).exp().mean().backward()
     assert x.grad is not None
-    return {"gathered": every.detach(), "gradient": x.grad / workers.world_size}
+    return clone({"gathered": every, "gradient": x.grad / workers.world_size})  # type: ignore[no-any-return]
 
 
 def gather_rows(world_size: int) -> Tensor:
@@ -321,7 +365,7 @@ def batchnorm_in_evaluation_mode() -> Iterator[None]:
 def clone(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: clone(value) for key, value in state.items()}
-    return state.detach().clone() if isinstance(state, Tensor) else state
+    return state.detach().to("cpu", copy=True) if isinstance(state, Tensor) else state
 
 
 def tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -345,7 +389,7 @@ CASES = {
     case.__name__: case
     for case in (
         alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, not_finite,
-        disagreement, fall_asleep,
+        disagreement, traffic,
     )
 }  # fmt: skip
 
@@ -353,14 +397,13 @@ CASES = {
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False
     results: dict[str, Any] = {}
     with Workers(timeout_s=120) as workers:
         for case in names:
             name, _, arguments = case.partition(":")
             options = dict(option.split("=") for option in arguments.split(",") if option)
             values = {key: yaml.safe_load(text) for key, text in options.items()}
-            if name == "fall_asleep":
-                values["folder"] = folder
             results[case] = CASES[name](workers, **values)
         torch.save(results, folder / f"{workers.rank}.pt")
 

@@ -1,58 +1,37 @@
 """DeepSpeed, ZeRO 0 to 3, gives DDP's update, and its states go over to any engine: real processes, gloo.
 
-ZeRO 0 computes what DDP does, to the bit. ZeRO 1 to 3 step through one long vector in place of single parameters,
-which rounds otherwise; DeepSpeed keeps some of it in float32 also where the networks are in double precision, so there
-1e-6 of the way is left of the difference (1e-2 in float32), and 2e-5 is asked for.
+ZeRO 0 computes what DDP does, to the bit. ZeRO 1 to 3 step through one long vector in place of single parameters, which
+rounds otherwise: they meet the tolerances of test_world_sizes.py. (In double precision DeepSpeed keeps some of its
+vectors in float32, so there is nothing sharper to compare.)
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
-from tests.engine.compare import (
-    Run,
-    largest_difference,
-    loss_difference,
-    norm_difference,
-    output_difference,
-    way_difference,
-)
-from tests.engine.conftest import Launch, zero
+from tests.engine.compare import Run, largest_difference
+from tests.engine.conftest import SINGLE, Launch, zero
 from tests.engine.program import ENGINES, tensors
-from tests.engine.test_world_sizes import CRITIC_WAY, LOSS, OUTPUT, SEPARATOR_WAY
+from tests.engine.test_world_sizes import assert_equal_in_single_precision
 
 pytest.importorskip("deepspeed")
-pytestmark = [pytest.mark.distributed, pytest.mark.long]
+pytestmark = pytest.mark.distributed
 
 
 def test_zero_0_is_ddp(launch: Launch) -> None:
-    assert launch("deepspeed")[0][zero(0)]["checksum"] == launch("2 workers")[0]["alternate_steps"]["checksum"]
+    assert launch("deepspeed")[0][zero(0)]["checksum"] == launch("2 workers")[0][SINGLE]["checksum"]
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_single_precision(launch: Launch, alone: dict[str, Run], stage: int) -> None:
-    ours, reference = launch("deepspeed")[0][zero(stage)], alone["float32"]
-    assert loss_difference(ours, reference) < LOSS
-    assert output_difference(ours, reference) < OUTPUT
-    assert way_difference(ours, reference, "separator") < SEPARATOR_WAY
-    assert way_difference(ours, reference, "critic") < CRITIC_WAY
+    assert_equal_in_single_precision(launch("deepspeed")[0][zero(stage)], alone[SINGLE])
 
 
-@pytest.mark.parametrize(
-    ("stage", "accumulation"), [(1, 1), (2, 1), (3, 1), (2, 2)], ids=["zero1", "zero2", "zero3", "zero2 accumulated"]
-)
-def test_networks_in_double_precision(launch: Launch, alone: dict[str, Run], stage: int, accumulation: int) -> None:
-    options: dict[str, Any] = {"accumulation": 2} if accumulation == 2 else {}
-    ours = launch("deepspeed")[0][zero(stage, dtype="float64", **options)]
-    reference = alone["accumulated" if accumulation == 2 else "float64"]
-    assert loss_difference(ours, reference) < 1e-5
-    assert norm_difference(ours, reference) < 1e-4
-    assert output_difference(ours, reference) < 1e-4
-    assert way_difference(ours, reference, "separator") < 2e-5
-    assert way_difference(ours, reference, "critic") < 2e-5
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_workers_are_identical(launch: Launch, stage: int) -> None:
+    first, second = launch("deepspeed")
+    assert first[zero(stage)]["checksum"] == second[zero(stage)]["checksum"]
 
 
 @pytest.mark.parametrize("engine", ENGINES)

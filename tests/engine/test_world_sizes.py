@@ -1,14 +1,20 @@
 """The same global batches give the same networks on 1, 2 and 4 workers: real processes, gloo, small networks.
 
+20 alternate steps with both ramps inside, clipped gradients, a memory bank that goes round. ARCHITECTURE.md has a table
+of what was measured, `python -m benchmarks.engines` prints it.
+
 Tolerances
 ----------
-In double precision the largest difference after 20 steps is 1e-10 of a tensor's largest value; 1e-8 is asked for.
+In double precision, with Adam as it is configured, nothing but the order of sums differs: 1e-12 of a tensor's largest
+value was measured, 1e-8 is asked for.
 
-In float32 a difference of 1e-7 grows where gradients are small differences of large terms, and Adam makes a full step
-of what is left. Measured on 2 and 4 workers: losses differ by MEASURED_LOSS, the separator's parameters by MEASURED_SEP
-of the way that they have gone, its outputs by MEASURED_OUT; the critic, for which all components look alike at the
-start, by MEASURED_CRITIC of its way. Statistics of BatchNorm per worker, a usual mistake, are far outside the
-tolerances; a test makes sure of it.
+In single precision Adam as configured (eps 1e-8) takes a full step also where a gradient is nothing but rounding, as
+that of a bias in front of a BatchNorm: 1e-7 becomes 1e-2 in 20 steps, in one engine as in another. With eps 1e-3, about
+the size of the gradients here, such steps are as small as what causes them, and the comparison is sharp. Measured were
+4e-6 in the losses, 8e-6 in the outputs, and 2e-4 of the way that the parameters went; ten times as much and a little
+more is allowed. The memory bank keeps 16 bits: where its components differ at all, they do by a rounding, 2^-11.
+
+A test makes sure that a usual mistake, statistics of BatchNorm per worker, is far outside these tolerances.
 """
 
 from __future__ import annotations
@@ -26,14 +32,22 @@ from tests.engine.compare import (
     output_difference,
     way_difference,
 )
-from tests.engine.conftest import Launch
+from tests.engine.conftest import (
+    ACCUMULATED,
+    BF16,
+    COMPRESSED,
+    DOUBLE,
+    LOCAL_BATCHNORM,
+    NO_BATCHNORM,
+    SINGLE,
+    Launch,
+)
 from tests.engine.program import gather_rows, joined_batch
 
 pytestmark = pytest.mark.distributed
 
 WORLDS = ["2 workers", "4 workers"]
-LOSS, OUTPUT, SEPARATOR_WAY, CRITIC_WAY = 5e-4, 1e-2, 1e-2, 4e-2  # tolerances in float32
-BANK = 1e-3  # the memory bank's 16 bits round a component's last bit up or down
+LOSS, OUTPUT, WAY, BANK = 1e-4, 2e-4, 2e-3, 2e-3  # tolerances in single precision
 
 
 def assert_equal_in_double_precision(ours: Run, reference: Run) -> None:
@@ -43,51 +57,73 @@ def assert_equal_in_double_precision(ours: Run, reference: Run) -> None:
     assert bank_difference(ours, reference) < BANK
 
 
+def assert_equal_in_single_precision(ours: Run, reference: Run) -> None:
+    assert loss_difference(ours, reference) < LOSS
+    assert output_difference(ours, reference) < OUTPUT
+    assert way_difference(ours, reference, "separator") < WAY
+    assert way_difference(ours, reference, "critic") < WAY
+    assert bank_difference(ours, reference) < BANK
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_double_precision(launch: Launch, alone: dict[str, Run], world: str) -> None:
-    assert_equal_in_double_precision(launch(world)[0]["alternate_steps:dtype=float64"], alone["float64"])
+    assert_equal_in_double_precision(launch(world)[0][DOUBLE], alone[DOUBLE])
 
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_single_precision(launch: Launch, alone: dict[str, Run], world: str) -> None:
-    ours, reference = launch(world)[0]["alternate_steps"], alone["float32"]
-    assert loss_difference(ours, reference) < LOSS
-    assert output_difference(ours, reference) < OUTPUT
-    assert way_difference(ours, reference, "separator") < SEPARATOR_WAY
-    assert way_difference(ours, reference, "critic") < CRITIC_WAY
-    assert bank_difference(ours, reference) < OUTPUT
+    assert_equal_in_single_precision(launch(world)[0][SINGLE], alone[SINGLE])
 
 
 def test_a_mistake_would_show(launch: Launch, alone: dict[str, Run]) -> None:
-    """The tolerances of float32 against local statistics of BatchNorm."""
-    local = launch("2 workers")[0]["alternate_steps:sync_batchnorm=false"]
-    assert loss_difference(local, alone["float32"]) > 10 * LOSS
-    assert output_difference(local, alone["float32"]) > 10 * OUTPUT
-    assert way_difference(local, alone["float32"], "separator") > 10 * SEPARATOR_WAY
+    """The tolerances of single precision against local statistics of BatchNorm."""
+    local = launch("2 workers")[0][LOCAL_BATCHNORM]
+    assert loss_difference(local, alone[SINGLE]) > 10 * LOSS
+    assert output_difference(local, alone[SINGLE]) > 10 * OUTPUT
+    assert way_difference(local, alone[SINGLE], "separator") > 10 * WAY
+    assert way_difference(local, alone[SINGLE], "critic") > 10 * WAY
+    assert bank_difference(local, alone[SINGLE]) > 10 * BANK
 
 
 def test_accumulation_on_two_workers(launch: Launch, alone: dict[str, Run]) -> None:
     """The same micro-batches, so the same statistics of BatchNorm, on one worker and on two."""
-    ours = launch("2 workers")[0]["alternate_steps:dtype=float64,accumulation=2"]
-    assert_equal_in_double_precision(ours, alone["accumulated"])
+    assert_equal_in_double_precision(launch("2 workers")[0][ACCUMULATED], alone[ACCUMULATED])
 
 
 def test_accumulation_against_one_pass(launch: Launch, alone: dict[str, Run]) -> None:
     """Without BatchNorm's statistics, which are those of a pass, micro-batches give what the batch as a whole gives."""
-    ours = launch("2 workers")[0]["alternate_steps_without_batchnorm:accumulation=2"]
-    assert_equal_in_double_precision(ours, alone["without batchnorm"])
+    ours = launch("2 workers")[0][f"{NO_BATCHNORM}:accumulation=2"]
+    assert_equal_in_double_precision(ours, alone[NO_BATCHNORM])
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_workers_are_identical(launch: Launch, world: str) -> None:
-    results = launch(world)
-    for case in ("alternate_steps:dtype=float64", "alternate_steps"):
-        assert len({result[case]["checksum"] for result in results}) == 1
+def test_gradients_sent_in_16_bits(launch: Launch, alone: dict[str, Run]) -> None:
+    """bf16 rounds a gradient by up to 2^-9 of itself: measured were 8e-4 in the losses and 0.035 of the way."""
+    ours = launch("2 workers")[0][COMPRESSED]
+    assert loss_difference(ours, alone[SINGLE]) < 1e-2
+    assert WAY < way_difference(ours, alone[SINGLE], "separator") < 0.2
+
+
+def test_bf16(launch: Launch, alone: dict[str, Run]) -> None:
+    """Networks in bf16 round where two workers' values differ in float32's last bit, so they drift apart as they do
+    from float32: 7e-3 in the losses; but not as far as with another method."""
+    ours = launch("2 workers")[0][BF16]
+    assert loss_difference(ours, alone[BF16]) < 0.03
+    assert loss_difference(ours, alone[SINGLE]) < 0.03
+
+
+@pytest.mark.parametrize("case", [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16])
+def test_workers_are_identical(launch: Launch, case: str) -> None:
+    """To the bit, also where another number of workers gives other numbers."""
+    for results in map(launch, WORLDS):
+        assert len({result[case]["checksum"] for result in results if case in result}) <= 1
+    assert case in launch("2 workers")[1]
 
 
 def test_workers_stay_identical_over_200_steps(launch: Launch) -> None:
+    """Parameters, BatchNorm statistics, spectral-norm vectors and memory bank, to the bit."""
     first, second = (result["long_run"] for result in launch("2 workers"))
-    assert len(set(first)) == 10  # it trains
+    assert len({tuple(checksums.values()) for checksums in first}) == 10  # it trains
+    assert {"critic.g.0.parametrizations.weight.0.u", "separator.input_norm.running_var"} < first[0].keys()
     assert first == second
 
 

@@ -1,0 +1,57 @@
+"""How much each worker sends, by what it is for: computed from sizes, at no cost to the step.
+
+A worker of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
+all-gather of n bytes a worker (W-1) n. A test compares the sizes with what torch's profiler has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from torch import Tensor
+
+Kind = Literal["gradients", "parameters", "batchnorm", "features", "bank"]
+KINDS: tuple[Kind, ...] = ("gradients", "parameters", "batchnorm", "features", "bank")
+
+
+def all_reduce_bytes(num_bytes: float, world_size: int) -> float:
+    return 2 * (world_size - 1) / world_size * num_bytes
+
+
+def all_gather_bytes(num_bytes: float, world_size: int) -> float:
+    """num_bytes: of one worker's part."""
+    return (world_size - 1) * num_bytes
+
+
+def size(tensors: Iterable[Tensor]) -> int:
+    """In bytes."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+class Traffic:
+    """What this worker has sent since the last `take`.
+
+    gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
+    and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank: the
+    components that enter the memory bank. Left out is what is sent now and then, not per step, and single numbers.
+    """
+
+    def __init__(self, world_size: int) -> None:
+        self._world_size = world_size
+        self._bytes: dict[Kind, float] = {}
+
+    def all_reduce(self, kind: Kind, num_bytes: float) -> None:
+        self._add(kind, all_reduce_bytes(num_bytes, self._world_size))
+
+    def all_gather(self, kind: Kind, num_bytes: float) -> None:
+        self._add(kind, all_gather_bytes(num_bytes, self._world_size))
+
+    def _add(self, kind: Kind, num_bytes: float) -> None:
+        if num_bytes and self._world_size > 1:
+            self._bytes[kind] = self._bytes.get(kind, 0.0) + num_bytes
+
+    def take(self) -> dict[Kind, float]:
+        """Bytes by kind, where there were any; counting begins anew."""
+        taken, self._bytes = self._bytes, {}
+        return {kind: taken[kind] for kind in KINDS if kind in taken}

@@ -1,0 +1,70 @@
+"""Bytes sent per step: what is computed from sizes is what torch's profiler has seen, kind by kind."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from ialcms.engine.traffic import all_gather_bytes, all_reduce_bytes
+from tests.engine.conftest import Launch
+from tests.engine.program import TRAFFIC
+
+pytest.importorskip("deepspeed")
+pytestmark = pytest.mark.distributed
+
+_BYTES = {"float": 4, "c10::Half": 2, "c10::BFloat16": 2}
+
+
+def seen(result: dict[str, Any]) -> Counter[str]:
+    """Bytes sent by kind, told apart by shape: (n, F, T) components, two axes of features, BatchNorm's known sizes."""
+    channels = result["batchnorm channels"]
+    sent: Counter[str] = Counter()
+    for name, shape, kind in result["collectives"]:
+        numel = math.prod(shape)
+        if kind not in _BYTES or name == "gloo:broadcast":  # flags and norms; DDP arranges its buckets once
+            continue
+        reduced = name == "gloo:all_reduce"
+        num_bytes = (all_reduce_bytes if reduced else all_gather_bytes)(numel * _BYTES[kind], 2)
+        sums = {2 * c for c in channels} | {2 * sum(channels)} if reduced else {2 * c + 1 for c in channels}
+        if len(shape) == 3:
+            sent["bank"] += num_bytes
+        elif len(shape) == 2:
+            sent["features"] += num_bytes
+        elif numel in sums:
+            sent["batchnorm"] += num_bytes
+        elif numel > 1:
+            sent["gradients" if reduced else "parameters"] += num_bytes
+    return sent
+
+
+@pytest.mark.parametrize("engine", [name for name in TRAFFIC if name != "zero3"])
+def test_against_the_profiler(launch: Launch, engine: str) -> None:
+    for result in launch("deepspeed"):
+        case = result["traffic"][engine]
+        computed = Counter(case["computed"])
+        assert computed.keys() == {"gradients", "batchnorm", "features", "bank"} | (
+            {"parameters"} if engine in ("zero1", "zero2") else set()
+        )
+        # ZeRO fills up its vectors so that they divide by the workers: a few values
+        assert computed == pytest.approx(seen(case), rel=1e-3 if engine.startswith("zero") else 1e-9)
+
+
+def test_zero_3(launch: Launch) -> None:
+    """It collects each parameter by itself, some again. Shapes may be those of other kinds, but the sum is known."""
+    case = launch("deepspeed")[0]["traffic"]["zero3"]
+    computed, profiled = Counter(case["computed"]), seen(case)
+    assert computed["gradients"] == pytest.approx(profiled["gradients"], rel=1e-2)
+    assert computed["bank"] == profiled["bank"]
+    gathered = [profiled[kind] for kind in ("parameters", "batchnorm")]
+    expected = [computed[kind] for kind in ("parameters", "batchnorm")]
+    assert 0.95 * sum(expected) < sum(gathered) < 1.5 * sum(expected)
+
+
+def test_accumulation_and_compression(launch: Launch) -> None:
+    """Micro-batches cost no reduction of their own (no_sync), 16 bits halve it."""
+    sent = {name: seen(case)["gradients"] for name, case in launch("deepspeed")[0]["traffic"].items()}
+    assert sent["ddp accumulated"] == sent["ddp"]
+    assert 2 * sent["ddp in 16 bits"] == sent["ddp"]
