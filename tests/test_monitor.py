@@ -25,6 +25,7 @@ from torch import Tensor
 from ialcms.config import Config, flatten, to_dict
 from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
+from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
 from ialcms.run_folder import RunFolder
@@ -214,7 +215,10 @@ def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
     experiment = Experiment(config, Workers(), pretrained=False)
     assert experiment.critic is not None
     rates = learning_rates(experiment.separator.optimizer, experiment.critic.optimizer)
-    monitor = Monitor(folder, config, Workers(), 0)
+    workers = Workers()
+    workers.traffic = Traffic(world_size=2)  # one worker sends nothing
+    workers.traffic.all_reduce("gradients", 1_000)
+    monitor = Monitor(folder, config, workers, 0)
     monitor.step(0, experiment.step(make_batch(config, 0)), {"lambda/ind": 1.0, "lambda/avc": 1.0, **rates}, 0.0)
     scores = {name: 1.0 for name in ("SDR", "SIR", "SAR", "SDRi", "SIRi")}
     monitor.record_validation(1, ValidationResult(4, scores, {"tuba": scores}, ()).scalars(), "")
