@@ -48,6 +48,7 @@ class DataConfig:
     balance: str = "clips"  # instruments drawn as often as the data has them ("clips") or evenly ("instruments")
     window: int = 128  # clips that a lane can draw from at a time
     reuse: float = 10.0  # average number of draws that use a clip while it is in a lane's window
+    pictures_per_clip: int = 3  # detections of a clip that a lane takes pictures of while it is in its window
     epoch_passes: float = 10.0  # samples in an epoch, in multiples of the number of training clips
     loader_workers: int = 2  # decoding processes per training worker; 0: decode in the training process
     prefetch: int = 4  # batches that each decoding process prepares ahead

@@ -9,12 +9,12 @@ from torch import nn
 
 from ialcms.config import Config, check_world_size
 from ialcms.data.batches import normalise_objects
-from ialcms.data.clips import ClipStore
 from ialcms.data.evaluation_sets import list_mixes
 from ialcms.data.manifest import FILE_NAME, Manifest
-from ialcms.data.mixtures import make_mix
+from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan, PlannedClip, PlannedMix
 from ialcms.data.remote import open_manifest
+from ialcms.data.store import ClipStore
 from ialcms.models import Separator
 from ialcms.models.build import build_networks
 from ialcms.schedule import ramp
@@ -56,7 +56,9 @@ def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool 
     for lane in range(batch):
         mix = plan.mix(lane, step)
         if read_clips:
-            made = make_mix(plan, ClipStore(manifest, len(mix.clips)), lane, step)
+            made = make_mix(
+                plan, ClipStore(manifest, len(mix.clips), data.image_resize), lane, step, empty_arrays(plan)
+            )
             mix = PlannedMix(lane, step, made.clips)
             replaced += [f"replaced in lane {lane}: {reason}" for reason in made.bad.values()]
         worker = str(lane * workers // batch)

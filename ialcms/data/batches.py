@@ -74,10 +74,18 @@ def train_batches(
 
 
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
-    """About the memory that the decoded clips of a worker with `num_lanes` lanes take at most, in bytes."""
+    """About the memory that the clips of a worker with `num_lanes` lanes take at most, in bytes.
+
+    Sound and boxes of every clip that is held, and for every lane its pictures of the clips in its window.
+    """
     clips = [plan.manifest.clips[index] for index in plan.clip_indices.tolist()]
-    mean_bytes = sum(2 * clip.num_samples + clip.size for clip in clips) / len(clips)
-    return round(mean_bytes * min(most_clips(plan, num_lanes), plan.num_clips * max(num_processes, 1)))
+    sounds = sum(2 * clip.num_samples + 4 * 7 * clip.num_boxes for clip in clips) / len(clips)
+    most = most_clips(plan, num_lanes)
+    picture = 3 * plan.data.image_resize**2
+    return round(
+        sounds * min(most, plan.num_clips * max(num_processes, 1))
+        + picture * plan.data.pictures_per_clip * min(most, plan.num_clips * num_lanes)
+    )
 
 
 def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:

@@ -78,13 +78,14 @@ def list_mixes(
 
 def load_mix(manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int) -> EvaluationItem:
     """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here."""
-    clips = [read_clip(manifest, index) for index in mix.clips]
-    offset = (data.image_resize - data.image_crop) // 2
-    sources = [clip.window(start, num_samples) for clip, start in zip(clips, mix.starts)]
-    pictures = [
-        clip.picture(row, data.image_resize, data.image_crop, offset, offset).transpose(2, 0, 1)
-        for clip, row in zip(clips, mix.rows)
+    clips = [
+        read_clip(manifest, index, [row], (start, num_samples))
+        for index, row, start in zip(mix.clips, mix.rows, mix.starts)
     ]
+    offset = (data.image_resize - data.image_crop) // 2
+    centre = slice(offset, offset + data.image_crop)
+    sources = [clip.window(0, num_samples) for clip in clips]
+    pictures = [clip.picture(row, data.image_resize)[:, centre, centre] for clip, row in zip(clips, mix.rows)]
     return EvaluationItem(
         mix,
         tuple(manifest.clips[index].key for index in mix.clips),

@@ -1,7 +1,7 @@
 """Preparing lanes in loader processes and putting their parts together.
 
 Loader process j of P prepares the worker's lanes j, j + P, ... of every step, one step after the other, each lane in
-one process only: a clip is decoded once while it is in the lane's window.
+one process only: sound and pictures of a clip are decoded once while it is in the lane's window.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .clips import ClipStore
-from .mixtures import make_mix
+from .mixtures import MixArrays, make_mix
 from .plan import Plan
 from .remote import RemoteManifest
+from .store import ClipStore
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
@@ -41,6 +41,7 @@ class Batch:
     objects: torch.Tensor  # (B, M, O, 3, S, S) uint8; see normalise_objects
     keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
     bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
+    held_bytes: int = 0  # memory that the decoded clips of this worker's loader took not long before
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`; from pinned memory the copy does not block."""
@@ -74,14 +75,18 @@ class LaneParts(IterableDataset[Batch | Failure]):
     def __iter__(self) -> Iterator[Batch | Failure]:
         info = get_worker_info()
         lanes = self.lanes if info is None else self.lanes[info.id :: info.num_workers]
-        store = ClipStore(self.plan.manifest, limit=most_clips(self.plan, len(lanes)))
-        step = self.start_step
+        limit = most_clips(self.plan, len(lanes))
+        store = ClipStore(self.plan.manifest, limit, self.plan.data.image_resize)
+        step, held_bytes = self.start_step, 0
         while True:
             try:
                 part = self._part(store, lanes, step)
             except ValueError as error:
                 yield Failure(str(error))
                 return
+            if (step - self.start_step) % self.plan.draws_per_round == 0:  # counting takes a while
+                held_bytes = store.num_bytes
+            part.held_bytes = held_bytes
             yield part
             step += 1
 
@@ -99,13 +104,11 @@ class LaneParts(IterableDataset[Batch | Failure]):
         if isinstance(manifest, RemoteManifest) and (step == self.start_step or step % self.plan.draws_per_round == 0):
             for lane in lanes:
                 manifest.fetch_ahead(self.plan.shards_ahead(lane, step))
+        mix, mixtures, objects = batch.mix.numpy(), batch.mixtures.numpy(), batch.objects.numpy()
         for row, lane in enumerate(lanes):
-            mix = make_mix(self.plan, store, lane, step)
-            batch.mix[row] = torch.from_numpy(mix.mix)
-            batch.mixtures[row] = torch.from_numpy(mix.mixtures)
-            batch.objects[row] = torch.from_numpy(mix.objects)
-            batch.keys.append(mix.keys)
-            batch.bad.update(mix.bad)
+            made_of = make_mix(self.plan, store, lane, step, MixArrays(mix[row], mixtures[row], objects[row]))
+            batch.keys.append(made_of.keys)
+            batch.bad.update(made_of.bad)
         return batch
 
 
@@ -200,6 +203,7 @@ def _join(parts: list[Batch | Failure], pin: bool) -> Batch:
         merge([part.objects for part in good]),
         keys,
         {key: line for part in good for key, line in part.bad.items()},
+        sum(part.held_bytes for part in good),
     )
 
 

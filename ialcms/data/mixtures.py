@@ -9,71 +9,79 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .clips import BadClip, ClipStore
+from .pictures import BadClip
 from .plan import Plan, PlannedClip
+from .store import ClipStore
 
 
 @dataclass(frozen=True)
-class Mix:
-    """One training sample."""
+class MixArrays:
+    """Where a training sample is written to."""
 
     mix: np.ndarray  # (L,) float32, sum of the mixtures
     mixtures: np.ndarray  # (M, L) float32, each the mean of its O solos
     objects: np.ndarray  # (M, O, 3, S, S) uint8
+
+
+@dataclass(frozen=True)
+class MadeOf:
+    """What a training sample was made of."""
+
     clips: tuple[PlannedClip, ...]  # M * O, as they were used: a clip that took another's place is here
     keys: tuple[str, ...]  # of the clips
     bad: dict[str, str]  # clips that had to be replaced: key -> one line with shard and reason
 
 
-def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int) -> Mix:
+def empty_arrays(plan: Plan) -> MixArrays:
+    data, side = plan.data, plan.data.image_crop
+    return MixArrays(
+        np.empty(plan.audio.num_samples, dtype=np.float32),
+        np.empty((data.num_mix, plan.audio.num_samples), dtype=np.float32),
+        np.empty((data.num_mix, data.num_objects, 3, side, side), dtype=np.uint8),
+    )
+
+
+def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays) -> MadeOf:
     """Prepare one sample. A clip that cannot be used gives way to the plan's next choice.
 
     Raises ValueError when a shard cannot be read or no clip is left to choose.
     """
-    data, audio = plan.data, plan.audio
     store.move_window(lane, plan.window_clips(lane, draw).tolist())
     planned = list(plan.mix(lane, draw).clips)
     clips = plan.manifest.clips
-    solos = np.empty((len(planned), audio.num_samples), dtype=np.float32)
-    objects = np.empty((len(planned), 3, data.image_crop, data.image_crop), dtype=np.uint8)
+    solos = np.empty((*out.objects.shape[:2], plan.audio.num_samples), dtype=np.float32)
+    places = list(np.ndindex(*out.objects.shape[:2]))  # (mixture, object)
     bad: dict[str, str] = {}
-    for place in range(len(planned)):
+    for number, place in enumerate(places):
         try:
-            solos[place], objects[place] = _solo(plan, store, planned[place])
+            _solo(plan, store, lane, planned[number], solos[place], out.objects[place])
         except BadClip as error:
-            bad[clips[planned[place].clip].key] = str(error)
-            taken = {clips[other.clip].instrument for other in planned[:place] + planned[place + 1 :]}
-            for alternate in plan.alternates(lane, draw, place, taken):
+            bad[clips[planned[number].clip].key] = str(error)
+            taken = {clips[other.clip].instrument for other in planned[:number] + planned[number + 1 :]}
+            for alternate in plan.alternates(lane, draw, number, taken):
                 try:
-                    solos[place], objects[place] = _solo(plan, store, alternate)
+                    _solo(plan, store, lane, alternate, solos[place], out.objects[place])
                 except BadClip as next_error:
                     bad[clips[alternate.clip].key] = str(next_error)
                     continue
-                planned[place] = alternate
+                planned[number] = alternate
                 break
             else:
                 raise ValueError(
                     f"{error}; none of the clips that could take its place can be used either: "
                     "run 'ialcms data verify --fix'"
                 ) from error
-    mixtures = solos.reshape(data.num_mix, data.num_objects, -1).mean(axis=1, dtype=np.float32)
-    return Mix(
-        mix=mixtures.sum(axis=0, dtype=np.float32),
-        mixtures=mixtures,
-        objects=objects.reshape(data.num_mix, data.num_objects, *objects.shape[1:]),
-        clips=tuple(planned),
-        keys=tuple(clips[clip.clip].key for clip in planned),
-        bad=bad,
-    )
+    np.mean(solos, axis=1, dtype=np.float32, out=out.mixtures)
+    np.sum(out.mixtures, axis=0, dtype=np.float32, out=out.mix)
+    return MadeOf(tuple(planned), tuple(clips[clip.clip].key for clip in planned), bad)
 
 
-def _solo(plan: Plan, store: ClipStore, planned: PlannedClip) -> tuple[np.ndarray, np.ndarray]:
-    """Window (L,) float32 with its gain, clipped to [-1, 1], and picture (3, S, S) uint8."""
-    clip = store.get(planned.clip)
-    wave = clip.window(planned.start, plan.audio.num_samples)
+def _solo(plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, picture: np.ndarray) -> None:
+    """Write window (L,) float32 with its gain, clipped to [-1, 1], and picture (3, S, S) uint8."""
+    held = store.get(lane, planned.clip, planned.rows)
+    side = plan.data.image_crop
+    crop = held.picture(planned.row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
+    picture[...] = crop[:, :, ::-1] if planned.flip else crop
+    wave[:] = held.clip.window(planned.start, plan.audio.num_samples)
     wave *= np.float32(planned.gain)
-    data = plan.data
-    picture = clip.picture(planned.row, data.image_resize, data.image_crop, planned.top, planned.left)
-    if planned.flip:
-        picture = picture[:, ::-1]
-    return np.clip(wave, -1.0, 1.0, out=wave), picture.transpose(2, 0, 1)
+    np.clip(wave, -1.0, 1.0, out=wave)

@@ -9,6 +9,9 @@ Draws come in rounds of `window // K` draws, K = M * O clips each; the window st
 the window's clips out like cards (deal.py). Where no instrument has more than 1/K of the window, each clip is used once
 a round and `reuse` times (give or take one) before the window has left it behind.
 
+While a clip is in a lane's window, the lane takes pictures of `pictures_per_clip` of its detections only, so that each
+is decoded once and used several times; the next time that the clip comes by, it takes others.
+
   * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
   * A window that cannot give every place of the round a clip of its own reaches further ahead. Instruments that are so
     rare that twice the window would not do (on average over the split) may use a clip several times a round.
@@ -37,7 +40,8 @@ class PlannedClip:
     """How one clip enters a training mix."""
 
     clip: int  # index into manifest.clips
-    row: int  # detection
+    row: int  # detection, one of `rows`
+    rows: tuple[int, ...]  # detections that the lane takes pictures of while the clip is in its window
     start: int  # first sample of the window; 0 for a clip that is not longer than the window
     gain: float
     top: int  # of the crop in the resized picture, pixels
@@ -57,6 +61,7 @@ class _Round:
     number: int
     end: int  # first stream position after the window
     window: np.ndarray  # indices into manifest.clips, in stream order
+    passes: dict[int, int]  # by clip of the window: pass of the lane that its place in the window belongs to
     table: np.ndarray  # (draws of the round, K) indices into manifest.clips
 
 
@@ -96,12 +101,17 @@ class Plan:
         """The plan of draw `draw` (the global step) in a lane."""
         assert 0 <= lane < self.num_lanes, lane
         assert draw >= 0, draw
-        table = self._round(lane, draw // self.draws_per_round).table
-        clips = table[draw % self.draws_per_round]
+        current = self._round(lane, draw // self.draws_per_round)
+        clips = current.table[draw % self.draws_per_round].tolist()
         numbers = uniforms(7 * len(clips), self.seed, "draw", lane, draw).reshape(7, -1)
         places = np.argsort(numbers[0], kind="stable")
         return PlannedMix(
-            lane, draw, tuple(self._planned_clip(int(clips[place]), numbers[1:, place]) for place in places)
+            lane,
+            draw,
+            tuple(
+                self._planned_clip(lane, current.passes[clips[place]], clips[place], numbers[1:, place])
+                for place in places.tolist()
+            ),
         )
 
     def window_clips(self, lane: int, draw: int) -> np.ndarray:
@@ -113,7 +123,7 @@ class Plan:
         current = self._round(lane, draw // self.draws_per_round)
         ahead: dict[int, None] = {self.manifest.clips[index].shard: None for index in current.window.tolist()}
         in_window = len(ahead)
-        for block in self._stream_blocks(lane, current.end):
+        for _, block in self._stream_blocks(lane, current.end):
             ahead[self.manifest.clips[block[0]].shard] = None
             if len(ahead) > in_window:
                 break
@@ -132,20 +142,25 @@ class Plan:
         same = current.window[self._instrument[current.window] == self._instrument[failed]]
         order = permutation(len(same), *key)
         seen = {failed}
-        behind = itertools.chain.from_iterable(self._stream_blocks(lane, current.end))
-        for attempt, index in enumerate(map(int, itertools.chain(same[order], behind))):
+        in_window = ((current.passes[index], index) for index in same[order].tolist())
+        behind = (
+            (number, index) for number, block in self._stream_blocks(lane, current.end) for index in block.tolist()
+        )
+        for attempt, (number, index) in enumerate(itertools.chain(in_window, behind)):
             if index not in seen and self.manifest.clips[index].instrument not in taken:
-                yield self._planned_clip(index, uniforms(6, *key, attempt))
+                yield self._planned_clip(lane, number, index, uniforms(6, *key, attempt))
             seen.add(index)
 
-    def _planned_clip(self, index: int, numbers: np.ndarray) -> PlannedClip:
-        """Row, window, gain, crop and flip from six numbers in [0, 1)."""
+    def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
+        """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass."""
         clip = self.manifest.clips[index]
+        rows = permutation(clip.num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
         lowest, highest = self.data.gain
         places = self.data.image_resize - self.data.image_crop + 1
         return PlannedClip(
             clip=index,
-            row=int(numbers[0] * clip.num_boxes),
+            row=int(rows[int(numbers[0] * len(rows))]),
+            rows=tuple(rows.tolist()),
             start=int(numbers[1] * max(clip.num_samples - self.audio.num_samples + 1, 1)),
             gain=float(lowest + (highest - lowest) * numbers[2]),
             top=int(numbers[3] * places),
@@ -165,8 +180,8 @@ class Plan:
             self._orders[lane, number] = shards, ends
         return self._orders[lane, number]
 
-    def _stream_blocks(self, lane: int, start: int) -> Iterator[np.ndarray]:
-        """Clips of a lane's stream from position `start` on, in blocks that lie in one shard each.
+    def _stream_blocks(self, lane: int, start: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Clips of a lane's stream from position `start` on, in blocks that lie in one shard each, and their pass.
 
         Two passes: from the middle of a pass on, it takes that much to meet every clip. A pass begins and ends at the
         lane's own place in the order of the shards; with a single shard all lanes would see the same window otherwise.
@@ -182,14 +197,14 @@ class Plan:
             count = min(int(ends[place]) - turned, end_of_pass - position, stop - position)
             clips = self._shards[shards[place]]
             first = turned - (int(ends[place]) - len(clips))
-            yield clips[first : first + count]
+            yield number, clips[first : first + count]
             position += count
 
     def _stream(self, lane: int, start: int, count: int) -> np.ndarray:
         """`count` clips (at most two passes) of a lane's stream from position `start` on."""
         blocks: list[np.ndarray] = []
         missing = min(count, 2 * self.num_clips)
-        for block in self._stream_blocks(lane, start):
+        for _, block in self._stream_blocks(lane, start):
             blocks.append(block[:missing])
             missing -= len(blocks[-1])
             if not missing:
@@ -211,7 +226,10 @@ class Plan:
                 self.data.balance,
                 (self.seed, "round", lane, number),
             )
-            current = _Round(number, start + len(window), window, table)
+            # the first place counts where a small set comes by twice
+            places = range(start + len(window) - 1, start - 1, -1)
+            passes = {clip: place // self.num_clips for place, clip in zip(places, window[::-1].tolist())}
+            current = _Round(number, start + len(window), window, passes, table)
             self._rounds[lane] = current
         return current
 

@@ -19,11 +19,11 @@ import torch
 from data_support import small_config, write_shards
 
 from ialcms.data.batches import Batch, held_bytes, normalise_objects, train_batches
-from ialcms.data.clips import ClipStore
 from ialcms.data.loader import in_thread
 from ialcms.data.manifest import Manifest
-from ialcms.data.mixtures import make_mix
+from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
+from ialcms.data.store import ClipStore
 
 
 def take(count: int, batches: Iterator[Batch]) -> list[Batch]:
@@ -58,7 +58,7 @@ def whole(shards: Manifest) -> list[Batch]:
 
 def test_a_batch_holds_the_mixes_of_its_lanes(shards: Manifest, whole: list[Batch]) -> None:
     config = small_config()
-    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 100)
+    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 100, 20)
     for step in (0, 1, 29):
         batch = whole[step]
         assert batch.step == step
@@ -68,8 +68,8 @@ def test_a_batch_holds_the_mixes_of_its_lanes(shards: Manifest, whole: list[Batc
         assert batch.mix.dtype == batch.mixtures.dtype == torch.float32
         assert batch.objects.dtype == torch.uint8
         for lane in range(4):
-            mix = make_mix(plan, store, lane, step)
-            assert batch.keys[lane] == mix.keys
+            mix = empty_arrays(plan)
+            assert batch.keys[lane] == make_mix(plan, store, lane, step, mix).keys
             assert torch.equal(batch.mix[lane], torch.from_numpy(mix.mix))
             assert torch.equal(batch.mixtures[lane], torch.from_numpy(mix.mixtures))
             assert torch.equal(batch.objects[lane], torch.from_numpy(mix.objects))
@@ -225,16 +225,15 @@ class TestInThread:
         assert closed == [True]
 
 
-def test_memory_is_reported(shards: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_is_bounded_and_reported(shards: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     config = small_config()
-    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 1_000)
-    for index in range(60):
-        store.get(index)
-    # every clip is in reach of four lanes with windows of 16 of 60 clips
-    assert store.num_bytes <= held_bytes(plan, 4, 0) <= 4 * store.num_bytes
+    plan = Plan(shards, config.data, config.audio, config.seed, 4)
     with caplog.at_level(logging.INFO, logger="ialcms.data"):
-        train_batches(config, shards)
+        batches = take(100, train_batches(config, shards))
+    # every clip is in reach of four lanes with windows of 16 of 60 clips
     assert "60 clips in 3 shards; lanes 0 to 3 in the training process; at most 60 clips" in caplog.text
+    held = [batch.held_bytes for batch in batches]
+    assert 0 < held[0] < max(held) <= held_bytes(plan, 4, 0)
 
 
 PROGRAM = """

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from data_support import small_config, write_shards
 
-from ialcms.data.clips import ClipStore, read_clip
+from ialcms.data.clips import LoadedClip, read_clip
 from ialcms.data.manifest import Manifest
-from ialcms.data.mixtures import make_mix
+from ialcms.data.mixtures import MadeOf, MixArrays, empty_arrays, make_mix
 from ialcms.data.plan import Plan
+from ialcms.data.store import ClipStore
 
 
 def plan_of(manifest: Manifest, **data: object) -> Plan:
@@ -19,19 +20,27 @@ def plan_of(manifest: Manifest, **data: object) -> Plan:
     return Plan(manifest, config.data, config.audio, config.seed, 4)
 
 
+def store_of(manifest: Manifest) -> ClipStore:
+    return ClipStore(manifest, 100, 20)
+
+
+def make(plan: Plan, store: ClipStore, lane: int, draw: int) -> tuple[MixArrays, MadeOf]:
+    arrays = empty_arrays(plan)
+    return arrays, make_mix(plan, store, lane, draw, arrays)
+
+
 @pytest.mark.parametrize(("num_mix", "num_objects"), [(2, 2), (3, 1), (1, 2)])
 def test_mix_is_what_the_plan_says(shards: Manifest, num_mix: int, num_objects: int) -> None:
     # gains up to 4: the clipping to [-1, 1] is at work
     plan = plan_of(shards, num_mix=num_mix, num_objects=num_objects, gain=(0.5, 4.0))
-    store = ClipStore(shards, 100)
+    store = store_of(shards)
     clipped = 0
     for draw in range(12):
         planned = plan.mix(1, draw).clips
-        mix = make_mix(plan, store, 1, draw)
+        mix, made_of = make(plan, store, 1, draw)
         assert mix.mixtures.shape == (num_mix, 310)
         assert mix.objects.shape == (num_mix, num_objects, 3, 16, 16)
-        assert mix.keys == tuple(shards.clips[clip.clip].key for clip in planned)
-        assert not mix.bad
+        assert made_of == MadeOf(planned, tuple(shards.clips[clip.clip].key for clip in planned), {})
         total = np.zeros(310)
         for m in range(num_mix):
             mixture = np.zeros(310)
@@ -43,10 +52,10 @@ def test_mix_is_what_the_plan_says(shards: Manifest, num_mix: int, num_objects: 
                 wave[: len(cut)] = choice.gain * cut
                 clipped += int((np.abs(wave) > 1).sum())
                 mixture += np.clip(wave, -1, 1) / num_objects
-                picture = clip.picture(choice.row, 20, 16, choice.top, choice.left)
+                picture = clip.picture(choice.row, 20)[:, choice.top : choice.top + 16, choice.left : choice.left + 16]
                 if choice.flip:
-                    picture = np.flip(picture, axis=1)
-                assert np.array_equal(mix.objects[m, o], np.moveaxis(picture, 2, 0))
+                    picture = np.flip(picture, axis=2)
+                assert np.array_equal(mix.objects[m, o], picture)
             assert np.abs(mix.mixtures[m] - mixture).max() < 1e-6
             total += mixture
         assert np.abs(mix.mix - total).max() < 1e-6
@@ -57,29 +66,29 @@ def test_a_bad_clip_gives_way_to_the_next_choice(tmp_path: Path, shards: Manifes
     broken = {"bell_000": {"wav": b"broken"}, "drum_001": {"npy": b"broken"}, "flute_007": {"000003.jpg": b"broken"}}
     manifest = write_shards(tmp_path, [25, 5, 30], replace=broken)
     good, plan = plan_of(shards), plan_of(manifest)
-    good_store, store = ClipStore(shards, 100), ClipStore(manifest, 100)
+    good_store, store = store_of(shards), store_of(manifest)
     replaced: set[str] = set()
     for lane in range(4):
         for draw in range(60):
-            mix, whole = make_mix(plan, store, lane, draw), make_mix(good, good_store, lane, draw)
-            assert set(mix.bad) <= set(broken)
-            assert len({key.split("_")[0] for key in mix.keys}) == 4
-            for place, (key, planned) in enumerate(zip(whole.keys, plan.mix(lane, draw).clips)):
+            (mix, made_of), (whole, whole_of) = make(plan, store, lane, draw), make(good, good_store, lane, draw)
+            assert set(made_of.bad) <= set(broken)
+            assert len({key.split("_")[0] for key in made_of.keys}) == 4
+            for place, (key, planned) in enumerate(zip(whole_of.keys, plan.mix(lane, draw).clips)):
                 is_bad = key in ("bell_000", "drum_001") or (key == "flute_007" and planned.row == 0)
                 if is_bad:
-                    assert mix.keys[place] != key
-                    assert key in mix.bad
-                    assert f"clip {key} in {tmp_path}/clips-000.tar" in mix.bad[key]
+                    assert made_of.keys[place] != key
+                    assert key in made_of.bad
+                    assert f"clip {key} in {tmp_path}/clips-000.tar" in made_of.bad[key]
                     replaced.add(key)
                 else:  # the others are as if nothing had happened
                     m, o = divmod(place, 2)
-                    assert mix.keys[place] == key
+                    assert made_of.keys[place] == key
                     assert np.array_equal(mix.objects[m, o], whole.objects[m, o])
-            if not mix.bad:
+            if not made_of.bad:
                 assert np.array_equal(mix.mix, whole.mix)
             else:  # whatever was read before, the choice is the same
-                again = make_mix(plan_of(manifest), ClipStore(manifest, 100), lane, draw)
-                assert (again.keys, again.bad) == (mix.keys, mix.bad)
+                again, again_of = make(plan_of(manifest), store_of(manifest), lane, draw)
+                assert again_of == made_of
                 assert np.array_equal(again.mix, mix.mix)
                 assert np.array_equal(again.objects, mix.objects)
     assert replaced == set(broken)
@@ -91,13 +100,18 @@ def test_no_clip_left(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [20], replace=tubas | drums)
     plan = plan_of(manifest)
     with pytest.raises(ValueError, match=r"clip .*; none of the clips that could take its place can be used either"):
-        make_mix(plan, ClipStore(manifest, 100), 0, 0)
+        make(plan, store_of(manifest), 0, 0)
 
 
-def test_a_clip_is_decoded_once_while_it_is_in_the_window(shards: Manifest) -> None:
-    plan = plan_of(shards, window=16, reuse=8.0)
-    store = ClipStore(shards, 100)
+def test_sound_and_pictures_are_decoded_once_while_a_clip_is_in_the_window(
+    shards: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(shards, window=16, reuse=8.0, pictures_per_clip=2)
+    store, decoded = store_of(shards), []
+    picture = LoadedClip.picture
+    monkeypatch.setattr(LoadedClip, "picture", lambda self, *args: decoded.append(args) or picture(self, *args))
     for draw in range(120):  # one pass: 60 clips * 8 uses / 4 clips a draw
-        make_mix(plan, store, 0, draw)
+        make(plan, store, 0, draw)
         assert store.num_clips <= len(plan.window_clips(0, draw))
     assert 60 <= store.num_reads <= 60 + 16 + 8
+    assert 100 <= len(decoded) <= 2 * store.num_reads  # of 480 uses

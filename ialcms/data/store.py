@@ -1,0 +1,124 @@
+"""Holding a bounded number of clips: each is read, and its sound and pictures are decoded, once while it is in use."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .clips import LoadedClip, ReadBuffer, read_clip
+from .manifest import Manifest
+from .pictures import BadClip
+
+
+@dataclass
+class HeldClip:
+    """A clip's sound, and the pictures of those detections that lanes take pictures of, decoded at their first use."""
+
+    clip: LoadedClip  # frames: those that wait to be decoded
+    resize: int  # side of the pictures in pixels
+    rows: dict[int, tuple[int, ...]] = field(default_factory=dict)  # by lane
+    pictures: dict[int, np.ndarray] = field(default_factory=dict)  # by row: (3, resize, resize) uint8
+    bad_rows: dict[int, str] = field(default_factory=dict)
+
+    def picture(self, row: int) -> np.ndarray:
+        """(3, resize, resize) uint8, not to be written to. Raises BadClip when frame or box cannot be used."""
+        if row in self.bad_rows:
+            raise BadClip(self.bad_rows[row])
+        if row not in self.pictures:
+            try:
+                self.pictures[row] = self.clip.picture(row, self.resize)
+            except BadClip as error:
+                self.bad_rows[row] = str(error)
+                raise
+            finally:
+                self.forget()
+        return self.pictures[row]
+
+    def undecoded(self) -> set[int]:
+        """Rows whose frames are still needed."""
+        return {row for rows in self.rows.values() for row in rows} - self.pictures.keys() - self.bad_rows.keys()
+
+    def forget(self) -> None:
+        """Drop pictures that no lane takes any more and frames that are decoded."""
+        wanted = {row for rows in self.rows.values() for row in rows}
+        needed = {self.frame(row) for row in self.undecoded()}
+        for row in self.pictures.keys() - wanted:
+            del self.pictures[row]
+        for number in self.clip.frames.keys() - needed:
+            del self.clip.frames[number]
+
+    def frame(self, row: int) -> int:
+        return int(self.clip.detections[row, 0])
+
+    @property
+    def num_bytes(self) -> int:
+        pictures = sum(picture.nbytes for picture in self.pictures.values())
+        frames = sum(map(len, self.clip.frames.values()))
+        return self.clip.wave.nbytes + self.clip.detections.nbytes + pictures + frames
+
+
+class ClipStore:
+    """Clips of the lanes that one process prepares: those of the lanes' windows, and never more than `limit`.
+
+    What a lane's window has left behind is dropped. resize: side of the pictures in pixels.
+    """
+
+    def __init__(self, manifest: Manifest, limit: int, resize: int) -> None:
+        assert limit >= 1
+        self.manifest, self.limit, self.resize = manifest, limit, resize
+        self.num_reads = 0
+        self._buffer = ReadBuffer()
+        self._clips: OrderedDict[int, HeldClip] = OrderedDict()
+        self._bad: dict[int, str] = {}
+        self._windows: dict[int, frozenset[int]] = {}
+
+    def get(self, lane: int, index: int, rows: tuple[int, ...]) -> HeldClip:
+        """Clip `index` of the manifest, for a lane that takes pictures of `rows` only; raises like `read_clip`."""
+        if index in self._bad:
+            raise BadClip(self._bad[index])
+        held = self._clips.get(index)
+        if held is None:
+            while len(self._clips) >= self.limit:
+                self._clips.popitem(last=False)
+            held = self._clips[index] = HeldClip(self._read(index, rows), self.resize, {lane: rows})
+        elif held.rows.get(lane) != rows:
+            held.rows[lane] = rows
+            missing = [row for row in held.undecoded() if held.frame(row) not in held.clip.frames]
+            if missing:  # another lane had no use for these frames
+                held.clip.frames.update(self._read(index, missing, (0, 0)).frames)
+            held.forget()
+        self._clips.move_to_end(index)
+        return held
+
+    def _read(self, index: int, rows: Iterable[int], samples: tuple[int, int] | None = None) -> LoadedClip:
+        self.num_reads += 1
+        try:
+            return read_clip(self.manifest, index, rows, samples, self._buffer)
+        except BadClip as error:
+            self._bad[index] = str(error)
+            raise
+
+    def move_window(self, lane: int, clips: Iterable[int]) -> None:
+        """Tell the store which clips a lane draws from; what no lane draws from any more is dropped."""
+        window = frozenset(clips)
+        if self._windows.get(lane) == window:
+            return
+        self._windows[lane] = window
+        for index in [index for index, held in self._clips.items() if lane in held.rows and index not in window]:
+            held = self._clips[index]
+            del held.rows[lane]
+            if held.rows:
+                held.forget()
+            else:
+                del self._clips[index]
+
+    @property
+    def num_clips(self) -> int:
+        return len(self._clips)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(held.num_bytes for held in self._clips.values())
