@@ -59,8 +59,7 @@ def train(
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
-    on_gpu = workers.device.type == "cuda"
-    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, pin_memory=on_gpu)
+    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)
 
     # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:
@@ -104,7 +103,7 @@ class _Run:
             batch = next(batches)
             waited_s = time.monotonic() - waiting_since
             now = turn(batch.step, config)
-            scalars = self.experiment.step(batch.to(workers.device))
+            scalars = self.experiment.step(batch)
             values = {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc, **self._learning_rates()}
             monitor.step(batch.step, scalars, values, waited_s)
             progress = dataclasses.replace(progress, step=batch.step + 1)

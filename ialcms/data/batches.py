@@ -1,7 +1,7 @@
 """Batches of the training data for one worker.
 
-    for batch in train_batches(config, manifest, start_step, rank, world_size, pin_memory=device.type == "cuda"):
-        batch = batch.to(device)
+    for batch in train_batches(config, manifest, start_step, rank, world_size, device):
+        ...
 
 Worker r of W has the lanes [r * G / W, (r + 1) * G / W) of the global batch: the workers' batches one after the other
 are the global batch, whatever W is, and draw s of every lane is step s.
@@ -10,13 +10,16 @@ are the global batch, whatever W is, and draw s of every lane is step s.
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
 import torch
 
 from ..config import Config, check_world_size
-from .loader import Batch, load, most_clips
+from .batch import Batch
+from .loader import load, most_clips
 from .manifest import Manifest
 from .plan import Plan
 
@@ -41,13 +44,13 @@ def train_batches(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
-    pin_memory: bool = False,
+    device: torch.device | str = "cpu",
 ) -> Generator[Batch]:
     """The batches of steps start_step, start_step + 1, ... for worker `rank`, without end.
 
     What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
-    start_step is read. pin_memory: page-locked batches, made ready in a thread, for a non-blocking copy to a GPU.
-    Clips that cannot be used are replaced, logged and counted; more than `data.max_bad_fraction` of the training clips,
+    start_step is read. device: where the batches are wanted; those for a GPU are copied there ahead of time. Clips that
+    cannot be used are replaced, logged and counted; more than `data.max_bad_fraction` of the training clips,
     or a shard that cannot be read, end the iteration with a ValueError. Closing the iterator ends the loader processes.
     """
     if manifest.sample_rate != config.audio.sample_rate:
@@ -70,7 +73,7 @@ def train_batches(
         min(most_clips(plan, share), plan.num_clips * max(num_processes, 1)),
         held_bytes(plan, share, num_processes) / 1e6,
     )
-    return _checked(load(plan, lanes, start_step, num_processes, config.data.prefetch, pin_memory), plan)
+    return _checked(load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device)), plan)
 
 
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
@@ -89,21 +92,61 @@ def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
 
 
 def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:
-    """Log clips that had to be replaced, each once, and stop when they are too many.
-
-    So a log has at most max_bad_fraction * (number of clips) such lines per worker.
-    """
-    allowed = plan.data.max_bad_fraction
-    seen: set[str] = set()
+    """Count clips that had to be replaced, each once, and stop when they are too many."""
+    bad = BadClipLog()
     with closing(batches):
         for batch in batches:
-            for key, line in batch.bad.items():
-                if key not in seen:
-                    seen.add(key)
-                    log.warning("step %d: replaced a clip (the %d. of this worker): %s", batch.step, len(seen), line)
-            if len(seen) > allowed * plan.num_clips:
+            bad.add(batch.step, batch.bad)
+            if bad.count > plan.data.max_bad_fraction * plan.num_clips:
+                bad.tell()
                 raise ValueError(
-                    f"{len(seen)} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
-                    f"{allowed:g}; the last: {next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
+                    f"{bad.count} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
+                    f"{plan.data.max_bad_fraction:g}; the last: {next(reversed(batch.bad.values()))}; "
+                    "run 'ialcms data verify --fix'"
                 )
             yield batch
+        bad.tell()
+
+
+class BadClipLog:
+    """Names every clip that had to be replaced once in the log: the first ones at once, then all new ones of a minute.
+
+    A clip that turned up less than a minute before the training was stopped may go without a name.
+    """
+
+    AT_ONCE = 10
+    PAUSE_S = 60.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: set[str] = set()
+        self._untold: dict[str, tuple[int, str]] = {}  # by key: step and reason
+        self._told_at = -math.inf
+
+    @property
+    def count(self) -> int:
+        return len(self._seen)
+
+    def add(self, step: int, bad: Mapping[str, str]) -> None:
+        """bad: of the batch of `step`, key -> one line with shard and reason."""
+        for key, line in bad.items():
+            if key not in self._seen:
+                self._seen.add(key)
+                self._untold[key] = step, line
+        if self.count <= self.AT_ONCE or self._clock() - self._told_at >= self.PAUSE_S:
+            self.tell()
+
+    def tell(self) -> None:
+        """Write down what is not in the log yet: a line per clip as long as they are few, else one line for all."""
+        if not self._untold:
+            return
+        if self.count <= self.AT_ONCE:
+            for number, (step, line) in enumerate(self._untold.values(), start=self.count - len(self._untold) + 1):
+                log.warning("step %d: replaced a clip (the %d. of this worker): %s", step, number, line)
+        else:
+            step, line = next(reversed(self._untold.values()))
+            keys = ", ".join(self._untold)
+            log.warning("step %d: replaced clips %s (%d of this worker so far); the last: %s",
+                        step, keys, self.count, line)  # fmt: skip
+        self._untold.clear()
+        self._told_at = self._clock()

@@ -9,12 +9,11 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
-import queue
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
@@ -23,40 +22,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from .ahead import in_thread, on_gpu
+from .batch import Batch
 from .mixtures import MixArrays, make_mix
 from .plan import Plan
 from .remote import RemoteManifest
 from .store import ClipStore
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
-
-
-@dataclass
-class Batch:
-    """Mixes of some lanes. B mixes, M mixtures per mix, O objects per mixture, L samples, S pixels."""
-
-    step: int  # global step
-    mix: torch.Tensor  # (B, L) float32
-    mixtures: torch.Tensor  # (B, M, L) float32
-    objects: torch.Tensor  # (B, M, O, 3, S, S) uint8; see normalise_objects
-    keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
-    bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
-    held_bytes: int = 0  # memory that the decoded clips of this worker's loader took not long before
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on `device`; from pinned memory the copy does not block."""
-        return replace(
-            self,
-            mix=self.mix.to(device, non_blocking=True),
-            mixtures=self.mixtures.to(device, non_blocking=True),
-            objects=self.objects.to(device, non_blocking=True),
-        )
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory. `train_batches(..., pin_memory=True)` gives such batches at once."""
-        return replace(
-            self, mix=self.mix.pin_memory(), mixtures=self.mixtures.pin_memory(), objects=self.objects.pin_memory()
-        )
 
 
 @dataclass(frozen=True)
@@ -117,16 +90,19 @@ def most_clips(plan: Plan, num_lanes: int) -> int:
     return 2 * plan.window * num_lanes
 
 
-def load(plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, pin: bool) -> Generator[Batch]:
-    """Batches of `lanes` from step `start_step` on, without end.
+def load(
+    plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, device: torch.device
+) -> Generator[Batch]:
+    """Batches of `lanes` from step `start_step` on, on `device`, without end.
 
     num_processes: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
-    prepares ahead. pin: batches in page-locked memory, joined in a thread of their own beside the training step.
-    Raises ValueError when a process met one, RuntimeError when a process died.
+    prepares ahead. For a GPU, batches are joined in page-locked memory and copied in threads of their own, beside the
+    training step. Raises ValueError when a process met one, RuntimeError when a process died.
     """
     assert num_processes <= len(lanes)
-    batches = _joined(LaneParts(plan, lanes, start_step), num_processes, prefetch, pin)
-    return in_thread(batches) if pin else batches
+    is_gpu = device.type == "cuda"
+    batches = _joined(LaneParts(plan, lanes, start_step), num_processes, prefetch, pin=is_gpu)
+    return on_gpu(in_thread(batches), device) if is_gpu else batches
 
 
 def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> Generator[Batch]:
@@ -235,47 +211,3 @@ def blocked_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, old)
-
-
-def in_thread(batches: Generator[Batch], ahead: int = 2) -> Generator[Batch]:
-    """The same batches, fetched in a thread that keeps up to `ahead` of them ready. Errors arrive at their place."""
-    ready: queue.Queue[Batch | BaseException] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(item: Batch | BaseException) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
-
-    def run() -> None:
-        if gpu is not None:
-            torch.cuda.set_device(gpu)  # a thread begins on GPU 0, whichever its process uses
-        try:
-            for batch in batches:
-                put(batch)
-                if stop.is_set():
-                    return
-            put(StopIteration())
-        except Exception as error:  # handed over to the thread that asked for the batches
-            put(error)
-        finally:
-            batches.close()
-
-    thread = threading.Thread(target=run, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item = ready.get()
-            if isinstance(item, StopIteration):
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()

@@ -6,6 +6,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +19,9 @@ import pytest
 import torch
 from data_support import small_config, write_shards
 
-from ialcms.data.batches import Batch, held_bytes, normalise_objects, train_batches
-from ialcms.data.loader import in_thread
+from ialcms.data import store
+from ialcms.data.ahead import in_thread
+from ialcms.data.batches import BadClipLog, Batch, held_bytes, normalise_objects, train_batches
 from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
@@ -58,7 +60,7 @@ def whole(shards: Manifest) -> list[Batch]:
 
 def test_a_batch_holds_the_mixes_of_its_lanes(shards: Manifest, whole: list[Batch]) -> None:
     config = small_config()
-    plan, store = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 100, 20)
+    plan, clips = Plan(shards, config.data, config.audio, config.seed, 4), ClipStore(shards, 100, 20)
     for step in (0, 1, 29):
         batch = whole[step]
         assert batch.step == step
@@ -69,7 +71,7 @@ def test_a_batch_holds_the_mixes_of_its_lanes(shards: Manifest, whole: list[Batc
         assert batch.objects.dtype == torch.uint8
         for lane in range(4):
             mix = empty_arrays(plan)
-            assert batch.keys[lane] == make_mix(plan, store, lane, step, mix).keys
+            assert batch.keys[lane] == make_mix(plan, clips, lane, step, mix).keys
             assert torch.equal(batch.mix[lane], torch.from_numpy(mix.mix))
             assert torch.equal(batch.mixtures[lane], torch.from_numpy(mix.mixtures))
             assert torch.equal(batch.objects[lane], torch.from_numpy(mix.objects))
@@ -92,9 +94,27 @@ def test_a_start_in_the_middle_gives_what_an_uninterrupted_run_sees(
         assert_equal(batch, expected)
 
 
+@pytest.mark.parametrize("start", [0, 1_003, 10**7])
+def test_a_start_reads_the_clips_of_its_batch_and_nothing_else(
+    shards: Manifest, start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read_clip = store.read_clip
+
+    def counted(manifest: Manifest, index: int, *args: object) -> object:
+        reads.append(manifest.clips[index].key)
+        return read_clip(manifest, index, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "read_clip", counted)
+    (batch,) = take(1, train_batches(small_config(), shards, start))
+    assert batch.step == start
+    assert set(reads) == {key for keys in batch.keys for key in keys}
+    assert len(reads) <= 16  # 4 mixes of 4 clips
+
+
 @pytest.mark.distributed
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("processes", "rank", "world_size"), [(1, 0, 1), (3, 0, 1), (3, 1, 2)])
+@pytest.mark.parametrize(("processes", "rank", "world_size"), [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 1, 2)])
 def test_loader_processes_change_nothing(
     shards: Manifest, whole: list[Batch], processes: int, rank: int, world_size: int
 ) -> None:
@@ -156,6 +176,26 @@ class TestBadClips:
                 half = rows(one, 2 * rank, 2 * rank + 2)
                 assert_equal(replace(batch, bad={}), replace(half, bad={}))
                 assert set(batch.bad) <= set(one.bad)
+
+    def test_many_share_a_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        now = 0.0
+        with caplog.at_level(logging.WARNING, logger="ialcms.data"):
+            bad = BadClipLog(clock=lambda: now)
+            for step in range(8):
+                bad.add(step, {f"clip{step}": f"reason {step}", "clip0": "reason 0"})
+            assert len(caplog.records) == 8
+            for step in range(8, 100):  # a second a step
+                now = float(step)
+                bad.add(step, {f"clip{step}": f"reason {step}"})
+            assert len(caplog.records) == 8 + 2 + 1
+            bad.tell()
+            bad.tell()
+        assert len(caplog.records) == 12
+        assert bad.count == 100
+        for number in range(100):
+            assert len([r for r in caplog.records if re.search(rf"\b(clip|reason ){number}\b", r.getMessage())]) == 1
+        assert "replaced clips clip10, clip11" in caplog.records[10].getMessage()
+        assert "(70 of this worker so far); the last: reason 69" in caplog.records[10].getMessage()
 
     def test_too_many_stop_the_run(self, tmp_path: Path) -> None:
         manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
@@ -223,6 +263,14 @@ class TestInThread:
         assert len(made) <= 4
         batches.close()
         assert closed == [True]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_are_on_the_gpu_ahead_of_time(shards: Manifest, whole: list[Batch]) -> None:
+    device = torch.device("cuda", 0)
+    for batch, expected in zip(take(20, train_batches(small_config(), shards, device=device)), whole):
+        assert batch.mix.device == batch.objects.device == device
+        assert_equal(batch.to("cpu"), expected)
 
 
 def test_memory_is_bounded_and_reported(shards: Manifest, caplog: pytest.LogCaptureFixture) -> None:

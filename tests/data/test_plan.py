@@ -163,6 +163,44 @@ def test_no_clip_starves_or_dominates() -> None:
     assert uses.max() <= 1.4 * 80
 
 
+def test_balanced_instruments_do_not_starve_their_own_clips() -> None:
+    manifest = make_manifest(UNEVEN)
+    plan = plan_of(manifest, window=64, reuse=10.0, balance="instruments")
+    uses = np.sum([uses_of_a_pass(plan, lane) for lane in range(8)], axis=0)
+    names = np.array([clip.instrument for clip in manifest.clips])
+    for name in np.unique(names):
+        own = uses[names == name]
+        assert own.sum() / uses.sum() == pytest.approx(1 / 11, abs=0.01)
+        assert 0.35 * own.mean() <= own.min()
+        assert own.max() <= 1.8 * own.mean()
+
+
+@pytest.mark.parametrize("pictures", [1, 3, 100])
+def test_a_lane_takes_few_pictures_of_a_clip_while_it_is_in_the_window(pictures: int) -> None:
+    manifest = make_manifest(UNEVEN)
+    clips = tuple(replace(clip, num_boxes=40 if number % 3 else 2) for number, clip in enumerate(manifest.clips))
+    plan = plan_of(replace(manifest, clips=clips), window=64, reuse=10.0, pictures_per_clip=pictures)
+    stays: dict[int, list[tuple[int, ...]]] = {}  # by clip: the rows of each time that it was in the window
+    every: dict[int, set[int]] = {}
+    for draw in range(4 * 1_500):  # four passes
+        for clip in plan.mix(0, draw).clips:
+            assert clip.row in clip.rows
+            assert len(set(clip.rows)) == len(clip.rows) == min(pictures, clips[clip.clip].num_boxes)
+            assert 0 <= min(clip.rows) <= max(clip.rows) < clips[clip.clip].num_boxes
+            own = stays.setdefault(clip.clip, [])
+            if not own or own[-1] != clip.rows:
+                own.append(clip.rows)
+            every.setdefault(clip.clip, set()).update(clip.rows)
+    # four or five stays, each with other rows (with two boxes they can be the same ones)
+    assert max(len(own) for own in stays.values()) <= 5
+    if pictures == 3:
+        long = [clip for clip in stays if clips[clip].num_boxes == 40]
+        assert np.mean([len(set(stays[clip])) for clip in long]) > 3.9
+        assert np.mean([len(every[clip]) for clip in long]) > 9  # 4 times 3 of 40, less what comes twice
+    lanes = [plan.mix(lane, 0).clips[0].rows for lane in range(8)]
+    assert pictures > 40 or len(set(lanes)) > 1
+
+
 def test_company_changes() -> None:
     manifest = make_manifest(UNEVEN)
     plan = plan_of(manifest, window=64, reuse=10.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import itertools
+import os
 import threading
 import time
 from collections import Counter
@@ -87,6 +88,27 @@ def test_over_http(many: Manifest, server: str, cache: Path) -> None:
 def test_by_command(many: Manifest, cache: Path) -> None:
     manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
     assert_same(take(8, small_config(), manifest, 20), take(8, small_config(), many, 20))
+
+
+@pytest.mark.parametrize(
+    ("address", "program", "script"),
+    [
+        # aws s3 cp --quiet s3://bucket/music/NAME -
+        ("s3://bucket/music", "aws", '[ "$1 $2 $3 $5" = "s3 cp --quiet -" ] && cat "$FOLDER/${4#s3://bucket/music/}"'),
+        # gsutil cat gs://bucket/music/NAME
+        ("gs://bucket/music", "gsutil", '[ "$1" = cat ] && cat "$FOLDER/${2#gs://bucket/music/}"'),
+    ],
+)
+def test_out_of_a_bucket(
+    many: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, program: str, script: str
+) -> None:
+    command = tmp_path / "bin" / program  # stands in for the program that talks to the service
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("FOLDER", str(many.folder))
+    assert_same(take(8, small_config(), open_manifest(address), 20), take(8, small_config(), many, 20))
 
 
 @pytest.mark.distributed
