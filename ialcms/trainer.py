@@ -105,6 +105,7 @@ class _Run:
             now = turn(batch.step, config)
             scalars = self.experiment.step(batch)
             values = {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc, **self._learning_rates()}
+            values["memory/loader_gb"] = batch.held_bytes / 1e9
             monitor.step(batch.step, scalars, values, waited_s)
             progress = dataclasses.replace(progress, step=batch.step + 1)
 

@@ -9,15 +9,16 @@ Draws come in rounds of `window // K` draws, K = M * O clips each; the window st
 the window's clips out like cards (deal.py). Where no instrument has more than 1/K of the window, each clip is used once
 a round and `reuse` times (give or take one) before the window has left it behind.
 
-Over a pass of eight lanes (`8 * reuse` uses of a clip on average) every clip has between 0.6 and 1.4 times the average;
-with balance "instruments" between 0.35 and 1.8 times that of its instrument. tests/data/test_plan.py holds it to that.
-
-While a clip is in a lane's window, the lane takes pictures of `pictures_per_clip` of its detections only, so that each
-is decoded once and used several times; the next time that the clip comes by, it takes others.
-
   * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
   * A window that cannot give every place of the round a clip of its own reaches further ahead. Instruments that are so
     rare that twice the window would not do (on average over the split) may use a clip several times a round.
+
+With instruments in shares like MUSIC's, over a first pass of eight lanes (`8 * reuse` uses of a clip on average) every
+clip has 0.6 to 1.4 times the average; with balance "instruments", 0.4 to 2 times the average of its instrument. Later
+passes even that out. tests/data/test_plan.py holds the plan to these bounds.
+
+While a clip is in a lane's window, the lane takes pictures of `pictures_per_clip` of its detections only, so that each
+is decoded once and used several times; the next time that the clip comes by, it takes others.
 """
 
 from __future__ import annotations

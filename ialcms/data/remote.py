@@ -148,4 +148,6 @@ def _touch(path: Path) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """What went wrong, in one line; WebDataset tells of a command that failed with all its arguments."""
+    exit_code = re.search(r"exit (\d+) \(read\)", str(error))
+    return f"exit code {exit_code[1]}" if exit_code else " ".join(str(error).split())

@@ -185,7 +185,8 @@ class TestErrors:
         (made.folder / "clips-001.tar").unlink()
         read_clip(manifest, 0)
         with pytest.raises(
-            ValueError, match=r"^shard clips-001.tar cannot be fetched from pipe:cat .*exit 1"
+            ValueError,
+            match=r"^shard clips-001.tar cannot be fetched from pipe:cat .* \(exit code 1\); check the address",
         ) as raised:
             read_clip(manifest, 5)
         assert "\n" not in str(raised.value)
