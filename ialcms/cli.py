@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
                      "ialcms evaluate runs/demo eval.draws=1",
                      "ialcms evaluate runs/demo --mixes mixes.csv --metrics fast",
+                     "ialcms evaluate runs/demo --report eval.examples=15",
                      "ialcms evaluate --compare runs/demo runs/demo_solo",
                      "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_mix=3")  # fmt: skip
     evaluate.add_argument("run", nargs="?", help="folder of the run")
@@ -86,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
     evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
     evaluate.add_argument("--metrics", choices=("mir_eval", "fast"), help="the reference (default), or our own solver")
+    evaluate.add_argument(
+        "--report",
+        action="store_true",
+        help="write the page of an evaluation again, with eval.examples examples; nothing is scored",
+    )
     evaluate.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"),
                           help="print two evaluated runs side by side and the paired difference B - A")  # fmt: skip
 
@@ -206,7 +212,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(compare(a, b, overrides))
         return 0
     from ialcms.engine import Workers
-    from ialcms.evaluate import evaluate
+    from ialcms.evaluate import evaluate, rewrite_page
 
     if args.run is None:
         raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
@@ -214,8 +220,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     folder = RunFolder(args.run)
     config = folder.read_config(overrides)
     out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
+    checkpoint = args.checkpoint or folder.best_checkpoint()
     with Workers() as workers:
-        evaluate(config, args.checkpoint or folder.best_checkpoint(), workers, out, args.mixes)
+        if not args.report:
+            evaluate(config, checkpoint, workers, out, args.mixes)
+        elif workers.is_first:
+            print(f"report: {rewrite_page(config, checkpoint, workers.device, out)}")
     return 0
 
 

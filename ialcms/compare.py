@@ -14,7 +14,7 @@ from ialcms.result_files import MIXES, read_results
 from ialcms.results import MixResult
 from ialcms.run_folder import RunFolder
 
-_NAME_WIDTH = 30
+_NAME_WIDTH = 36
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Comparison:
     folders: tuple[Path, Path]
     summaries: tuple[dict[str, Any], dict[str, Any]]
     num_mixes: int  # of the list
+    num_sources: int  # of each mix; 0 where they differ
     overall: Difference
     per_instrument: dict[str, Difference]
 
@@ -66,7 +67,7 @@ class Comparison:
     def _published(self) -> list[str]:
         """For mixes of as many sources."""
         lines = []
-        for title, rows in published_tables(self.summaries[0].get("num_mix", 0)).items():
+        for title, rows in published_tables(self.num_sources).items():
             lines += ["", _line(f"published, {title} (dB)", METRICS[:3])]
             for name, figures in rows.items():
                 lines.append(_line(name, ["-" if value is None else f"{value:.2f}" for value in figures]))
@@ -94,6 +95,7 @@ def compare(a: Path, b: Path, overrides: Sequence[str] = ()) -> Comparison:
         folders,
         (summary_a, summary_b),
         len(results_a),
+        sizes.pop() if len(sizes := {len(result.keys) for result in results_a}) == 1 else 0,
         _difference(pairs, None),
         {name: _difference(pairs, name) for name in names},
     )

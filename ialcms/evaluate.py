@@ -6,17 +6,21 @@ written down as they come: an evaluation that was killed goes on where it was, o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import tempfile
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,16 +30,19 @@ from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
 from ialcms.data.clips import BadClip
 from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
-from ialcms.data.manifest import Manifest, read_manifest
+from ialcms.data.manifest import Manifest
+from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
 from ialcms.evaluation_page import write_evaluation_page
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import MixScores, score_mix
 from ialcms.mix_list import read_mix_list
 from ialcms.models import Separator
-from ialcms.result_files import write_results
+from ialcms.result_files import MIXES, read_results, write_results
 from ialcms.results import MixResult, choose_examples, format_tables
 from ialcms.separation import Separated, separate_recording
+
+PAGE = "report.html"
 
 
 def load_separator(folder: Path, config: Config, device: torch.device) -> Separator:
@@ -55,7 +62,7 @@ def evaluate(
 
     mix_list: CSV as in `ialcms.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
-    manifest = read_manifest(config.data.shards)
+    manifest = open_manifest(config.data.shards)
     options = config.eval
     mixes = (
         list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
@@ -68,6 +75,7 @@ def evaluate(
 
     known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
     if workers.is_first:
+        _check_writable(out)
         start_journal(journal_folder, key, known)
         if known:
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
@@ -85,19 +93,70 @@ def evaluate(
         return None
 
     results = [_result(manifest, mix, known[mix.index]) for mix in mixes]
-    step = meta["progress"]["step"]
-    source = {"split": options.split, "num_mix": options.num_mix} if mix_list is None else {"list": mix_list.name}
-    about = {"run": config.name, "step": step, **source, "metrics": options.metrics, "manifest": manifest.digest}
+    about = {
+        "run": config.name,
+        "step": meta["progress"]["step"],
+        **({"split": options.split, "num_mix": options.num_mix} if mix_list is None else {"list": mix_list.name}),
+        "metrics": options.metrics,
+        "seconds": options.seconds,
+        "hop": options.hop,
+        "manifest": manifest.digest,
+        "state_sha256": meta["state_sha256"],
+    }
     write_results(out, results, about)
     print(format_tables(results))
-    shown = choose_examples(results, options.examples, options.seed)
-    examples = [(why, *_separate(separator, manifest, mixes[r.index], config, workers.device), r) for why, r in shown]
-    what = f"{options.num_mix}-mixes of {options.split} videos" if mix_list is None else f"mixes of {mix_list.name}"
-    rate = config.audio.sample_rate
-    page = write_evaluation_page(out / "report.html", f"{config.name}: {what}", step, rate, results, examples)
+    page = _write_page(separator, manifest, mixes, config, workers.device, out, about, results)
     shutil.rmtree(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"no results can be written to {out} ({error.strerror}); choose another --out") from error
+
+
+def rewrite_page(config: Config, checkpoint_folder: Path, device: torch.device, out: Path) -> Path:
+    """The page of an evaluation again, from its files and with `eval.examples` examples; nothing is scored.
+
+    Raises ValueError where `out` holds no evaluation, or one of another checkpoint or of other shards.
+    """
+    about, results = read_results(out)
+    meta = checkpoint.read_meta(checkpoint_folder)
+    if about.get("state_sha256") != meta["state_sha256"]:
+        raise ValueError(
+            f"the evaluation in {out} is of step {about['step']}, but {checkpoint_folder} is another checkpoint: "
+            "evaluate the run again, or name its checkpoint with --checkpoint"
+        )
+    manifest = open_manifest(config.data.shards)
+    if about["manifest"] != manifest.digest:
+        raise ValueError(
+            f"the evaluation in {out} is of other shards than {config.data.shards}: evaluate the run again"
+        )
+    mixes = read_mix_list(out / MIXES, manifest)
+    separator = load_separator(checkpoint_folder, config, device)
+    options = dataclasses.replace(config.eval, seconds=about["seconds"], hop=about["hop"])
+    config = dataclasses.replace(config, eval=options)
+    return _write_page(separator, manifest, mixes, config, device, out, about, results)
+
+
+def _write_page(
+    separator: Separator,
+    manifest: Manifest,
+    mixes: Sequence[EvaluationMix],
+    config: Config,
+    device: torch.device,
+    out: Path,
+    about: Mapping[str, Any],
+    results: Sequence[MixResult],
+) -> Path:
+    shown = choose_examples(results, config.eval.examples, config.eval.seed)
+    examples = [(why, *_separate(separator, manifest, mixes[r.index], config, device), r) for why, r in shown]
+    return write_evaluation_page(out / PAGE, about, config.audio.sample_rate, results, examples)
 
 
 def _key(config: Config, manifest: Manifest, mixes: Sequence[EvaluationMix], state_sha256: str) -> str:
@@ -157,13 +216,31 @@ def _scorer(config: Config, workers: Workers) -> Iterator:
 
         yield score
         return
-    context = multiprocessing.get_context("forkserver")
-    with _one_thread_each(), ProcessPoolExecutor(_processes(workers), context) as pool:
+    with _scoring_pool(_processes(workers)) as pool:
         yield lambda item, separated: pool.submit(score_mix, item.sources, separated.estimates.numpy())
 
 
+@contextmanager
+def _scoring_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes with one BLAS thread each, which end with this one, also when it is killed."""
+    context = multiprocessing.get_context("forkserver")
+    with _one_thread_each(), ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
+        yield pool
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _processes(workers: Workers) -> int:
-    return max(1, (os.cpu_count() or 1) // workers.local_world_size)
+    return max(1, len(os.sched_getaffinity(0)) // workers.local_world_size)
 
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ialcms.data.evaluation_sets import EvaluationItem
-from ialcms.metrics import METRICS
-from ialcms.report.page import Example, Source, Table, write_report
+from ialcms.metrics import METRICS, mean_scores
+from ialcms.report.page import Example, Figure, Interval, Source, Table, write_report
 from ialcms.results import MixResult, Row, overall, per_instrument, per_pair, unscored
 from ialcms.separation import Separated
+
+_COLUMNS = tuple(f"{name} (dB)" for name in METRICS)
 
 
 def write_evaluation_page(
     path: Path,
-    title: str,
-    step: int,
+    about: Mapping[str, Any],
     sample_rate: int,
     results: Sequence[MixResult],
     examples: Sequence[tuple[str, EvaluationItem, Separated, MixResult]],
 ) -> Path:
-    """examples: why each is shown (best, worst or random), what was separated, the result and its scores."""
+    """about: the summary's words on what was evaluated.
+
+    examples: why each is shown (best, worst or random), what was separated, the result and its scores.
+    """
     everything = overall(results)
-    summary: dict[str, str | float] = {
+    summary: dict[str, str | float | Figure] = {
+        f"{name} (dB)": Figure(mean, _interval(everything, name)) for name, mean in everything.means.items()
+    }
+    summary |= {
         "mixes scored": everything.num_mixes,
         "mixes not scored": len(unscored(results)),
-        "training step": step,
+        "training step": about["step"],
+        "scored with": about["metrics"],
     }
-    for name, mean in everything.means.items():
-        summary[f"{name} (dB)"] = round(mean, 2)
-    if everything.intervals:
-        summary["SDR, 95% interval"] = _interval(everything, "SDR")
-        summary["SDRi, 95% interval"] = _interval(everything, "SDRi")
     tables = [
         _table("Per instrument", ("instrument",), per_instrument(results), "Means over the sources of an instrument."),
         _table("Per pair", ("instrument", "mixed with"), per_pair(results),
                "Means over the sources of the first instrument in mixes with the second."),
+        Table("Per mix", ("mix", "instruments", *_COLUMNS), tuple(map(_mix_row, results)),
+              "Means over the sources of a mix. Each source by itself is in mixes.csv, beside this page."),
     ]  # fmt: skip
     problems = [(r.index, " + ".join(r.keys), r.scores.problem) for r in unscored(results)]
     if problems:
         caption = "Silence has no SDR: these mixes count in none of the means."
         tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption))
+    what = f"{about['num_mix']}-mixes of {about['split']} videos" if "split" in about else f"mixes of {about['list']}"
     return write_report(
         path,
-        title=title,
+        title=f"{about['run']}: {what}",
         summary=summary,
         tables=tables,
         examples=[_example(*example) for example in examples],
@@ -54,18 +61,23 @@ def write_evaluation_page(
 def _table(title: str, columns: tuple[str, ...], rows: Sequence[Row], caption: str) -> Table:
     return Table(
         title,
-        (*columns, "mixes", *(f"{name} (dB)" for name in METRICS), "SDR, 95% interval"),
+        (*columns, "mixes", *_COLUMNS, "SDR, 95% interval"),
         tuple(
-            (*row.names, row.num_mixes, *(row.means.get(metric) for metric in METRICS), _interval(row, "SDR") or None)
+            (*row.names, row.num_mixes, *(row.means.get(metric) for metric in METRICS), _interval(row, "SDR"))
             for row in rows
         ),
         f"{caption} Intervals are of the mean, over resampled mixes.",
     )
 
 
-def _interval(row: Row, metric: str) -> str:
+def _mix_row(result: MixResult) -> tuple:
+    means = mean_scores(result.scores.sources)
+    return (result.index, " + ".join(result.instruments), *(means.get(metric) for metric in METRICS))
+
+
+def _interval(row: Row, metric: str) -> Interval | None:
     limits = row.intervals.get(metric)
-    return f"{limits[0]:.2f} to {limits[1]:.2f}" if limits else ""
+    return Interval(*limits) if limits else None
 
 
 def _example(why: str, item: EvaluationItem, separated: Separated, result: MixResult) -> Example:
@@ -81,4 +93,5 @@ def _example(why: str, item: EvaluationItem, separated: Separated, result: MixRe
         )
         for n in range(len(item.keys))
     )
-    return Example(title=" + ".join(item.instruments), why=why, mix=item.sources.sum(0), sources=sources)
+    title, label = " + ".join(item.instruments), f"mix {result.index}"
+    return Example(title, why, item.sources.sum(0), sources, label)

@@ -27,25 +27,28 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     """
     if not path.is_file():
         raise ValueError(f"list of mixes {path} does not exist")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"list of mixes {path} is not UTF-8 text; save it as CSV in UTF-8") from error
     index_of = {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        missing = {"mix", "clip"} - set(reader.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            index = index_of.get(row["clip"])
-            if index is None:
-                raise ValueError(f"{where}: there is no clip '{row['clip']}' in {manifest.folder}")
-            box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
-            clip = manifest.clips[index]
-            if box >= clip.num_boxes:
-                raise ValueError(f"{where}: clip '{clip.key}' has no box {box}; give 0 to {clip.num_boxes - 1}")
-            if start >= clip.num_samples:
-                raise ValueError(f"{where}: clip '{clip.key}' has {clip.num_samples} samples, none from {start} on")
-            sources.setdefault(row["mix"], []).append((index, box, start))
+    reader = csv.DictReader(lines)
+    missing = {"mix", "clip"} - set(reader.fieldnames or ())
+    if missing:
+        raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
+    for row in reader:
+        where = f"{path}, line {reader.line_num}"
+        index = index_of.get(row["clip"])
+        if index is None:
+            raise ValueError(f"{where}: there is no clip '{row['clip']}' in {manifest.folder}")
+        box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
+        clip = manifest.clips[index]
+        if box >= clip.num_boxes:
+            raise ValueError(f"{where}: clip '{clip.key}' has no box {box}; give 0 to {clip.num_boxes - 1}")
+        if start >= clip.num_samples:
+            raise ValueError(f"{where}: clip '{clip.key}' has {clip.num_samples} samples, none from {start} on")
+        sources.setdefault(row["mix"], []).append((index, box, start))
     if not sources:
         raise ValueError(f"{path} lists no mixes")
     for name, parts in sources.items():

@@ -68,8 +68,8 @@ def test_text(a: Path, tmp_path: Path) -> None:
     assert difference.split()[3:] == [f"{compare(a, b).overall.difference['SDR']:+.2f}"] * 5
     tuba = next(line for line in lines if line.startswith("tuba")).split()
     assert tuba[3:] == ["-0.50", "-0.50", "to", "-0.50"]
-    assert "IAL-CMS, supervised              12.26   17.93   15.40" in lines
-    assert "FCSN                              6.39   10.14       -" in lines
+    assert f"{'IAL-CMS, supervised':<36}   12.26   17.93   15.40" in lines
+    assert f"{'FCSN':<36}    6.39   10.14       -" in lines
     assert "published, MUSIC, 3-mix (dB)" not in "\n".join(lines)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,10 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ialcms.cli import main
 from ialcms.data.evaluation_sets import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
-from ialcms.evaluate import _key, evaluate
+from ialcms.evaluate import _key, _scoring_pool, evaluate
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import METRICS, MixScores
 from ialcms.mix_list import read_mix_list
@@ -84,11 +87,62 @@ def test_silent_references_are_counted_and_listed(evaluated: tuple[Path, str]) -
 
 
 @pytest.mark.distributed
-def test_two_workers_give_the_same_file(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
-    result = torchrun(2, "-m", "ialcms", "evaluate", str(run.path), "--out", str(tmp_path / "two"))
+def test_three_workers_give_the_same_file(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
+    result = torchrun(3, "-m", "ialcms", "evaluate", str(run.path), "--out", str(tmp_path / "three"))
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "two" / "mixes.csv").read_text() == (evaluated[0] / "mixes.csv").read_text()
+    assert (tmp_path / "three" / "mixes.csv").read_text() == (evaluated[0] / "mixes.csv").read_text()
     assert result.stdout.count("overall") == 1
+
+
+def test_scoring_processes_have_one_thread() -> None:
+    with _scoring_pool(1) as pool:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            assert pool.submit(os.getenv, name).result() == "1"
+
+
+def test_the_page_again(
+    run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With other examples and the same figures."""
+    out = tmp_path / "out"
+    shutil.copytree(evaluated[0], out)
+    before = (out / "report.html").read_text()
+    assert main(["evaluate", str(run.path), "--report", "--out", str(out), "eval.examples=5", "eval.seconds=9"]) == 0
+    page = (out / "report.html").read_text()
+    assert (before.count("<article"), page.count("<article")) == (3, 5)
+    tables = [re.sub(r"[\d.]+", "", text[text.index('<section id="tables"') :]) for text in (before, page)]
+    assert tables[0] == tables[1]  # but for digits: the files hold six decimals
+    assert capsys.readouterr().out == f"report: {out / 'report.html'}\n"
+
+
+def test_a_page_that_cannot_be_made(
+    run: RunFolder, shards: Manifest, evaluated: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(run.path), "--report", "--out"]
+    assert main([*command, str(tmp_path / "none")]) == 2
+    assert "there is no evaluation in" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    other = make_run(tmp_path / "other", evaluation_config(shards.folder), shards, seed=1, step=8)
+    assert main(["evaluate", str(other.path), "--report", "--out", str(evaluated[0])]) == 2
+    message = capsys.readouterr().err
+    assert "is of step 7, but" in message
+    assert "evaluate the run again" in message
+
+
+def test_results_that_cannot_be_written(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["evaluate", str(run.path), "--out", str(tmp_path / "file")]) == 2
+    assert "no results can be written to" in capsys.readouterr().err
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that this one started, and theirs."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [other for child in found for other in descendants(child)]
 
 
 @pytest.mark.slow
@@ -104,7 +158,12 @@ def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str]
         journal, deadline = out / "scores" / "worker-0.jsonl", time.monotonic() + 120
         while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 3):
             time.sleep(0.01)
+        started = descendants(process.pid)
         process.kill()
+    assert started
+    while any(Path(f"/proc/{pid}").exists() for pid in started) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]  # nobody is left to wait for work
     assert not (out / "mixes.csv").exists()
     with open(journal, "a") as file:
         file.write('{"mix": 11, "sour')  # as if killed in the middle of a line
@@ -206,6 +265,12 @@ def test_a_list_of_ones_own(run: RunFolder, shards: Manifest, tmp_path: Path) ->
 def test_faults_of_a_list(shards: Manifest, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
+        read_mix_list(tmp_path / "own.csv", shards)
+
+
+def test_a_list_that_is_not_text(shards: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_bytes("mix,clip\n1,h\u00f6rn\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"own\.csv is not UTF-8 text"):
         read_mix_list(tmp_path / "own.csv", shards)
 
 

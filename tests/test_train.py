@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ialcms.cli import main
 from tests.support import ROOT, python, torchrun, write_small_config
@@ -72,12 +73,37 @@ def test_a_run_leaves_everything_in_its_folder(whole_run: Path) -> None:
     environment = json.loads((whole_run / "environment.json").read_text().splitlines()[0])
     assert environment["versions"]["torch"] == torch.__version__.partition("+")[0] or environment["versions"]["torch"]
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", environment["git"])
-    assert list((whole_run / "tensorboard").glob("events.*"))
     names = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
     assert names[1:] == ["step-00000004", "step-00000006"]  # the two newest and the best
     assert names[0] in ("best-00000004", "best-00000006")
     assert (whole_run / "finished").read_text() == f"{STEPS}\n"
     assert "validation after step 4" in (whole_run / "train.log").read_text()
+
+
+def test_tensorboard_of_a_run(whole_run: Path) -> None:
+    """Read back: everything that the page is to show."""
+    events = EventAccumulator(str(whole_run / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    losses = ("separation", "consistency", "independence")
+    metrics = ("SDR", "SIR", "SAR", "SDRi", "SIRi")
+    instruments = ("violin", "flute", "tuba", "xylophone", "accordion")
+    expected = {
+        *(f"loss/{name}" for name in (*losses, "separator", "critic")),
+        *(f"weighted_loss/{name}" for name in losses),
+        *("lambda/ind", "lambda/avc", "critic/independent_score", "critic/dependent_score"),
+        *("gradient_norm/separator", "gradient_norm/critic"),
+        *(f"learning_rate/{name}" for name in ("audio", "visual", "critic")),
+        *(f"speed/{name}" for name in ("mixes_per_second", "step_seconds", "slowest_worker_step_seconds",
+                                       "slowest_worker", "share_waiting_for_data")),
+        *("speed_by_worker/mixes_per_second/0", "memory/process_gb", "best/SDR"),
+        *(f"validation/{metric}" for metric in metrics),
+        *(f"validation_by_instrument/{metric}/{name}" for metric in metrics for name in instruments),
+    }  # fmt: skip
+    assert expected <= set(tags["scalars"])
+    assert len(tags["images"]) == 2
+    assert {tag.split("/")[1].split()[-1] for tag in tags["audio"]} == {"mix", "estimates", "target", "estimate"}
+    assert {"configuration/text_summary", "custom_scalars__config__"} <= set(tags["tensors"])
 
 
 def test_both_networks_optimizers_and_bank_are_in_a_checkpoint(whole_run: Path) -> None:

@@ -9,7 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float32]
-Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number with its confidence interval."""
+
+    value: float
+    interval: Interval | None
+
+
+Cell = str | float | int | Interval | None
 
 REASONS = {"best": "Best", "worst": "Worst", "random": "Random"}
 
@@ -33,6 +49,7 @@ class Example:
     why: str  # it is shown: best, worst or random
     mix: Wave  # (S,)
     sources: tuple[Source, ...]
+    label: str = ""  # where it is found elsewhere, like "mix 17"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ class _Stage:
 
 def example_link(number: int, example: Example) -> Html:
     """An entry of the list of examples."""
-    link = element("a", _badge(example), element("span", example.title), href=f"#example-{number}")
+    gain = _mean_gain(example)
+    figure = None if gain is None else element("span", decibels(gain, with_sign=True), " dB", class_="gain")
+    link = element("a", _badge(example), element("span", example.title), figure, href=f"#example-{number}")
     return element("li", link)
 
 
@@ -60,7 +62,7 @@ def example_article(number: int, example: Example, sample_rate: int) -> Html:
     sources = (_source(stage, f"{name}-source-{index}", source) for index, source in enumerate(example.sources))
     return element(
         "article",
-        element("header", heading, element("span", f"Example {number}", class_="muted")),
+        element("header", heading, element("span", _place(number, example), class_="muted")),
         mix,
         *sources,
         id=name,
@@ -68,6 +70,18 @@ def example_article(number: int, example: Example, sample_rate: int) -> Html:
         aria_labelledby=f"{name}-title",
         data_seconds=f"{stage.seconds:.3f}",
     )
+
+
+def _place(number: int, example: Example) -> str:
+    gain = _mean_gain(example)
+    gained = "" if gain is None else f"SDR improvement {decibels(gain, with_sign=True)} dB"
+    return " · ".join(filter(None, (f"Example {number}", example.label, gained)))
+
+
+def _mean_gain(example: Example) -> float | None:
+    """SDR improvement, by which the best and the worst are chosen; None without a score."""
+    gains = [gain for source in example.sources if (gain := source.scores.get("SDRi")) is not None]
+    return sum(gains) / len(gains) if gains else None
 
 
 def _badge(example: Example) -> Html:

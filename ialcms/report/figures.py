@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+from ialcms.report.content import Interval
+
 MINUS = "\u2212"
 
 
-def readable(value: str | float | int) -> str:
+def readable(value: str | float | int | Interval) -> str:
     """Text as it is, whole numbers with thousands separated, others with two decimals (small ones with two digits)."""
     if isinstance(value, str):
         return value
+    if isinstance(value, Interval):
+        return f"{readable(value.low)} to {readable(value.high)}"
     if isinstance(value, int):
         text = f"{value:,}"
     elif not math.isfinite(value):

@@ -10,20 +10,20 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from ialcms.report.content import Example, Source, Table, check_example, check_table
+from ialcms.report.content import Example, Figure, Interval, Source, Table, check_example, check_table
 from ialcms.report.elements import Html, element, join
 from ialcms.report.examples import example_article, example_link
 from ialcms.report.spectrogram import RANGE_DB
 from ialcms.report.tables import key_figures, table_sections
 
-__all__ = ["Example", "Source", "Table", "write_report"]
+__all__ = ["Example", "Figure", "Interval", "Source", "Table", "write_report"]
 
 
 def write_report(
     path: str | Path,
     *,
     title: str,
-    summary: Mapping[str, str | float],
+    summary: Mapping[str, str | float | Figure],
     tables: Sequence[Table],
     examples: Sequence[Example],
     sample_rate: int,
@@ -55,7 +55,7 @@ def write_report(
 
 def _fit(
     title: str,
-    summary: Mapping[str, str | float],
+    summary: Mapping[str, str | float | Figure],
     tables: Sequence[Table],
     examples: Sequence[Example],
     sample_rate: int,
@@ -90,7 +90,7 @@ def _fit(
 
 def _assemble(
     title: str,
-    summary: Mapping[str, str | float],
+    summary: Mapping[str, str | float | Figure],
     tables: Sequence[Table],
     links: Sequence[Html],
     articles: Sequence[Html],

@@ -6,26 +6,24 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 
-from ialcms.report.content import Cell, Table
+from ialcms.report.content import Cell, Figure, Interval, Table
 from ialcms.report.elements import Html, element, join
 from ialcms.report.figures import readable
 
 
-def key_figures(summary: Mapping[str, str | float]) -> Html:
-    """A list of names and values; numbers are set large, texts are set as text."""
-    return element(
-        "dl",
-        *(
-            element(
-                "div",
-                element("dt", name),
-                element("dd", readable(value)),
-                class_="number" if _is_number(value) else "text",
-            )
-            for name, value in summary.items()
-        ),
-        class_="key-figures",
-    )
+def key_figures(summary: Mapping[str, str | float | Figure]) -> Html:
+    """A list of names and values; numbers are set large, texts are set as text, intervals small below their number."""
+    return element("dl", *(_key_figure(name, value) for name, value in summary.items()), class_="key-figures")
+
+
+def _key_figure(name: str, value: str | float | Figure) -> Html:
+    number = value.value if isinstance(value, Figure) else value
+    note = None
+    if isinstance(value, Figure) and value.interval is not None:
+        words = element("span", "95% interval ", class_="unseen")
+        note = element("dd", words, readable(value.interval), class_="note")
+    kind = "number" if _is_number(number) else "text"
+    return element("div", element("dt", name), element("dd", readable(number)), note, class_=kind)
 
 
 def table_sections(tables: Sequence[Table]) -> Html:
@@ -68,18 +66,25 @@ def _cell(value: Cell, is_name: bool, is_number: bool) -> Html:
     kind = "number" if is_number else "text"
     name = "th" if is_name else "td"
     scope = "row" if is_name else None
-    if value is None or (_is_number(value) and math.isnan(float(value))):
+    place = _place(value)
+    if value is None or (place is not None and math.isnan(place)):
         dash = element("span", "–", aria_hidden="true")
         return element(name, dash, element("span", "no value", class_="unseen"), scope=scope, class_=f"{kind} missing")
-    number = float(value) if _is_number(value) else None
-    return element(name, readable(value), scope=scope, class_=kind, data_value=number)
+    return element(name, readable(value), scope=scope, class_=kind, data_value=place)
+
+
+def _place(value: Cell) -> float | None:
+    """What a column of numbers is sorted by."""
+    if isinstance(value, Interval):
+        return value.low
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else None
 
 
 def _is_numeric(table: Table, column: int) -> bool:
-    """Whether a column holds numbers only, gaps aside."""
+    """Whether a column holds numbers or intervals only, gaps aside."""
     values = [row[column] for row in table.rows if row[column] is not None]
-    return bool(values) and all(_is_number(value) for value in values)
+    return bool(values) and all(_place(value) is not None for value in values)
 
 
-def _is_number(value: Cell) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

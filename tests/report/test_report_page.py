@@ -16,7 +16,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from ialcms.report.page import Table, write_report
+from ialcms.report.page import Figure, Interval, Table, write_report
 
 SAMPLE_RATE = 11_025
 ATTACK = "<script>alert(1)</script>\" onload='alert(2)'"
@@ -133,6 +133,20 @@ def test_gaps_in_tables_are_marked(page):
     assert "no value" in gap
     assert 'data-value="-1.5"' in page
     assert [a["aria-sort"] for _, a in Elements(page).found if "aria-sort" in a] == ["none"] * 3
+
+
+def test_intervals_are_read_as_ranges_and_sorted_by_their_lower_end(tmp_path):
+    table = Table("T", ("a", "SDR, 95%"), (("x", Interval(-1.5, 2.0)), ("y", None)), "")
+    page = write(tmp_path / "a.html", summary={"SDR (dB)": Figure(3.0, Interval(-0.25, 4.0))}, tables=[table])
+    assert '<td class="number" data-value="-1.5">\u22121.50 to 2.00</td>' in page
+    assert '<dd>3.00</dd><dd class="note"><span class="unseen">95% interval </span>\u22120.25 to 4.00</dd>' in page
+
+
+def test_an_example_says_what_it_gained(tmp_path, make):
+    example = make.example("violin", "flute", seed=0)  # SDRi 9.04 and 8.04
+    page = write(tmp_path / "a.html", examples=[replace(example, label="mix 17")])
+    assert "Example 1 · mix 17 · SDR improvement +8.5 dB" in page
+    assert '<span class="gain">+8.5 dB</span>' in page
 
 
 def test_pictures_are_small_and_keep_their_shape(tmp_path, make):
