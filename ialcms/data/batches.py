@@ -95,24 +95,22 @@ def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:
     """Count clips that had to be replaced, each once, and stop when they are too many."""
     bad = BadClipLog()
     with closing(batches):
-        for batch in batches:
-            bad.add(batch.step, batch.bad)
-            if bad.count > plan.data.max_bad_fraction * plan.num_clips:
-                bad.tell()
-                raise ValueError(
-                    f"{bad.count} of {plan.num_clips} training clips cannot be used, more than data.max_bad_fraction="
-                    f"{plan.data.max_bad_fraction:g}; the last: {next(reversed(batch.bad.values()))}; "
-                    "run 'ialcms data verify --fix'"
-                )
-            yield batch
-        bad.tell()
+        try:
+            for batch in batches:
+                bad.add(batch.step, batch.bad)
+                if bad.count > plan.data.max_bad_fraction * plan.num_clips:
+                    raise ValueError(
+                        f"{bad.count} of {plan.num_clips} training clips cannot be used, more than "
+                        f"data.max_bad_fraction={plan.data.max_bad_fraction:g}; the last: "
+                        f"{next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
+                    )
+                yield batch
+        finally:
+            bad.tell()
 
 
 class BadClipLog:
-    """Names every clip that had to be replaced once in the log: the first ones at once, then all new ones of a minute.
-
-    A clip that turned up less than a minute before the training was stopped may go without a name.
-    """
+    """Names each clip that had to be replaced once in the log: the first ones at once, then all new ones of a minute."""
 
     AT_ONCE = 10
     PAUSE_S = 60.0
