@@ -110,7 +110,7 @@ def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:
 
 
 class BadClipLog:
-    """Names each clip that had to be replaced once in the log: the first ones at once, then all new ones of a minute."""
+    """Names each replaced clip once in the log: the first ones at once, then all new ones of a minute together."""
 
     AT_ONCE = 10
     PAUSE_S = 60.0
