@@ -260,7 +260,7 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
         root.removeHandler(handler)
         handler.close()
     name = "" if workers.world_size == 1 or workers.is_first else f"[worker {workers.rank}] "
-    console = _Console()
+    console = _Console(workers.is_first)
     console.setFormatter(logging.Formatter(name + "%(message)s"))
     root.addHandler(console)
     if workers.is_first:
@@ -272,7 +272,15 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
 class _Console(logging.Handler):
     """Lines above a progress bar, if one is on the terminal; the bar's own lines only where there is no terminal."""
 
+    def __init__(self, owns_bar: bool) -> None:
+        super().__init__()
+        self._owns_bar = owns_bar
+
     def emit(self, record: logging.LogRecord) -> None:
         is_bar_line: Any = getattr(record, "bar", False)
-        if not (is_bar_line and sys.stderr.isatty()):
-            tqdm.write(self.format(record), file=sys.stderr)
+        on_terminal = sys.stderr.isatty()
+        if is_bar_line and on_terminal:
+            return
+        # Another worker's bar may stand in the line: wipe it out, its owner draws it again.
+        wipe = "\r\x1b[K" if on_terminal and not self._owns_bar else ""
+        tqdm.write(wipe + self.format(record), file=sys.stderr)
