@@ -412,6 +412,7 @@ def test_two_workers_on_a_terminal(tmp_path: Path) -> None:
     assert re.fullmatch(r"100%\|█{12}\| 10/10  0:00:00 left  [\d.]+ mixes/s  SDR 3.25  sep 1.000  a.*", bars[-1])
     assert len(bars[-1]) <= 80
     assert "first" in shown
+    assert "step 10/10" not in shown  # the log's lines, where the bar is
     assert shown.count("worker 1") == shown.count("\r\x1b[K[worker 1] a warning") == 1
     assert "silent" not in shown
     logged = folder.log.read_text()
