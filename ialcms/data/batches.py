@@ -63,17 +63,14 @@ def train_batches(
     share = config.train.global_batch // world_size
     lanes = range(rank * share, (rank + 1) * share)
     num_processes = min(config.data.loader_workers, share)
-    log.info(
-        "loader: %d clips in %d shards; lanes %d to %d in %s; at most %d clips or about %.0f MB held",
-        plan.num_clips,
-        len(manifest.shards),
-        lanes.start,
-        lanes.stop - 1,
-        f"{num_processes} processes" if num_processes else "the training process",
-        min(most_clips(plan, share), plan.num_clips * max(num_processes, 1)),
-        held_bytes(plan, share, num_processes) / 1e6,
+    where = f"{num_processes} loader process(es)" if num_processes else "the training process"
+    summary = (
+        f"loader: {plan.num_clips} clips in {len(manifest.shards)} shards; lanes {lanes.start} to {lanes.stop - 1} in "
+        f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_processes, 1))} clips or about "
+        f"{held_bytes(plan, share, num_processes) / 1e6:.0f} MB held"
     )
-    return _checked(load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device)), plan)
+    batches = load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device))
+    return _checked(batches, plan, summary)
 
 
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
@@ -91,8 +88,9 @@ def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
     )
 
 
-def _checked(batches: Generator[Batch], plan: Plan) -> Generator[Batch]:
+def _checked(batches: Generator[Batch], plan: Plan, summary: str) -> Generator[Batch]:
     """Count clips that had to be replaced, each once, and stop when they are too many."""
+    log.info(summary)  # at the first batch: a run's log file is not there before
     bad = BadClipLog()
     with closing(batches):
         try:
