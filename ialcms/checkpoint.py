@@ -1,8 +1,8 @@
 """Checkpoints: everything that a run needs to go on, written so that a kill at any moment leaves a whole one.
 
     checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
-    checkpoints/step-00000400/meta.json       progress, binding configuration, digests, size and sha256 of state.pt;
-                                              written last, so it marks the checkpoint complete
+    checkpoints/step-00000400/meta.json       progress, binding configuration, digests, size and sha256 of state.pt, and
+                                              of itself; written last: it marks the checkpoint complete
     checkpoints/best-00000300/                the same, of the step with the best validation
 
 A folder is written under a temporary name, flushed and renamed. Nothing in it is ever unpickled or executed.
@@ -29,6 +29,8 @@ log = logging.getLogger("ialcms")
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
 _STATE, _META = "state.pt", "meta.json"
+_SEAL = "meta_sha256"
+_FIELDS = {"progress", "config", "config_digest", "manifest_digest", "program", "state_bytes", "state_sha256"}
 _STEP, _BEST, _DAMAGED, _ABANDONED = "step-", "best-", "damaged-", "abandoned-"
 
 State = dict[str, Any]
@@ -62,7 +64,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
         "state_sha256": _sha256(temporary / _STATE),
     }
     with open(temporary / _META, "w") as file:
-        json.dump(meta, file, indent=1)
+        json.dump(sealed(meta), file, indent=1)
         _flush(file)
     if folder.exists():  # left by a run that went on from an older checkpoint
         shutil.rmtree(folder)
@@ -116,9 +118,10 @@ def newest_intact(root: Path) -> Path | None:
 
 def abandon_after(root: Path, step: int) -> None:
     """Set the checkpoints after `step` aside: a run that goes on from there writes its own."""
-    for folder in _folders(root, _STEP):
-        if int(folder.name.removeprefix(_STEP)) > step:
-            _set_aside(folder, _ABANDONED)
+    for prefix in (_STEP, _BEST):
+        for folder in _folders(root, prefix):
+            if int(folder.name.removeprefix(prefix)) > step:
+                _set_aside(folder, _ABANDONED)
 
 
 def is_complete(folder: Path) -> bool:
@@ -126,7 +129,7 @@ def is_complete(folder: Path) -> bool:
     try:
         meta = json.loads((folder / _META).read_text())
         return bool((folder / _STATE).stat().st_size == meta["state_bytes"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
@@ -135,11 +138,15 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not is_complete(folder):
         raise ValueError(f"{folder} is not a complete checkpoint (no {_META}, or {_STATE} of another size)")
     meta: dict[str, Any] = json.loads((folder / _META).read_text())
+    if not _is_sealed(meta):
+        raise ValueError(f"checkpoint {folder} is damaged ({_META} has changed since it was written); use another one")
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
             f"checkpoint {folder} has format {meta.get('format')} {meta.get('version')}, this program reads "
             f"{FORMAT} {VERSION}; use the program version that wrote it ({meta.get('program', 'unknown')})"
         )
+    if missing := _FIELDS - meta.keys():
+        raise ValueError(f"checkpoint {folder} is damaged ({_META} has no {min(missing)}); use another one")
     return meta
 
 
@@ -202,6 +209,16 @@ def save_tensors(state: State, path: Path) -> None:
     os.replace(temporary, path)
 
 
+def sealed(meta: dict[str, Any]) -> dict[str, Any]:
+    """The meta data with a checksum of themselves: a changed bit in them would move the run to another step."""
+    content = {key: value for key, value in meta.items() if key != _SEAL}
+    return content | {_SEAL: hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+
+
+def _is_sealed(meta: dict[str, Any]) -> bool:
+    return _SEAL not in meta or sealed(meta)[_SEAL] == meta[_SEAL]  # the first checkpoints have no such checksum
+
+
 def _folders(root: Path, prefix: str) -> list[Path]:
     return sorted(folder for folder in root.glob(f"{prefix}*") if folder.is_dir())
 
@@ -212,6 +229,10 @@ def _damage(folder: Path) -> str | None:
         meta = json.loads((folder / _META).read_text())
         if (folder / _STATE).stat().st_size != meta["state_bytes"]:
             return f"{_STATE} has another size than when it was written"
+        if not _is_sealed(meta):
+            return f"the content of {_META} has changed since it was written"
+        if meta.get("version") == VERSION and (missing := _FIELDS - meta.keys()):
+            return f"{_META} has no {min(missing)}"
         if meta.get("version") == VERSION and _sha256(folder / _STATE) != meta["state_sha256"]:
             return f"the content of {_STATE} has changed since it was written"
     except FileNotFoundError as error:

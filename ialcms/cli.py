@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.overrides = [*args.overrides, *more]
     func: Callable[[argparse.Namespace], int] = args.func
     try:
-        return func(args)
+        code = func(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output, like `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 128 + signal.SIGPIPE
     except ValueError as error:
         if not _is_first_worker():
             # torchrun ends all workers as soon as one has ended: let the first one speak
@@ -187,17 +193,21 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ialcms.stopping import end_with_agent
+
+    end_with_agent()  # before the imports below, which take seconds
     from ialcms.config import load_config
     from ialcms.engine import Workers, check_engine
     from ialcms.run_folder import RunFolder
-    from ialcms.stopping import end_with_agent
     from ialcms.trainer import train
 
-    end_with_agent()
     config = load_config(args.config, args.overrides)
     check_engine(config)
+    # A launcher that starts the run again repeats the command line: what the user meant is done by then.
+    again = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    resume = "auto" if again else args.resume
     with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
-        train(config, RunFolder(args.folder or Path("runs") / config.name), workers, args.resume, args.init_from)
+        train(config, RunFolder(args.folder or Path("runs") / config.name), workers, resume, args.init_from)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import time
@@ -23,6 +24,13 @@ def end_with_agent() -> None:
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if _is_orphan():  # the agent died before the kernel was told
+            sys.exit(1)
+
+
+def _is_orphan() -> bool:
+    """Whether the process that started this one has died: then init has it, unless init is the agent (a container)."""
+    return os.getppid() == 1 and not re.search(rb"python|torch", Path("/proc/1/cmdline").read_bytes())
 
 
 class StopRequest:

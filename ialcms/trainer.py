@@ -69,6 +69,9 @@ def train(
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
+    # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
+    if not workers.broadcast(workers.is_first and checkpoint.best(folder.checkpoints) is not None):
+        progress = dataclasses.replace(progress, best_score=None, best_step=None)
     log.info("%s; %s", _describe(config, manifest, workers), beginning)
     try:
         watchdog = Watchdog(config.train.timeout_s, folder.path, workers)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,52 @@ def scribble_meta(folder: Path) -> None:
     (folder / "meta.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, lose_meta, scribble_meta])
+def flip_a_bit_of_the_step(folder: Path) -> None:
+    text = (folder / "meta.json").read_text()
+    assert '"step": 4' in text
+    (folder / "meta.json").write_text(text.replace('"step": 4', '"step": 5'))
+
+
+def list_as_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text("[4]")
+
+
+def foreign_meta(folder: Path) -> None:
+    (folder / "meta.json").write_text('{"format": "another"}')
+
+
+def incomplete_meta(folder: Path) -> None:
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["config"]
+    (folder / "meta.json").write_text(json.dumps(checkpoint.sealed(meta)))
+
+
+DAMAGES = [
+    truncate, empty, flip_a_bit, lose_meta, scribble_meta, flip_a_bit_of_the_step, list_as_meta, foreign_meta,
+    incomplete_meta,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_asked_for_is_one_clear_line(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    folder = write(tmp_path, 4)
+    damage(folder)
+    with pytest.raises(ValueError, match=r"step-00000004 is (damaged \(.*\); |not a complete checkpoint)") as error:
+        checkpoint.load(folder, CONFIG, "manifest")
+    assert "\n" not in str(error.value)
+    assert folder.is_dir()
+
+
+def test_checkpoints_without_a_checksum_of_meta_are_read(tmp_path: Path) -> None:
+    folder = write(tmp_path, 4)
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["meta_sha256"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert checkpoint.newest_intact(tmp_path) == folder
+    assert checkpoint.load(folder, CONFIG, "manifest")[1] == Progress(4)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, told: pytest.LogCaptureFixture) -> None:
     write(tmp_path, 2)
     assert callable(damage)
@@ -108,8 +154,11 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
 
 def test_going_on_from_an_older_one_sets_the_later_aside(tmp_path: Path) -> None:
     for step in (2, 4, 6):
-        write(tmp_path, step)
+        folder = write(tmp_path, step)
+    checkpoint.keep_as_best(folder)
     checkpoint.abandon_after(tmp_path, 2)
+    assert checkpoint.best(tmp_path) is None  # it is of what the run does not become
+    assert (tmp_path / "abandoned-best-00000006" / "state.pt").is_file()
     assert checkpoint.newest(tmp_path) == tmp_path / "step-00000002"
     assert (tmp_path / "abandoned-step-00000006" / "state.pt").is_file()
 
@@ -124,7 +173,7 @@ def test_other_configuration_data_or_version_is_named(tmp_path: Path) -> None:
         checkpoint.load(folder, CONFIG, "another")
     checkpoint.load(folder, small_config(train={"steps": 9, "checkpoint_every": 5}), "manifest")  # free to differ
     meta = json.loads((folder / "meta.json").read_text())
-    (folder / "meta.json").write_text(json.dumps(meta | {"version": 99, "program": "7.0"}))
+    (folder / "meta.json").write_text(json.dumps(checkpoint.sealed(meta | {"version": 99, "program": "7.0"})))
     with pytest.raises(ValueError, match=r"has format ialcms-checkpoint 99.*program version that wrote it \(7\.0\)"):
         checkpoint.load(folder, CONFIG, "manifest")
 
@@ -140,7 +189,7 @@ def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     meta = json.loads((folder / "meta.json").read_text())
     meta["state_bytes"] = (folder / "state.pt").stat().st_size
     meta["state_sha256"] = checkpoint._sha256(folder / "state.pt")
-    (folder / "meta.json").write_text(json.dumps(meta))
+    (folder / "meta.json").write_text(json.dumps(checkpoint.sealed(meta)))
     with pytest.raises(ValueError, match="is damaged"):
         checkpoint.load(folder, CONFIG, "manifest")
     assert "executed" not in capsys.readouterr().out
