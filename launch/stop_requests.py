@@ -62,9 +62,9 @@ class StopRequests:
                 os._exit(1)
             for worker in workers:
                 if at_once:
-                    _send(worker, signal.SIGKILL)
+                    send(worker, signal.SIGKILL)
                 elif worker not in told:
-                    _send(worker, signal.SIGINT)
+                    send(worker, signal.SIGINT)
                     told.add(worker)
 
 
@@ -80,8 +80,9 @@ def children() -> list[int]:
     return found
 
 
-def _send(process: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+def send(process: int, number: int) -> None:
+    """Signal a process, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
 
 

@@ -16,17 +16,20 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.stop_requests import StopRequests
+from launch.stop_requests import StopRequests, children, send
 
-STOPPED, REFUSED, CRASHED = "stopped", "refused", "crashed"  # names of the notes
+ENDED, STOPPED, REFUSED, CRASHED = "ended", "stopped", "refused", "crashed"  # names of the notes
 BAD_INPUT = 2  # the program's exit code for input that it refuses: another start would end the same way
 # Exit codes of a worker that a stop request meets while it starts; 130 is Python's own for an interrupt.
 _NOT_LISTENING_YET = {-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, 130}
+_PARENT_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,9 @@ def run(arguments: Sequence[str], workers: int, place: Place | None = None, note
     """Run `ialcms ARGUMENTS` on `workers` workers of this machine until all have ended; returns an exit code.
 
     0: they ended well; 2: they refused their input; 1: one of them crashed.
-    notes: a folder that gets an empty file that says how it ended, because what srun returns does not: `refused`;
-    `crashed` when a worker ended unasked; `stopped` when all ended well, or by our request before they could heed it.
+    notes: a folder that gets an empty file that says how it ended, because what srun returns does not: `ended` when all
+    workers returned 0; `stopped` when our request ended them before they could heed it; `refused`; `crashed` when one
+    ended otherwise, unasked.
     """
     place = place or Place()
     with StopRequests() as stop:
@@ -70,10 +74,29 @@ def run(arguments: Sequence[str], workers: int, place: Place | None = None, note
         except ChildFailedError as error:
             outcome, code = _judge(error.failures, stop.asked)
         else:
-            outcome, code = STOPPED, 0
+            outcome, code = ENDED, 0
     if notes is not None and outcome:
         (notes / outcome).touch()
     return code
+
+
+def end_with_parent(notes: Path | None = None) -> None:
+    """End this process and its workers, as a crash, when the process that started it dies.
+
+    That is SLURM's step daemon. Without it nobody would end this node's workers, nor miss them, before the time limit.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_POLL_S)
+        if notes is not None:
+            (notes / CRASHED).touch()
+        for worker in children():
+            send(worker, signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def default_workers() -> int:
@@ -122,10 +145,13 @@ def main() -> int:
     parser.add_argument("--head", default=Place.head, metavar="HOST:PORT", help="of machine 0, free and reachable")
     parser.add_argument("--id", default=Place.run_id, help="of this start, the same on all machines")
     parser.add_argument("--notes", type=Path, metavar="DIR", help="folder for a note of how it ended")
+    parser.add_argument("--end-with-parent", action="store_true", help="crash when the process that starts this dies")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
     args = parser.parse_args()
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
+    if args.end_with_parent:
+        end_with_parent(args.notes)
     workers = args.workers or default_workers()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
     return run(args.arguments, workers, Place(args.nodes, args.node, args.head, args.id), args.notes)

@@ -1,18 +1,16 @@
-"""A project's folder with a stand-in for the program, and a real SLURM cluster."""
+"""A project's folder with a stand-in for the program."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster import Cluster, install
 from tests.support import ROOT
 
 
@@ -35,18 +33,6 @@ def unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Four nodes; for all tests of the session."""
-    if reason := install():
-        pytest.skip(reason)
-    probe = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"a SLURM cluster for tests needs network namespaces: {probe.stderr.strip()}")
-    with Cluster(tmp_path_factory.mktemp("slurm") / "cluster", num_nodes=4, kill_wait_s=10) as running:
-        yield running
 
 
 def wait_for(ready: Callable[[], bool], what: str, timeout_s: float = 300) -> None:

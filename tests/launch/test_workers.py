@@ -13,7 +13,7 @@ import pytest
 from launch.workers import default_workers
 from tests.launch.conftest import program_environment, wait_for
 
-pytestmark = [pytest.mark.distributed, pytest.mark.long]
+pytestmark = pytest.mark.distributed
 
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -28,7 +28,7 @@ def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def notes(project: Path) -> list[str]:
-    return [name for name in ("stopped", "refused", "crashed") if (project / name).exists()]
+    return [name for name in ("ended", "stopped", "refused", "crashed") if (project / name).exists()]
 
 
 def test_it_runs_the_workers_until_they_end(project: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_signal_lets_them_stop_at_the_end_of_a_step(project: Path, number: sig
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert len(re.findall(r"worker \d: stopped at step", output)) == 2
-    assert notes(project) == ["stopped"]
+    assert notes(project) == ["ended"]
     assert int((project / "run" / "saved").read_text()) > 0
 
 
@@ -124,3 +124,13 @@ def test_as_many_workers_as_slurm_grants_gpus(monkeypatch: pytest.MonkeyPatch) -
     assert default_workers() == 3
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "0")
     assert default_workers() == 1
+
+
+def test_it_ends_with_the_process_that_started_it_where_that_is_asked_for(project: Path) -> None:
+    command = [sys.executable, "-m", "launch.workers", "--end-with-parent", "--notes", ".", "--workers", "2"]
+    shell = ["bash", "-c", '"$@" & wait', "bash", *command, "train", "steps=100000", "--folder", "run"]
+    parent = subprocess.Popen(shell, cwd=project, env=program_environment(), stdout=subprocess.PIPE, text=True)
+    wait_for((project / "run" / "progress").exists, "the first step")
+    parent.kill()
+    parent.communicate(timeout=60)  # ends when launcher and workers have closed what they wrote to
+    assert notes(project) == ["crashed"]

@@ -1,6 +1,6 @@
 """Installs, starts and stops a real SLURM cluster on one Debian machine, as root, without systemd.
 
-    python -m tests.slurm_cluster 4                     # four nodes and a shell on the "login node"; exit ends them
+    python -m tests.cluster 4                     # four nodes and a shell on the "login node"; exit ends them
 
 The login node and every node are network namespaces, joined by a bridge, with no way out: nothing listens on the
 machine itself. A node is a process namespace too, so that killing its first process is a power cut. All share the
@@ -36,10 +36,11 @@ def install() -> str:
         return "SLURM is not installed, and there is no apt-get to install it"
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
-        result = subprocess.run(["apt-get", *command], env=environment, capture_output=True, text=True)
-        if result.returncode:
-            return f"apt-get cannot install SLURM: {result.stderr.strip().splitlines()[-1:]}"
-    return ""
+        # somebody else may be installing something
+        program = ["apt-get", "-o", "DPkg::Lock::Timeout=300", *command]
+        result = subprocess.run(program, env=environment, capture_output=True, text=True)
+    # old package lists can do: what counts is the last command
+    return f"apt-get cannot install SLURM: {result.stderr.strip().splitlines()[-1:]}" if result.returncode else ""
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,12 @@ class Cluster:
         """Start a node and wait until SLURM counts it in."""
         self._ip("-n", f"{self._prefix}head", "link", "set", f"v-{node}", "up")
         self._start_node(node)
-        self._wait_idle([node])
+        self._wait_up([node])
 
     def resume(self, node: str) -> None:
         """Count a node in again that was set down."""
         self.run("scontrol", "update", f"nodename={node}", "state=resume")
-        self._wait_idle([node])
+        self._wait_up([node])
 
     def expand(self, nodes: str) -> list[str]:
         """'n[1-2]' -> ['n1', 'n2']"""
@@ -234,7 +235,7 @@ class Cluster:
         self._start_daemon(*self.command("slurmctld", "-D", "-i", "-f", str(self.conf)))
         for name in self.names:
             self._start_node(name)
-        self._wait_idle(self.names)
+        self._wait_up(self.names)
 
     def _start_daemon(self, *command: str) -> None:
         with open(self.root / "log" / "daemons.log", "a") as log:
@@ -254,12 +255,12 @@ class Cluster:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def _wait_idle(self, names: list[str]) -> None:
-        def all_idle() -> bool:
+    def _wait_up(self, names: list[str]) -> None:
+        def all_up() -> bool:
             states = self.run("sinfo", "-h", "-N", "-p", "main", "-n", ",".join(names), "-o", "%T").stdout.split()
-            return states == ["idle"] * len(names)
+            return len(states) == len(names) and set(states) <= {"idle", "mixed", "allocated"}
 
-        self._wait_for(all_idle, f"nodes {', '.join(names)}", self.root / "log")
+        self._wait_for(all_up, f"nodes {', '.join(names)}", self.root / "log")
 
     def _wait_for(self, ready: object, what: str, log: Path, timeout_s: float = 60) -> None:
         assert callable(ready)

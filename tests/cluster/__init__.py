@@ -1,5 +1,5 @@
 """A real SLURM cluster on one Debian machine, for tests."""
 
-from tests.slurm_cluster.cluster import Cluster, JobState, install
+from tests.cluster.cluster import Cluster, JobState, install
 
 __all__ = ["Cluster", "JobState", "install"]

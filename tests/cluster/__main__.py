@@ -1,4 +1,4 @@
-"""python -m tests.slurm_cluster [NODES]: a cluster for as long as the shell on its login node is open."""
+"""python -m tests.cluster [NODES]: a cluster for as long as the shell on its login node is open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.slurm_cluster.cluster import Cluster, install
+from tests.cluster.cluster import Cluster, install
 
 
 def main() -> int:
