@@ -28,7 +28,7 @@ from ialcms.config import Config, binding_fields, digest, from_dict
 log = logging.getLogger("ialcms")
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
-_STATE, _META = "state.pt", "meta.json"
+FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
 _SEAL = "meta_sha256"
 _FIELDS = {"progress", "config", "config_digest", "manifest_digest", "program", "state_bytes", "state_sha256"}
 _STEP, _BEST, _DAMAGED, _ABANDONED = "step-", "best-", "damaged-", "abandoned-"

@@ -18,7 +18,8 @@ _OVERRIDES = "configuration values as section.key=value, like train.steps=100 da
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
-    parser = _parser()
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser(with_data="data" in arguments)
     args, more = parser.parse_known_args(arguments)
     # argparse takes positional values only in one run: those behind an option are left over
     if more and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in more)):
@@ -55,7 +56,8 @@ def _is_first_worker() -> bool:
     return os.environ.get("RANK", "0") == "0" or (distributed is not None and distributed.is_initialized())
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(with_data: bool = True) -> argparse.ArgumentParser:
+    """with_data: with the verbs of `ialcms data`, whose modules need more packages than an exported separator does."""
     parser = argparse.ArgumentParser(
         prog="ialcms", description="Picture-guided separation of instrument sounds, trained without labels."
     )
@@ -103,9 +105,10 @@ def _parser() -> argparse.ArgumentParser:
 
     separate = _verb(verbs, "separate", _separate, "separate one's own video: a sound and a heat-map video per object",
                      "ialcms separate duet.mp4 --checkpoint runs/duet --boxes violin=20,30,200,280 310,40,500,270@2.5",
-                     "ialcms separate song.wav --checkpoint runs/duet --pictures violin.jpg cello.jpg")  # fmt: skip
+                     "ialcms separate song.wav --checkpoint duet.pt --pictures violin.jpg cello.jpg")  # fmt: skip
     separate.add_argument("source", type=Path, help="video, or a sound if --pictures are given")
-    separate.add_argument("--checkpoint", type=Path, required=True, metavar="RUN", help="folder of a trained run")
+    separate.add_argument("--checkpoint", type=Path, required=True, metavar="RUN|CHECKPOINT|FILE",
+                          help="trained run (its best checkpoint), checkpoint, or file of 'ialcms export'")  # fmt: skip
     separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX", help="[NAME=]X1,Y1,X2,Y2[@SECONDS]")
     separate.add_argument("--click", nargs="+", default=[], metavar="POINT", help="[NAME=]X,Y[@SECONDS]")
     separate.add_argument("--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument")
@@ -119,7 +122,19 @@ def _parser() -> argparse.ArgumentParser:
         help="above the network's range objects get their share of the octave below, or nothing",
     )
     separate.add_argument("--no-videos", action="store_true", help="sounds only")
+    separate.add_argument("--batch-windows", type=int, default=16, help="windows that pass the network together")
     separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
+
+    export = _verb(verbs, "export", _export,
+                   "write the separator alone, for use elsewhere ('checkpoint export': the published names)",
+                   "ialcms export runs/duet --out duet.pt",
+                   "ialcms export runs/duet --out duet.pt2 --torch-export --objects 2")  # fmt: skip
+    export.add_argument("source", type=Path, metavar="RUN|CHECKPOINT",
+                        help="a trained run (its best checkpoint), or a checkpoint's folder")  # fmt: skip
+    export.add_argument("--out", type=Path, required=True, metavar="FILE", help="weights and configuration to write")
+    export.add_argument("--torch-export", action="store_true",
+                        help="write a torch.export program (.pt2) of fixed shapes instead")  # fmt: skip
+    export.add_argument("--objects", type=int, default=2, help="with --torch-export: pictures that come with a mix")
 
     info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
                  "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4",
@@ -148,9 +163,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
     data = verbs.add_parser("data", help="prepare data: from videos or a prepared tree to shards")
-    from shards.cli import add_parsers
+    if with_data:
+        from shards.cli import add_parsers
 
-    add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))
+        add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))
     return parser
 
 
@@ -164,7 +180,8 @@ def _add_checkpoint(verbs: argparse._SubParsersAction) -> None:
     diff = _verb(actions, "diff", _checkpoint_diff, "say how two differ", "ialcms checkpoint diff runs/a runs/b")
     diff.add_argument("first", type=Path, help=path)
     diff.add_argument("second", type=Path, help=path)
-    export = _verb(actions, "export", _checkpoint_export, "write the weights by the published code's names",
+    export = _verb(actions, "export", _checkpoint_export,
+                   "write both networks by the published code's names (for use here: 'ialcms export')",
                    "ialcms checkpoint export runs/duet --out authors.ckpt")  # fmt: skip
     export.add_argument("path", type=Path, help=path)
     export.add_argument("--out", type=Path, required=True, help="file to write")
@@ -245,9 +262,20 @@ def _separate(args: argparse.Namespace) -> int:
     objects: list[Box | Click] = [*map(Box.parse, args.boxes), *map(Click.parse, args.click)]
     result = separate_file(
         args.source, args.checkpoint, objects, pictures=args.pictures, detector=args.detector,
-        min_score=args.min_score, out=args.out, above=args.above, videos=not args.no_videos, device=args.device,
+        min_score=args.min_score, out=args.out, above=args.above, videos=not args.no_videos, batch_windows=args.batch_windows,
+        device=args.device,
     )  # fmt: skip
     print("\n".join(map(str, (*result.stems, result.remainder, *result.videos))))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from ialcms.export import export_program, export_weights
+
+    if args.torch_export:
+        print(export_program(args.source, args.out, args.objects))
+    else:
+        print(export_weights(args.source, args.out))
     return 0
 
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 
 @dataclass(frozen=True)
 class AudioConfig:
@@ -181,6 +179,8 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
 
     Raises ValueError with one line that names the file or field and the remedy.
     """
+    import yaml  # here: an exported separator needs no YAML
+
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"configuration {path} does not exist; those of this project are in configs/")
@@ -317,6 +317,8 @@ def _nearest(name: str, choices: typing.Iterable[str]) -> str:
 
 
 def _parse_scalar(text: str) -> Any:
+    import yaml
+
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ialcms.config import Config
-from ialcms.data.batches import normalise_objects
+from ialcms.data.normalise import normalise_objects
 from ialcms.models import Separator
 
 

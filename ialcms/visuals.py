@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from ialcms import heat
 from ialcms.data.batches import normalise_objects
 from ialcms.data.evaluation_sets import EvaluationItem
 from ialcms.models import Separator
@@ -22,10 +23,7 @@ RANGE_DB = 72.0  # of the spectrograms, from the darkest to the brightest colour
 _TILE = 200  # side in px
 _GAP = 6
 _LABEL_HEIGHT = 18
-_HEAT_OPACITY = 0.75  # at the highest place, so that the picture stays in sight
-_HEAT_SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 _PALETTE = palette(256)
-_HEAT_PALETTE = palette(384)[-256:]  # without the dark colours, which would stain the picture
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
 
@@ -96,14 +94,8 @@ def lay_heat(
 
     limits: lowest and highest value of the maps that are to be compared, where it is not this one alone.
     """
-    height, width = picture.shape[:2]
-    finite = np.nan_to_num(localisation.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-    lowest, highest = limits or (float(finite.min()), float(finite.max()))
-    stretched = (finite - lowest) / max(highest - lowest, _HEAT_SMALLEST_RANGE)
-    smooth = np.asarray(Image.fromarray(stretched).resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
-    opacity = (_HEAT_OPACITY * smooth)[..., None]
-    colour = _HEAT_PALETTE[np.round(255 * smooth).astype(np.uint8)]
-    return np.round(picture * (1 - opacity) + colour * opacity).astype(np.uint8)
+    laid = heat.lay_heat(torch.tensor(picture), torch.tensor(localisation), limits)
+    return laid.numpy()
 
 
 def _coloured(values: NDArray[np.floating]) -> Image.Image:

@@ -15,27 +15,16 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
-import torch
-
 from ..config import Config, check_world_size
 from .batch import Batch
 from .loader import load, most_clips
 from .manifest import Manifest
+from .normalise import normalise_objects
 from .plan import Plan
 
 __all__ = ["Batch", "held_bytes", "normalise_objects", "train_batches"]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 log = logging.getLogger(__name__)
-
-
-def normalise_objects(objects: torch.Tensor) -> torch.Tensor:
-    """(..., 3, S, S) uint8 -> float32 with ImageNet mean and standard deviation, on the tensor's device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=objects.device).view(3, 1, 1) * 255
-    std = torch.tensor(IMAGENET_STD, device=objects.device).view(3, 1, 1) * 255
-    return (objects.float() - mean) / std
 
 
 def train_batches(

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
+from torch import Tensor
 
 from ialcms.config import DataConfig
 from ialcms.separate.sound import open_media
 
-Frame = NDArray[np.uint8]  # (H, W, 3)
+Frame = Tensor  # (H, W, 3) uint8
 
 _CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
 _DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
@@ -66,7 +65,7 @@ class SoundObject:
     """What one stem belongs to."""
 
     name: str
-    picture: NDArray[np.uint8]  # (3, S, S), what the network sees
+    picture: Tensor  # (3, S, S) uint8, what the network sees
     place: tuple[float, float, float, float] | None  # of that picture in the video's frames; None: a picture by itself
 
 
@@ -89,23 +88,43 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
     margin = (data.image_resize - data.image_crop) / 2 / data.image_resize
     dx, dy = margin * (x2 - x1), margin * (y2 - y1)
     place = (x1 + dx, y1 + dy, x2 - dx, y2 - dy)
-    side = (data.image_crop, data.image_crop)
-    picture = Image.fromarray(frame).resize(side, Image.Resampling.BILINEAR, box=place)
-    return SoundObject(box.name, np.asarray(picture).transpose(2, 0, 1), place)
+    picture = resize(frame, (data.image_crop, data.image_crop), place)
+    return SoundObject(box.name, picture.permute(2, 0, 1), place)
 
 
 def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
     """A whole picture as an object, named like its file; ValueError where it cannot be read."""
+    if not path.is_file():
+        raise ValueError(f"picture {path} does not exist")
     try:
-        with Image.open(path) as image:
-            frame = np.asarray(image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ValueError(f"picture {path} does not exist") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"picture {path} cannot be read ({' '.join(str(error).split())})") from error
+        with av.open(str(path), metadata_errors="ignore") as container:
+            frame = _upright(next(container.decode(video=0)))
+    except (av.FFmpegError, IndexError, StopIteration) as error:
+        raise ValueError(f"picture {path} cannot be read ({getattr(error, 'strerror', 'no picture in it')})") from error
     height, width = frame.shape[:2]
     found = object_in_frame(frame, Box(0, 0, width, height, name=path.stem), data)
     return SoundObject(found.name, found.picture, None)
+
+
+def resize(frame: Frame, size: tuple[int, int], box: tuple[float, float, float, float]) -> Frame:
+    """A part of a frame, x1, y1, x2, y2 in pixels and fractions of them, resized to size = (height, width).
+
+    Triangle filter as wide as the shrinking asks, like Pillow's BILINEAR, which cuts out the pictures for training.
+    """
+    height, width = size
+    rows = _triangles(frame.shape[0], height, box[1], box[3])
+    columns = _triangles(frame.shape[1], width, box[0], box[2])
+    resized = torch.einsum("yh,hwc,xw->yxc", rows, frame.float(), columns)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _triangles(inputs: int, outputs: int, begin: float, end: float) -> Tensor:
+    """(outputs, inputs): weights of the input pixels in each output pixel."""
+    scale = (end - begin) / outputs
+    centre = begin + (torch.arange(outputs, dtype=torch.float64) + 0.5) * scale
+    distance = (torch.arange(inputs, dtype=torch.float64) + 0.5 - centre[:, None]).abs() / max(scale, 1.0)
+    weight = (1 - distance).clamp(min=0)
+    return (weight / weight.sum(1, keepdim=True)).float()
 
 
 def has_pictures(path: Path) -> bool:
@@ -161,10 +180,14 @@ def detect_objects(path: Path, weights: Path, seconds: float, min_score: float, 
 
     ValueError with what to do where there is none.
     """
-    import torch
-
-    from shards.detect import detect_frames
-    from shards.detector import load_detector
+    try:
+        from shards.detect import detect_frames
+        from shards.detector import load_detector
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"a detector needs packages that are not here ({error.name}): install the project whole, or show the "
+            "instruments with --boxes or --click"
+        ) from error
 
     detector = load_detector(weights)
     model = detector.model.eval().to(device)
@@ -174,7 +197,7 @@ def detect_objects(path: Path, weights: Path, seconds: float, min_score: float, 
         _, frame = next(read_frames(path, at_s), (None, None))
         if frame is None:
             break
-        picture = torch.as_tensor(frame.copy()).permute(2, 0, 1).float() / 255
+        picture = frame.permute(2, 0, 1).float() / 255
         for _, label, score, x1, y1, x2, y2 in detect_frames(model, [(0, picture)], device, batch=1).tolist():
             name = detector.classes[int(label) - 1]
             if score >= min_score and (name not in best or score > best[name][0]):
@@ -209,5 +232,17 @@ def _parse(text: str, count: int, form: str) -> tuple[str, list[float], float]:
 
 
 def _upright(frame: av.VideoFrame) -> Frame:
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    quarters = round(frame.rotation / 90)
+    plane = (rgb := frame.reformat(format="rgb24")).planes[0]
+    pixels = torch.frombuffer(plane, dtype=torch.uint8).view(rgb.height, plane.line_size)[:, : 3 * rgb.width]
+    return torch.rot90(pixels.reshape(rgb.height, rgb.width, 3), quarters).contiguous()
+
+
+def video_frame(frame: Frame) -> av.VideoFrame:
+    """A frame for an encoder."""
+    height, width = frame.shape[:2]
+    picture = av.VideoFrame(width, height, "rgb24")
+    plane = picture.planes[0]
+    rows = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)
+    rows[:, : 3 * width] = frame.flatten(1)
+    return picture

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from ialcms import checkpoint
 from ialcms.config import Config
-from ialcms.evaluate import load_separator
-from ialcms.models import Separator
-from ialcms.run_folder import RunFolder
+from ialcms.inference import load_model
 from ialcms.separate.overlay import still_frames, write_overlays
 from ialcms.separate.pictures import (
     Box,
     Click,
+    Frame,
     SoundObject,
     detect_objects,
     frame_at,
@@ -44,7 +43,7 @@ class Separation:
 
 def separate_file(
     source: Path | str,
-    run: Path | str,
+    checkpoint: Path | str,
     objects: Sequence[Box | Click] = (),
     *,
     pictures: Sequence[Path | str] = (),
@@ -53,33 +52,38 @@ def separate_file(
     out: Path | str = "separated",
     above: str = "share",
     videos: bool = True,
+    batch_windows: int = 16,
     device: str | None = None,
 ) -> Separation:
-    """Separate a video by objects in its frames, or any sound by pictures, with a run's best checkpoint.
+    """Separate a video by objects in its frames, or any sound by pictures.
 
+    checkpoint: a run's folder (its best one counts), a checkpoint's folder, or a file that `ialcms export` wrote.
     Say where the instruments are by one of: `objects` (boxes or clicks in a video), `detector` (weights of `ialcms data
     detect`; the surest box of each class from `min_score` on), `pictures` (one per instrument). above: what objects get
-    above the network's highest frequency, their "share" of the octave below or nothing ("remainder"). device: like
-    "cuda"; by default a GPU if there is one. Memory does not grow with the length. Raises ValueError with a remedy.
+    above the network's highest frequency, their "share" of the octave below or nothing ("remainder"). batch_windows:
+    how many pass the network together. device: like "cuda"; by default a GPU if there is one. Memory does not grow with
+    the length. Raises ValueError with a remedy.
     """
     source, out = Path(source), Path(out)
     if above not in ABOVE:
         raise ValueError(f"above is '{above}'; choose {' or '.join(ABOVE)}")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    config, separator, step = _load(Path(run), chosen)
+    if batch_windows < 1:
+        raise ValueError(f"batch_windows is {batch_windows}; give at least 1")
+    model = load_model(checkpoint, device)
+    config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_windows=batch_windows))
     info = measure_sound(source, config.audio.sample_rate)
     in_video = has_pictures(source)
-    found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(chosen))
+    found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
     out.mkdir(parents=True, exist_ok=True)
 
-    stacked = torch.stack([torch.from_numpy(sounding.picture.copy()) for sounding in found]).to(chosen)
-    maker = StemMaker(separator, config, stacked, info, above)
+    stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
+    maker = StemMaker(model.separator, config, stacked, info, above)
     stems = [out / f"{name}.wav" for name in names]
     remainder = out / "remainder.wav"
     with ExitStack() as stack:
         writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
-        bar = stack.enter_context(tqdm(total=maker.num_windows, unit="window", desc="separate"))
+        bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
         for done, pieces, original in maker(read_blocks(source, info)):
             for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
                 writer.write(piece)
@@ -88,17 +92,39 @@ def separate_file(
     if videos:
         places = [sounding.place for sounding in found]
         frames = still_frames(found, info.seconds) if None in places else read_frames(source)
-        shown = tqdm(frames, unit="frame", desc="videos")
-        mp4s = write_overlays(out, list(zip(names, found, stems)), shown, maker.localisation, info)
-    _write_record(out, source, run, step, names, found, info, above)
+        with _bar(unit="frame", desc="videos") as bar:
+            mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
+    _write_record(out, source, checkpoint, model.step, names, found, info, above)
     return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
-def _load(run: Path, device: torch.device) -> tuple[Config, Separator, int]:
-    folder = RunFolder(run)
-    config, best = folder.read_config(), folder.best_checkpoint()
-    step: int = checkpoint.read_meta(best)["progress"]["step"]
-    return config, load_separator(best, config, device), step
+class _NoBar:
+    """Where there is no tqdm."""
+
+    n = 0
+
+    def update(self, count: int = 1) -> None:
+        self.n += count
+
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _bar(**options: Any) -> Any:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return _NoBar()
+    return tqdm(**options)
+
+
+def _counted(frames: Iterable[tuple[float, Frame]], bar: Any) -> Iterator[tuple[float, Frame]]:
+    for frame in frames:
+        yield frame
+        bar.update()
 
 
 def _find_objects(
@@ -141,7 +167,7 @@ def _names(found: Sequence[SoundObject]) -> list[str]:
 def _write_record(
     out: Path,
     source: Path,
-    run: Path | str,
+    checkpoint: Path | str,
     step: int,
     names: Sequence[str],
     found: Sequence[SoundObject],
@@ -151,7 +177,7 @@ def _write_record(
     """separation.json: what was separated by what."""
     record = {
         "source": str(source),
-        "run": str(run),
+        "checkpoint": str(checkpoint),
         "step": step,
         "sample_rate": info.sample_rate,
         "seconds": info.seconds,

@@ -7,23 +7,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
 import av
-import numpy as np
-import soundfile
+import torch
 from av.audio.resampler import AudioResampler
-from numpy.typing import NDArray
+from torch import Tensor
 
-Block = NDArray[np.float32]  # (C, n)
+Block = Tensor  # (C, n) float32
 
 _SILENT = 1e-6  # peak, of full scale
 # The filter between two rates has (rate / gcd) * (other / gcd) taps: sounds of an odd rate are brought to this one.
 _COMMON_RATE = 48_000
 _MAX_TAPS = 5_000_000
+_LAYOUTS = {1: "mono", 2: "stereo"}
+_WRITTEN_SAMPLES = 65_536  # of one frame
 _WAV_LIMIT_BYTES = 4_000_000_000  # a WAV file counts its bytes in 32 bits; longer ones become RF64
 
 
@@ -54,21 +56,21 @@ def measure_sound(path: Path, model_rate: int) -> SoundInfo:
         info = SoundInfo(stream.rate if fits else _COMMON_RATE, min(stream.channels, 2), 0, max(start_s, 0.0))
     count, peak = 0, 0.0
     for block in read_blocks(path, info):
-        if not np.isfinite(block).all():
+        if not bool(block.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
         count += block.shape[1]
-        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        peak = max(peak, float(block.abs().max()) if block.numel() else 0.0)
     if peak < _SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
     return SoundInfo(info.sample_rate, info.num_channels, count, info.start_s)
 
 
-def read_blocks(path: Path, info: SoundInfo) -> Iterator[Block]:
+def read_blocks(path: Path, info: SoundInfo) -> Generator[Block, None, None]:
     """The sound from its beginning, in blocks of some thousand samples, as floats with 1 for full scale.
 
     More than two channels are mixed down to two by FFmpeg's rules. What comes after a damaged place is left out.
     """
-    resampler = AudioResampler("fltp", "mono" if info.num_channels == 1 else "stereo", info.sample_rate)
+    resampler = AudioResampler("fltp", _LAYOUTS[info.num_channels], info.sample_rate)
     with open_media(path) as container:
         try:
             for frame in container.decode(container.streams.audio[0]):
@@ -80,7 +82,18 @@ def read_blocks(path: Path, info: SoundInfo) -> Iterator[Block]:
 
 
 def _floats(frame: av.AudioFrame) -> Block:
-    return frame.to_ndarray().astype(np.float32, copy=False)
+    return torch.stack([torch.frombuffer(p, dtype=torch.float32, count=frame.samples) for p in frame.planes])
+
+
+def audio_frame(block: Block, sample_rate: int, first: int, packed: bool = False) -> av.AudioFrame:
+    """A frame of floats for an encoder; first: number of its first sample since the beginning."""
+    channels, count = block.shape
+    frame = av.AudioFrame("flt" if packed else "fltp", _LAYOUTS[channels], count)
+    parts = [block.T.flatten()] if packed else list(block)
+    for plane, values in zip(frame.planes, parts):
+        torch.frombuffer(plane, dtype=torch.float32, count=len(values)).copy_(values)
+    frame.sample_rate, frame.pts, frame.time_base = sample_rate, first, Fraction(1, sample_rate)
+    return frame
 
 
 def open_media(path: Path) -> av.container.InputContainer:
@@ -99,12 +112,17 @@ class StemWriter:
     def __init__(self, path: Path, info: SoundInfo) -> None:
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         large = 4 * info.num_channels * info.num_samples > _WAV_LIMIT_BYTES
-        self._file = soundfile.SoundFile(
-            self._temporary, "w", info.sample_rate, info.num_channels, "FLOAT", format="RF64" if large else "WAV"
+        self._container = av.open(
+            str(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
         )
+        layout = _LAYOUTS[info.num_channels]
+        self._stream = self._container.add_stream("pcm_f32le", rate=info.sample_rate, layout=layout)
+        self._rate, self._written = info.sample_rate, 0
 
     def write(self, block: Block) -> None:
-        self._file.write(np.ascontiguousarray(block.T))
+        for part in block.split(_WRITTEN_SAMPLES, dim=1):
+            self._container.mux(self._stream.encode(audio_frame(part, self._rate, self._written, packed=True)))
+            self._written += part.shape[1]
 
     def __enter__(self) -> StemWriter:
         return self
@@ -112,7 +130,9 @@ class StemWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
         if kind is None:
             os.replace(self._temporary, self._path)
         else:

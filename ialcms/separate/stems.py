@@ -13,15 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-import torchaudio
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ialcms.config import Config
-from ialcms.data.batches import normalise_objects
+from ialcms.data.normalise import normalise_objects
 from ialcms.models import Separator
+from ialcms.separate.resample import Resample
 from ialcms.separate.sound import Block, SoundInfo
 from ialcms.separation import window_starts
 
@@ -49,20 +47,20 @@ class StemMaker:
         self._starts = window_starts(info.num_samples, self._window, self._window // 2)
         unit = rate // math.gcd(rate, audio.sample_rate)  # samples that are a whole number at the network's rate, too
         self._margin = math.ceil(_MARGIN_S * rate / unit) * unit
-        self._resample = torchaudio.transforms.Resample(rate, audio.sample_rate).to(self._device)
+        self._resample = Resample(rate, audio.sample_rate, self._device)
         ratio = rate / audio.sample_rate
         self._n_fft, self._hop = 2 * round(audio.n_fft / 2 * ratio), round(audio.hop * ratio)
         self._stft_window = torch.hann_window(self._n_fft, device=self._device)
         position = torch.arange(self._window, dtype=torch.float32, device=self._device)
         self._fade = torch.sin(math.pi * (position + 0.5) / self._window).square().clamp(min=_FADE_FLOOR)
-        self.localisation: list[tuple[float, NDArray[np.float32]]] = []  # (second, (K, h, w) in 0..1) of each window
+        self.localisation: list[tuple[float, Tensor]] = []  # (second, (K, h, w) in 0..1) of each window
 
     @property
     def num_windows(self) -> int:
         return len(self._starts)
 
     @torch.inference_mode()
-    def __call__(self, blocks: Iterable[Block]) -> Iterator[tuple[int, NDArray[np.float32], Block]]:
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[tuple[int, Tensor, Block]]:
         """(windows done, (K, C, n) stems, (C, n) original) of consecutive pieces; nothing twice, nothing left out."""
         sound = _Sliding(blocks, self._info)
         shape = (self._num_objects, self._info.num_channels)
@@ -74,7 +72,7 @@ class StemMaker:
             end = starts[-1] + self._window
             total = torch.nn.functional.pad(total, (0, end - finished - total.shape[-1]))
             weight = torch.nn.functional.pad(weight, (0, end - finished - len(weight)))
-            for start, stems in zip(starts, self._separate(starts, torch.from_numpy(segments).to(self._device))):
+            for start, stems in zip(starts, self._separate(starts, segments.to(self._device))):
                 place = slice(start - finished, start - finished + self._window)
                 total[..., place] += (stems * self._fade).cpu()
                 weight[place] += self._fade.cpu()
@@ -82,7 +80,7 @@ class StemMaker:
             until = self._starts[done] if done < len(self._starts) else self._info.num_samples
             count = until - finished
             original = sound.take(finished, until)
-            yield done, (total[..., :count] / weight[:count]).numpy(), original
+            yield done, total[..., :count] / weight[:count], original
             total, weight, finished = total[..., count:], weight[count:], until
             sound.forget(until - self._margin)
 
@@ -95,7 +93,7 @@ class StemMaker:
         spectrum = self._separator.spectrogram.stft(low)
         visual = self._visual.repeat(len(segments), 1, 1, 1)
         output = self._separator.separate(spectrum, visual, visual, (self._num_objects, 1))
-        maps = output.localisation.squeeze(2).cpu().numpy()
+        maps = output.localisation.squeeze(2).cpu()
         for start, found in zip(starts, maps):
             self.localisation.append(((start + self._window / 2) / self._info.sample_rate, found))
         for segment, mask, power in zip(segments, output.mask.squeeze(2), spectrum.abs().square()):
@@ -155,13 +153,13 @@ class _Sliding:
 
     def __init__(self, blocks: Iterable[Block], info: SoundInfo) -> None:
         self._blocks, self._end = iter(blocks), info.num_samples
-        self._held = np.zeros((info.num_channels, 0), np.float32)
+        self._held = torch.zeros(info.num_channels, 0)
         self._first = 0  # the held stretch's first sample
 
-    def read(self, ranges: list[tuple[int, int]]) -> NDArray[np.float32]:
+    def read(self, ranges: list[tuple[int, int]]) -> Tensor:
         """(G, C, n) of ranges of one length; silence before the beginning and after the end."""
         self._fill(ranges[-1][1])
-        out = np.zeros((len(ranges), len(self._held), ranges[0][1] - ranges[0][0]), np.float32)
+        out = torch.zeros(len(ranges), len(self._held), ranges[0][1] - ranges[0][0])
         for target, (begin, end) in zip(out, ranges):
             inside = slice(max(begin, 0), min(end, self._end))
             part = self.take(inside.start, inside.stop)
@@ -175,7 +173,7 @@ class _Sliding:
 
     def forget(self, before: int) -> None:
         count = max(0, before - self._first)
-        self._held = self._held[:, count:].copy()
+        self._held = self._held[:, count:].clone()
         self._first += count
 
     def _fill(self, until: int) -> None:
@@ -187,4 +185,4 @@ class _Sliding:
                 raise ValueError("the sound became shorter while it was read; start again when the file is whole")
             parts.append(block)
             held_until += block.shape[1]
-        self._held = np.concatenate(parts, axis=1) if len(parts) > 1 else self._held
+        self._held = torch.cat(parts, dim=1) if len(parts) > 1 else self._held

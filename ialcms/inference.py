@@ -1,0 +1,141 @@
+"""A trained separator for use: from a run, a checkpoint, or the file that `ialcms export` writes.
+
+from ialcms.inference import load_model
+model = load_model("duet.pt")
+stems = model.separate(wave, 44_100, pictures)  # (C, n) floats, (K, 3, S, S) uint8 -> (K, C, n)
+
+The exported file needs torch alone (and PyAV for `ialcms.separate`, which reads and writes media). Nothing in it is
+executed: it is read with weights_only=True.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ialcms import checkpoint
+from ialcms.config import Config, from_dict
+from ialcms.models import Separator
+
+FORMAT, VERSION = "ialcms-separator", 1
+
+
+@dataclass(frozen=True)
+class Model:
+    separator: Separator  # in evaluation mode, on its device
+    config: Config  # audio, model, size of the pictures; in an exported one the rest are defaults
+    step: int  # at which it was saved
+    device: torch.device
+
+    @property
+    def picture_side(self) -> int:
+        """S, in pixels."""
+        return self.config.data.image_crop
+
+    def separate(self, wave: Tensor, sample_rate: int, pictures: Tensor, above: str = "share") -> Tensor:
+        """wave (C, n) of any length and whole rate, pictures (K, 3, S, S) uint8 -> stems (K, C, n), on the CPU.
+
+        Like `ialcms.separate.separate_file`, for sounds that are in memory. ValueError for other shapes.
+        """
+        from ialcms.separate.sound import SoundInfo
+        from ialcms.separate.stems import StemMaker
+
+        side = self.picture_side
+        if pictures.dim() != 4 or pictures.shape[1:] != (3, side, side) or pictures.dtype != torch.uint8:
+            raise ValueError(
+                f"pictures are {tuple(pictures.shape)} {pictures.dtype}; give (objects, 3, {side}, {side}) torch.uint8"
+            )
+        if wave.dim() != 2 or not wave.is_floating_point() or 0 in wave.shape:
+            raise ValueError(f"the wave is {tuple(wave.shape)} {wave.dtype}; give (channels, samples) of floats")
+        info = SoundInfo(sample_rate, wave.shape[0], wave.shape[1], 0.0)
+        maker = StemMaker(self.separator, self.config, pictures.to(self.device), info, above)
+        return torch.cat([stems for _, stems, _ in maker([wave.float().cpu()])], dim=2)
+
+
+def load_model(source: str | Path, device: str | torch.device | None = None) -> Model:
+    """A separator from a run's folder (its best checkpoint), a checkpoint's folder, or an exported file.
+
+    device: like "cuda"; by default a GPU if there is one. Raises ValueError with a remedy.
+    """
+    source, chosen = Path(source), choose_device(device)
+    if source.is_dir():
+        config, state, step = _from_folder(source)
+    elif source.is_file():
+        config, state, step = _from_file(source)
+    else:
+        raise ValueError(f"{source} does not exist; give a run's folder, a checkpoint's, or a file of 'ialcms export'")
+    separator = Separator(config.model, config.audio)
+    try:
+        separator.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"the weights in {source} do not fit their configuration: {reason}") from error
+    return Model(separator.to(chosen).eval().requires_grad_(False), config, step, chosen)
+
+
+def choose_device(name: str | torch.device | None) -> torch.device:
+    """A device by its name, or a GPU if there is one; ValueError for one that this machine does not have."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device '{name}' cannot be used here ({reason}); use cpu, or leave --device out") from error
+    return device
+
+
+def checkpoint_folder(source: Path) -> Path:
+    """A checkpoint's folder: `source` itself, or the best one of a run's folder. ValueError where there is none."""
+    if any((source / name).exists() for name in checkpoint.FILE_NAMES):
+        return source
+    from ialcms.run_folder import RunFolder
+
+    run = RunFolder(source)
+    if not (run.config.is_file() or run.checkpoints.is_dir()):
+        raise ValueError(
+            f"{source} is no run's folder and no checkpoint's; give one, or a file that 'ialcms export' wrote"
+        )
+    return run.best_checkpoint()
+
+
+def _from_folder(source: Path) -> tuple[Config, dict[str, Any], int]:
+    folder = checkpoint_folder(source)
+    meta = checkpoint.read_meta(folder)
+    state = checkpoint.load_state(folder)["separator"]["module"]
+    return checkpoint.config_of(meta), state, meta["progress"]["step"]
+
+
+def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
+    remedy = "export it again, or copy it again if it came over a network"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch writes checksums and does not check them
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path} is no whole file of 'ialcms export' (cut short, or something else: {error}); {remedy}"
+        ) from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong); {remedy}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, Runtime, Key and EOF errors alike for a foreign file
+        raise ValueError(f"{path} is no file of 'ialcms export'; {remedy}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} holds no exported separator; write one with 'ialcms export RUN --out FILE' "
+            "('ialcms checkpoint export' writes the published names, for other programs)"
+        )
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{path} has format {FORMAT} {content.get('version')}, this program reads {VERSION}; use the program "
+            f"version that wrote it ({content.get('program', 'unknown')}), or export again with this one"
+        )
+    config = from_dict(content["config"], source=str(path))
+    return config, content["separator"], content["step"]
