@@ -262,8 +262,8 @@ def _separate(args: argparse.Namespace) -> int:
     objects: list[Box | Click] = [*map(Box.parse, args.boxes), *map(Click.parse, args.click)]
     result = separate_file(
         args.source, args.checkpoint, objects, pictures=args.pictures, detector=args.detector,
-        min_score=args.min_score, out=args.out, above=args.above, videos=not args.no_videos, batch_windows=args.batch_windows,
-        device=args.device,
+        min_score=args.min_score, out=args.out, above=args.above, videos=not args.no_videos,
+        batch_windows=args.batch_windows, device=args.device,
     )  # fmt: skip
     print("\n".join(map(str, (*result.stems, result.remainder, *result.videos))))
     return 0

@@ -182,16 +182,19 @@ class TestFaults:
 _ALONE = """
 import sys
 
-class Blocker:
+class Only:
     allowed = {"torch", "torchgen", "functorch", "av", "ialcms", "typing_extensions", "sympy", "mpmath", "networkx",
-               "jinja2", "markupsafe", "fsspec", "filelock", "triton", "setuptools", "_distutils_hack"}
+               "jinja2", "markupsafe", "fsspec", "filelock", "triton", "setuptools"}
+
+    def __init__(self, finder):
+        self.finder = finder
 
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top not in sys.stdlib_module_names and top not in self.allowed:
-            raise ModuleNotFoundError(f"No module named '{top}'", name=top)
+        here = top in sys.stdlib_module_names or top in self.allowed or top.startswith("_sysconfigdata")
+        return self.finder.find_spec(name, path, target) if here else None
 
-sys.meta_path.insert(0, Blocker())
+sys.meta_path[:] = map(Only, sys.meta_path)
 """
 
 

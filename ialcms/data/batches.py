@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
+import torch
+
 from ..config import Config, check_world_size
 from .batch import Batch
 from .loader import load, most_clips
