@@ -14,6 +14,7 @@ import soundfile
 import torch
 from PIL import Image
 
+from ialcms import checkpoint
 from ialcms.cli import main
 from ialcms.config import Config
 from ialcms.models import Separator
@@ -448,7 +449,7 @@ class TestFaults:
         target.mkdir(parents=True)
         (target / "state.pt").write_bytes((source / "state.pt").read_bytes())
         meta = json.loads((source / "meta.json").read_text())
-        (target / "meta.json").write_text(json.dumps({**meta, "version": 99}))
+        (target / "meta.json").write_text(json.dumps(checkpoint.sealed(meta | {"version": 99})))
         self.fails(video, other, tmp_path, "99, this program reads", objects=BOXES)
 
     def test_a_failure_leaves_no_half_files(
