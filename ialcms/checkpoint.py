@@ -51,7 +51,20 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
     temporary = root / f".{folder.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_tensors(state, temporary / _STATE)
+    try:
+        _write_files(temporary, config, manifest_digest, state, progress)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
+        raise
+    if folder.exists():  # left by a run that went on from an older checkpoint
+        shutil.rmtree(folder)
+    os.rename(temporary, folder)
+    _flush_folder(root)
+    return folder
+
+
+def _write_files(folder: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> None:
+    save_tensors(state, folder / _STATE)
     meta = {
         "format": FORMAT,
         "version": VERSION,
@@ -60,17 +73,13 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
         "config_digest": digest(config),
         "config": binding_fields(config),
         "manifest_digest": manifest_digest,
-        "state_bytes": (temporary / _STATE).stat().st_size,
-        "state_sha256": _sha256(temporary / _STATE),
+        "state_bytes": (folder / _STATE).stat().st_size,
+        "state_sha256": _sha256(folder / _STATE),
     }
-    with open(temporary / _META, "w") as file:
+    with open(folder / _META, "w") as file:
         json.dump(sealed(meta), file, indent=1)
         _flush(file)
-    if folder.exists():  # left by a run that went on from an older checkpoint
-        shutil.rmtree(folder)
-    os.rename(temporary, folder)
-    _flush_folder(root)
-    return folder
+    _flush_folder(folder)
 
 
 def keep_as_best(folder: Path) -> None:
@@ -85,6 +94,13 @@ def keep_as_best(folder: Path) -> None:
     for older in _folders(root, _BEST):
         if older.name != f"{_BEST}{step}":
             shutil.rmtree(older)
+
+
+def mend_best(root: Path, progress: Progress) -> None:
+    """Keep the best checkpoint where a kill came between the writing of the checkpoint and that."""
+    folder = root / f"{_STEP}{progress.best_step or 0:08d}"
+    if is_complete(folder) and not is_complete(root / f"{_BEST}{progress.best_step or 0:08d}"):
+        keep_as_best(folder)
 
 
 def prune(root: Path, keep: int) -> None:

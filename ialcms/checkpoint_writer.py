@@ -26,17 +26,17 @@ class CheckpointWriter:
     def __init__(self, root: Path, config: Config, manifest_digest: str) -> None:
         self._root, self._config, self._manifest_digest = root, config, manifest_digest
         self._thread: threading.Thread | None = None
-        self._failures = 0
-        self._last_failure = ""
+        self.failures = 0  # writes that failed since the last good one
+        self.last_failure = ""
         self._began = time.monotonic()
 
     @property
-    def failed_for_good(self) -> bool:
-        return self._failures >= MAX_FAILURES
+    def failed(self) -> bool:
+        return self.failures > 0
 
     @property
-    def last_failure(self) -> str:
-        return self._last_failure
+    def failed_for_good(self) -> bool:
+        return self.failures >= MAX_FAILURES
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint after `step` steps is due by the number of steps or of minutes."""
@@ -69,16 +69,16 @@ class CheckpointWriter:
                 checkpoint.keep_as_best(folder)
             checkpoint.prune(self._root, self._config.train.keep_checkpoints)
         except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
-            self._failures += 1
-            self._last_failure = str(error).partition("\n")[0]
+            self.failures += 1
+            self.last_failure = str(error).partition("\n")[0]
             log.warning(
                 "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training goes on",
                 progress.step,
                 self._root,
-                self._last_failure,
+                self.last_failure,
             )
         else:
-            self._failures = 0
+            self.failures = 0
 
 
 def _to_memory(value: Any) -> Any:

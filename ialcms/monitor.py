@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,10 @@ class Monitor:
 
     def __init__(self, folder: RunFolder, config: Config, workers: Workers, first_step: int) -> None:
         """first_step: finished steps at the start."""
-        self._train, self._workers, self._folder = config.train, workers, folder
+        self._config, self._workers, self._folder = config, workers, folder
+        self._train = config.train
         self._curves: Curves | None = None
+        self._full = False  # whether something could not be written since the last checkpoint
         self._bar: tqdm | None = None
         self._left = _TimeLeft(config.train.steps)
         self._figures = ""  # losses and speed at the last record
@@ -86,13 +88,16 @@ class Monitor:
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars after `step` finished steps, to TensorBoard and metrics.jsonl."""
-        if self._curves is None:
+        self._write(lambda curves: curves.scalars(step, values))
+        if not self._workers.is_first:
             return
-        self._curves.scalars(step, values)
         # JSON has no word for infinity and no number
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with open(self._folder.metrics, "a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        try:
+            with open(self._folder.metrics, "a") as file:
+                file.write(json.dumps({"step": step, "time": round(time.time(), 3), **finite}) + "\n")
+        except OSError as error:
+            self._missed(error)
 
     def record_validation(self, step: int, scalars: Mapping[str, float], text: str) -> None:
         """Figures of a validation after `step` finished steps; the time that it took is not training."""
@@ -108,8 +113,7 @@ class Monitor:
 
     def show(self, step: int, views: Sequence[View]) -> None:
         """Pictures and sounds after `step` finished steps."""
-        if self._curves is not None:
-            self._curves.views(step, views)
+        self._write(lambda curves: curves.views(step, views))
         self.pause()
 
     def pause(self) -> None:
@@ -117,21 +121,43 @@ class Monitor:
         self._since, self._timed_steps, self._waited_s = time.monotonic(), 0, 0.0
         self._in_collectives_since = waited_s()
 
-    def flush(self) -> None:
-        """Bring all events to disk: before a checkpoint, so that a run that goes on from it has no gap."""
-        if self._curves is not None:
-            self._curves.flush()
+    def flush(self, step: int) -> None:
+        """Bring all events to disk: before a checkpoint, so that a run that goes on from it has no gap.
+
+        step: finished steps. Curves that could not be written go on here, if there is room again.
+        """
+        self._full = False
+        if self._curves is None and self._workers.is_first:
+            try:
+                self._curves = Curves(self._folder.tensorboard, self._config, step)
+            except OSError as error:
+                self._missed(error)
+        self._write(Curves.flush)
 
     def finish(self) -> None:
         """Mark the run as complete, where runs are compared."""
-        if self._curves is not None:
-            self._curves.finish()
+        self._write(Curves.finish)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self._curves is not None:
-            self._curves.close()
+        self._write(Curves.close)
+
+    def _write(self, write: Callable[[Curves], None]) -> None:
+        """Curves are not worth a run: what cannot be written is missed, and training goes on."""
+        if self._curves is None:
+            return
+        try:
+            write(self._curves)
+        except OSError as error:  # TensorBoard's writer does not recover from it
+            self._curves = None
+            self._missed(error)
+
+    def _missed(self, error: OSError) -> None:
+        if not self._full:
+            log.warning("curves cannot be written to %s (%s); training goes on, they have a gap", self._folder.path,
+                        error.strerror)  # fmt: skip
+        self._full = True
 
     def _exchange(self) -> tuple[dict[str, float], dict[str, float]]:
         """Means of the scalars over steps and workers, and speed; the only place where a step waits for the device."""
@@ -264,9 +290,14 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
     console.setFormatter(logging.Formatter(name + "%(message)s"))
     root.addHandler(console)
     if workers.is_first:
-        file = logging.FileHandler(folder.log)
+        file = _LogFile(folder.log)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A line that a full disk does not take is on the terminal all the same."""
 
 
 class _Console(logging.Handler):

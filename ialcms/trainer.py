@@ -66,6 +66,7 @@ def train(
         folder.create(config, workers.world_size)
         folder.start()
         checkpoint.abandon_after(folder.checkpoints, progress.step)
+        checkpoint.mend_best(folder.checkpoints, progress)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
@@ -151,18 +152,22 @@ class _Run:
 
     def _save(self, progress: Progress, is_best: bool, wait: bool) -> None:
         self.watchdog.beat(f"checkpoint after step {progress.step}")
-        self.monitor.flush()
+        self.monitor.flush(progress.step)
         state = self.experiment.state_dict()  # of all workers: an engine may have to gather it
         if self.workers.is_first:
-            self.writer.write(state, progress, is_best)
+            self.writer.wait()
+            if not self.writer.failed_for_good:
+                self.writer.write(state, progress, is_best)
             if wait:
                 self.writer.wait()
         self.monitor.pause()
-        if self.workers.any(self.writer.failed_for_good):
-            reason = self.workers.broadcast(self.writer.last_failure)
+        given_up = self.writer.failed_for_good or (wait and self.writer.failed)
+        if self.workers.any(given_up):
+            reason, times = self.workers.broadcast((self.writer.last_failure, self.writer.failures))
             raise ValueError(
-                f"no checkpoint could be written to {self.folder.checkpoints} three times in a row ({reason}); "
-                "make room there or choose another --folder, then start again"
+                f"no checkpoint could be written to {self.folder.checkpoints} "
+                f"{times} time{'s in a row' if times > 1 else ''} ({reason}); make room there or choose another "
+                "--folder, then start again"
             )
 
 

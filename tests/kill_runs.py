@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,13 +14,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
+import yaml
 
 from tests.support import ROOT
 
 TARGETS = ("one worker", "all workers", "the agent")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+# Moments that a kill waits for: some time after a step, the first sight of a half-written checkpoint, some time after
+# the start. Where it strikes is what `_phase` sees then.
+MOMENTS = ("after a step", "after a step", "writing", "starting")
+_LONGEST_WAIT_S = 1.5  # after a step: some steps, a validation
+_LONGEST_START_S = 6.0  # imports, joining the other workers, loading the checkpoint
+_BEGINNING = r"(?:going on from step (\d+) of \d+|from the start)$"
 
 
 @dataclass(frozen=True)
@@ -27,9 +36,10 @@ class Kill:
     target: str
     number: signal.Signals
     step: int  # of the run when the signal was sent, as far as its log tells
+    phase: str  # starting, a step, validation or writing a checkpoint
 
     def __str__(self) -> str:
-        return f"{self.number.name} to {self.target} at about step {self.step}"
+        return f"{self.number.name} to {self.target} in {self.phase}, at about step {self.step}"
 
 
 def start(config: Path, folder: Path, workers: int = 2, restarts: int = 3) -> subprocess.Popen:
@@ -62,8 +72,7 @@ def last_step(folder: Path) -> int:
 def run_to_the_end(config: Path, folder: Path, kills: int, rng: random.Random, timeout_s: float = 600) -> list[Kill]:
     """Start the run as often as it takes and kill it `kills` times at random moments; returns what was done.
 
-    A moment is a random time after the run has made a step since the last kill, so each kill meets training,
-    validation or the writing of a checkpoint. TimeoutError when the run does not end.
+    TimeoutError when the run does not end.
     """
     done: list[Kill] = []
     deadline = time.monotonic() + timeout_s
@@ -72,10 +81,10 @@ def run_to_the_end(config: Path, folder: Path, kills: int, rng: random.Random, t
         while not (folder / "finished").exists():
             if process.poll() is not None:
                 process = start(config, folder)
-            if len(done) < kills and _wait_for_a_step(folder, process, deadline):
-                time.sleep(rng.random() * 1.5)
-                kill = Kill(rng.choice(TARGETS), rng.choice(SIGNALS), last_step(folder))
+            if len(done) < kills and _wait_for_the_moment(folder, process, rng, deadline):
                 workers = _workers(process)
+                phase = _phase(folder, workers)
+                kill = Kill(rng.choice(TARGETS), rng.choice(SIGNALS), last_step(folder), phase)
                 if _send(process, workers, kill, rng):
                     done.append(kill)
                     _wait_for_the_blow(process, workers, kill)
@@ -88,6 +97,22 @@ def run_to_the_end(config: Path, folder: Path, kills: int, rng: random.Random, t
     return done
 
 
+def _wait_for_the_moment(folder: Path, process: subprocess.Popen, rng: random.Random, deadline: float) -> bool:
+    """Until it is time to strike; False when the run, or its agent, ended first."""
+    moment = rng.choice(MOMENTS)
+    wait_s = rng.random() * (_LONGEST_START_S if moment == "starting" else _LONGEST_WAIT_S)
+    if moment != "starting" and not _wait_for_a_step(folder, process, deadline):
+        return False
+    if moment == "writing":
+        while not _is_writing(folder):
+            if process.poll() is not None or (folder / "finished").exists() or time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+    time.sleep(wait_s)
+    return process.poll() is None and not (folder / "finished").exists()
+
+
 def _wait_for_a_step(folder: Path, process: subprocess.Popen, deadline: float) -> bool:
     """Until the run has logged a step that was not there before; False when it ended first."""
     before = (folder / "metrics.jsonl").stat().st_mtime_ns if (folder / "metrics.jsonl").exists() else 0
@@ -97,6 +122,27 @@ def _wait_for_a_step(folder: Path, process: subprocess.Popen, deadline: float) -
                 return True
         time.sleep(0.02)
     return False
+
+
+def _is_writing(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob(".*.tmp"))
+
+
+def _phase(folder: Path, workers: list[psutil.Process]) -> str:
+    """What the run does at the moment, as far as its folder tells."""
+    if _is_writing(folder):
+        return "writing a checkpoint"
+    try:
+        log_time, lines = (folder / "train.log").stat().st_mtime, (folder / "train.log").read_text().splitlines()
+        born = max(worker.create_time() for worker in workers)
+        validate_every = yaml.safe_load((folder / "config.yaml").read_text())["train"]["validate_every"]
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return "starting"
+    if log_time < born or re.search(_BEGINNING, lines[-1]):
+        return "starting"
+    last = re.search(r" step (\d+)/", lines[-1])
+    # the line of a step is followed by that of its validation
+    return "validation" if last and int(last[1]) % validate_every == 0 else "a step"
 
 
 def _workers(process: subprocess.Popen) -> list[psutil.Process]:
@@ -147,12 +193,29 @@ def differences(ours: Path, theirs: Path) -> list[str]:
     """Names of steps and state in which two finished runs differ by a single bit."""
     (rows, state), (other_rows, other_state) = result(ours), result(theirs)
     names = [f"step {step}" for step in rows.keys() | other_rows.keys() if rows.get(step) != other_rows.get(step)]
-    for name in state.keys() | other_state.keys():
-        a, b = state.get(name), other_state.get(name)
-        equal = torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
-        if not equal:
-            names.append(name)
+    names += [
+        name for name in state.keys() | other_state.keys() if differing_bits(state.get(name), other_state.get(name))
+    ]
     return sorted(names)
+
+
+def differing_bits(a: object, b: object) -> int:
+    """In how many bits two values differ; 1 for anything but two tensors of one kind."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and (a.shape, a.dtype) == (b.shape, b.dtype):
+        bits = np.bitwise_xor(*(t.contiguous().reshape(-1).numpy().view(np.uint8) for t in (a, b)))
+        return int(np.unpackbits(bits).sum())
+    return int(type(a) is not type(b) or a != b)
+
+
+def longest_loss_of_work(folder: Path) -> int:
+    """The most steps that a restart of the run had to make again, as its log tells."""
+    longest = reached = 0
+    for line in (folder / "train.log").read_text().splitlines():
+        if begun := re.search(_BEGINNING, line):
+            longest = max(longest, reached - int(begun[1] or 0))
+        elif step := re.search(r" step (\d+)/", line):
+            reached = int(step[1])
+    return longest
 
 
 def _flat(tree: object, name: str = "") -> dict[str, object]:

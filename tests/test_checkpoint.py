@@ -152,6 +152,17 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert float(loaded["separator"]["module"]["weight"][0]) == 4
 
 
+def test_a_kill_before_the_best_was_kept_is_mended(tmp_path: Path) -> None:
+    checkpoint.keep_as_best(write(tmp_path, 2))
+    write(tmp_path, 4)  # the best so far; the writer is killed here
+    checkpoint.mend_best(tmp_path, Progress(4, best_score=1.5, best_step=4))
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
+    assert not (tmp_path / "best-00000002").exists()
+    checkpoint.mend_best(tmp_path, Progress(4))  # no validation yet
+    checkpoint.mend_best(tmp_path, Progress(4, best_score=1.5, best_step=3))  # kept, and then lost by somebody
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
+
+
 def test_going_on_from_an_older_one_sets_the_later_aside(tmp_path: Path) -> None:
     for step in (2, 4, 6):
         folder = write(tmp_path, step)

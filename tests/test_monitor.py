@@ -133,9 +133,9 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     monitor = Monitor(folder, config, Workers(), 0)
     train(monitor, 0, 6)
     monitor.record_validation(6, {"validation/SDR": 3.0}, "")
-    monitor.flush()
+    monitor.flush(6)
     train(monitor, 6, 9, offset=100)
-    monitor.flush()  # killed here: nothing closes it
+    monitor.flush(9)  # killed here: nothing closes it
     with open(folder.metrics, "a") as file:
         file.write('{"step": 9, "loss/sepa')
     monitor = Monitor(folder, config, Workers(), 6)
