@@ -8,6 +8,7 @@ A row is frame_index, class_id, confidence, x1, y1, x2, y2 (pixels). Two rules, 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.datasets import CoseparationThresholds, Dataset, InstrumentRule, MusicThresholds
+from shards.files import DETECTOR_OPTIONS
 
 Detections = NDArray[np.float32]
 
@@ -55,8 +57,11 @@ def read_detections(path: Path) -> Detections:
     return values.astype(np.float32)
 
 
-def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str]) -> None:
-    """Raises ValueError for an unknown rule and for instruments of which the rule must know the class but does not."""
+def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str], tree: Path | None = None) -> None:
+    """Raises ValueError for an unknown rule and for instruments of which the rule must know the class but does not.
+
+    Where `tree` tells what the class ids in its detections mean, the data set must mean the same.
+    """
     if rule not in RULES:
         raise ValueError(f"cleaning rule '{rule}' is unknown; choose {', '.join(RULES)}")
     unknown = sorted(set(instruments) - set(dataset.instruments)) if rule == "music" else []
@@ -64,6 +69,19 @@ def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str]) -> None:
         raise ValueError(
             f"data set '{dataset.name}' does not say which detector class shows {', '.join(unknown)}; "
             "add it under 'instruments' in its YAML file (--dataset), or choose another cleaning rule"
+        )
+    path = (tree or Path()) / DETECTOR_OPTIONS
+    if rule != "music" or tree is None or not path.is_file():
+        return
+    try:
+        classes = {int(number): str(name) for number, name in json.loads(path.read_text())["classes"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged; detect again, or remove it if you know the class ids") from error
+    if classes != dataset.classes:
+        found, wanted = (", ".join(names.values()) for names in (classes, dataset.classes))
+        raise ValueError(
+            f"the detections in {tree} are of the classes {found}, but data set '{dataset.name}' has {wanted}; name "
+            "the data set that was detected with (--dataset)"
         )
 
 

@@ -31,7 +31,7 @@ def clean_tree(
     Every file is whole at any time, files of clips that are dropped now are removed, and a second run gives the same:
     a run that was killed is simply started again. Raises ValueError when too many clips have broken files.
     """
-    check_rule(rule, dataset, {entry.instrument for entry in entries})
+    check_rule(rule, dataset, {entry.instrument for entry in entries}, entries[0].tree)
     report = Report()
     clean = functools.partial(_clean_entry, out=out, rule=rule, dataset=dataset)
     with Progress(len(entries), "clean") as progress, contextlib.closing(map_ordered(clean, entries, jobs)) as results:

@@ -208,14 +208,15 @@ def _pack(args: argparse.Namespace) -> int:
         print_some("listed clip without its files", [str(entry.audio) for entry in drop_missing(entries, args.jobs)[1]])
         print(f"would pack into {args.out}")
         return 0
-    if (args.out / FILE_NAME).is_file():
-        print(f"{args.out} is complete already; remove its {FILE_NAME} to pack it anew")
+    complete = (args.out / FILE_NAME).is_file()
     if args.part is not None:
         manifest, report = pack_part(entries, args.out, args.part, options, args.jobs)
     elif args.join is not None:
         manifest, report = join_parts(entries, args.out, args.join, options)
     else:
         manifest, report = pack(entries, args.out, options, args.jobs)
+    if complete:
+        print(f"{args.out} is complete already; remove its {FILE_NAME} to pack it anew")
     _print_report(report, f" (all in {manifest.folder / REPORT_NAME})")
     size = sum(shard.num_bytes for shard in manifest.shards)
     print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {manifest.folder}")

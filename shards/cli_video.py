@@ -119,10 +119,7 @@ def _detect(args: argparse.Namespace) -> int:
 
     if args.tree is None:
         raise ValueError("name the tree to detect in, or train with --train and --images")
-    classes = load_dataset(args.dataset).classes
-    options = DetectOptions(
-        args.weights, args.backbone, tuple(classes[i] for i in sorted(classes)), args.min_score, args.batch or 16
-    )
+    options = DetectOptions(args.weights, args.backbone, _class_names(args.dataset), args.min_score, args.batch or 16)
     clips = clips_to_detect(args.tree)
     devices = available_devices(args.devices, args.jobs)
     waiting = sum(not clip.detections.is_file() for clip in clips)
@@ -138,15 +135,26 @@ def _detect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _class_names(dataset: str) -> tuple[str, ...]:
+    """Of the classes 1, 2, ... that a detector tells apart."""
+    classes = load_dataset(dataset).classes
+    if not classes or sorted(classes) != list(range(1, len(classes) + 1)):
+        raise ValueError(
+            f"data set '{dataset}' names the classes {', '.join(map(str, sorted(classes))) or 'none'}; a detector "
+            "needs all of 1, 2, ... under 'classes' in the YAML file (--dataset)"
+        )
+    return tuple(classes[number] for number in sorted(classes))
+
+
 def _train(args: argparse.Namespace) -> int:
     from shards.detect import available_devices
     from shards.detector_training import TrainingOptions, read_boxes, read_class_names, train_detector
 
     if args.images is None:
         raise ValueError("--train needs the folder of pictures, --images")
-    classes = load_dataset(args.dataset).classes
+    classes = _class_names(args.dataset)
     names = read_class_names(args.class_names) if args.class_names else None
-    examples, left_out = read_boxes(args.train, args.images, [classes[i] for i in sorted(classes)], names)
+    examples, left_out = read_boxes(args.train, args.images, classes, names)
     counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     print(f"{sum(len(e.labels) for e in examples)} boxes in {len(examples)} pictures; left out: {counts or 'nothing'}")
     if args.dry_run:
@@ -163,7 +171,7 @@ def _train(args: argparse.Namespace) -> int:
     device = available_devices(args.devices, 1)[0]
     train_detector(
         examples,
-        [classes[i] for i in sorted(classes)],
+        classes,
         args.weights,
         options,
         device,

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from shards.files import open_text
+
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
 
 
@@ -61,7 +63,8 @@ def load_dataset(name: str | Path) -> Dataset:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise ValueError(f"data set '{name}': {path} does not exist; give a YAML file or one of: {known}")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        with open_text(path) as file:
+            values = yaml.safe_load(file) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     _check_keys(values, [f.name for f in dataclasses.fields(Dataset) if f.name != "name"], str(path))
@@ -86,7 +89,8 @@ def read_video_list(path: str | Path) -> frozenset[str]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"list of videos {path} does not exist; write one id a line")
-    lines = (line.strip() for line in path.read_text().splitlines())
+    with open_text(path) as file:
+        lines = [line.strip() for line in file]
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 

@@ -91,6 +91,11 @@ def detect_tree(
     if not 0 <= options.min_score < 1 or options.batch < 1:
         raise ValueError(f"--min-score {options.min_score}, --batch {options.batch}: give 0 to 1, and at least 1")
     classes = load_detector(options.weights, options.backbone, options.classes).classes
+    if options.classes and classes != options.classes:
+        raise ValueError(
+            f"{options.weights} finds {', '.join(classes)}, but the data set's classes are "
+            f"{', '.join(options.classes)}; name the data set that it was trained for (--dataset)"
+        )
     values = {
         "weights_sha256": hashlib.sha256(options.weights.read_bytes()).hexdigest(),
         "classes": {number: name for number, name in enumerate(classes, start=1)},

@@ -109,7 +109,7 @@ def _read(path: Path) -> dict:
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
-        raise ValueError(f"{path} is not a file of weights ({' '.join(str(error).split())[:100]})") from error
+        raise ValueError(f"{path} is not a file of weights alone, as torch.save writes a state dict") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no weights by name")
     return values

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
-from shards.files import write_whole
+from shards.files import open_text, write_whole
 from shards.workers import Progress
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -54,7 +54,7 @@ def read_class_names(path: Path) -> dict[str, str]:
     """Open Images' class descriptions, rows label id,name -> {label id: name}."""
     if not path.is_file():
         raise ValueError(f"--class-names {path} does not exist; it is Open Images' class-descriptions-boxable.csv")
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         return {row[0]: row[1] for row in csv.reader(file) if len(row) == 2}
 
 
@@ -71,7 +71,7 @@ def read_boxes(
     numbers = {name: number for number, name in enumerate(classes, start=1)}
     left_out = {"boxes of other classes": 0, "boxes of groups": 0, "boxes without an area": 0, "missing pictures": 0}
     found: dict[str, list[tuple[int, list[float]]]] = {}
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         rows = csv.DictReader(file)
         missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
         if missing:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ialcms.data.manifest import SPLITS
-from shards.files import write_whole
+from shards.files import open_text, write_whole
 
 MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
 _HEADER = ["audio_path", "frames_path", "detection_path"]
@@ -29,6 +29,12 @@ class Entry:
     def instrument(self) -> str:
         """The folder that holds the sound."""
         return self.audio.parent.name
+
+    @property
+    def tree(self) -> Path:
+        """The folder of the prepared tree that the sound lies in, as `<tree>/<kind>/<instrument>/<clip>.wav`."""
+        parents = self.audio.absolute().parents
+        return parents[min(2, len(parents) - 1)]
 
     @property
     def clip(self) -> str:
@@ -135,7 +141,7 @@ def check_keys(entries: Iterable[Entry]) -> None:
 
 def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, str]]) -> list[Entry]:
     entries = []
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         for number, row in enumerate(csv.reader(file), start=1):
             columns = [column.strip() for column in row]
             if not any(columns) or [column.lower() for column in columns] == _HEADER:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # In a prepared tree, beside its folders: what was cut from which video and how, and what the detector was.
 CLIPS_REPORT = "clips.json"
 DETECTOR_OPTIONS = "detect_options.json"
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file to read, line ends as they are. Raises ValueError, while it is read, when it is not UTF-8."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as such") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -198,7 +198,7 @@ def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
         raise ValueError(f"--longest-side {encode.longest_side}: give pixels, or 0 to leave pictures as they are")
     if not (options.shard_mb > 0 and math.isfinite(options.shard_mb)):
         raise ValueError(f"--shard-mb {options.shard_mb}: give a positive number of 10^6 bytes")
-    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries})
+    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries}, entries[0].tree)
 
 
 def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
@@ -219,7 +219,7 @@ def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
 
 def _describe_source(entries: Sequence[Entry]) -> dict[str, Any]:
     """How the clips were cut from videos and by what they were detected, where the tree of the first one tells."""
-    tree = entries[0].audio.parents[2] if entries and len(entries[0].audio.parents) > 2 else Path()
+    tree = entries[0].tree
     source = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         report = json.loads((tree / CLIPS_REPORT).read_text())

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from shards.files import open_text
+
 FORMATS = ("music", "vggsound", "audioset")
 DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
 
@@ -59,13 +61,15 @@ def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | N
 def _guess(path: Path) -> str:
     if path.suffix == ".json":
         return "music"
-    with open(path) as file:
+    with open_text(path) as file:
         return "audioset" if file.readline().startswith("#") else "vggsound"
 
 
 def _read_music(path: Path) -> VideoList:
+    with open_text(path) as file:
+        text = file.read()
     try:
-        videos = json.loads(path.read_text())["videos"]
+        videos = json.loads(text)["videos"]
         named = [(str(name), [str(video) for video in ids]) for name, ids in videos.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not of the form {{"videos": {{"<instrument>": ["<id>", ...]}}}}') from error
@@ -74,7 +78,7 @@ def _read_music(path: Path) -> VideoList:
 
 
 def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         for number, row in enumerate(csv.reader(file), start=1):
             if not row:
                 continue
@@ -88,7 +92,7 @@ def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
 
 
 def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
-    with open(path, newline="") as file:
+    with open_text(path) as file:
         for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
             if not row or row[0].startswith("#"):
                 continue

@@ -190,13 +190,23 @@ def test_a_detector_is_trained_and_used(full_tree, tmp_path: Path, capsys):
     for path in root.glob("solo_detect/*/*-00[1-3]_*.npy"):
         path.unlink()
     detect = ("detect", root, "--weights", weights, "--devices", "cpu", "--min-score", "0.01")
+    with pytest.raises(ValueError, match=r"finds acoustic_guitar, .* data set's classes are Banjo"):
+        run(*detect)
+    detect = (*detect, "--dataset", "demo")
     assert run(*detect, "--dry-run") == 0
     assert "24 clips, 18 of them without detections, on cpu" in capsys.readouterr().out
     assert run(*detect) == 0
     assert "boxes in 18 clips" in capsys.readouterr().out
     assert len(list(root.glob("solo_detect/*/*.npy"))) == 24
     with pytest.raises(ValueError, match="name the tree"):
-        run("detect", "--weights", weights)
+        run("detect", "--weights", weights, "--dataset", "demo")
+    # Whoever cleans by another data set would take class ids for what they are not.
+    for verb in (("clean", root), ("pack", root, "--out", tmp_path / "out")):
+        run("index", root, "--dataset", "demo")
+        with pytest.raises(ValueError, match=r"are of the classes acoustic_guitar, .* data set 'own' has clarinet, a"):
+            run(*verb, "--dataset", own_dataset(tmp_path, "{1: clarinet, 2: acoustic_guitar, 3: saxophone}"))
+    with pytest.raises(ValueError, match=r"names the classes 1, 3; a detector needs all of 1, 2"):
+        run("detect", root, "--weights", weights, "--dataset", own_dataset(tmp_path, "{1: clarinet, 3: saxophone}"))
 
 
 @pytest.mark.parametrize("verb", ["clips", "detect", "clean", "index", "pack", "verify", "stats"])
@@ -214,6 +224,32 @@ def test_help_has_examples_that_parse(verb: str, capsys):
         assert parser.parse_args(words[2:]).func is not None
     assert "--jobs" in text
     assert "--dry-run" in text
+
+
+def own_dataset(folder: Path, classes: str) -> Path:
+    instruments = "".join(f"  {name}: {{class: any}}\n" for name in INSTRUMENTS)
+    (folder / "own.yaml").write_text(f"classes: {classes}\ninstruments:\n{instruments}")
+    return folder / "own.yaml"
+
+
+def test_text_of_another_encoding_names_the_file(tmp_path: Path):
+    for name, arguments in (
+        ("own.yaml", ("clean", "TREE", "--dataset", "FILE")),
+        ("train_solo_clip.csv", ("pack", tmp_path, "--out", tmp_path / "out")),
+        ("list.csv", ("clips", tmp_path, "--list", "FILE", "--out", tmp_path / "out", "--dataset", "vggsound")),
+        ("list.json", ("clips", tmp_path, "--list", "FILE", "--out", tmp_path / "out")),
+    ):
+        path = tmp_path / name
+        path.write_bytes("Flöte,1,x,y\n".encode("latin-1"))
+        if "TREE" in arguments:
+            for folder in ("solo_audio_resample", "solo_extract", "solo_detect"):
+                (tmp_path / folder / "tuba" / "a_0").mkdir(parents=True)
+            (tmp_path / "solo_audio_resample" / "tuba" / "a_0.wav").touch()
+            (tmp_path / "solo_detect" / "tuba" / "a_0.npy").touch()
+        words = [{"FILE": path, "TREE": tmp_path}.get(str(word), word) for word in arguments]
+        with pytest.raises(ValueError, match=rf"{name} is no text in UTF-8"):
+            run(*words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_stats_prints_a_table_and_writes_it_with_a_picture(prepared: Path, tmp_path: Path, capsys):

@@ -258,9 +258,10 @@ class TestShards:
         manifest, _ = pack(full_tree.entries, tmp_path / "a", options())
         assert manifest.info["source"] == {}
         (full_tree.root / "clips.json").write_text('{"options": {"seconds": 10}, "resampling": "a way"}')
-        (full_tree.root / "detect_options.json").write_text('{"min_score": 0.3}')
+        detector = {"min_score": 0.3, "classes": {str(n): name for n, name in load_dataset("demo").classes.items()}}
+        (full_tree.root / "detect_options.json").write_text(json.dumps(detector))
         manifest, _ = pack(full_tree.entries, tmp_path / "b", options())
-        told = {"clips": {"seconds": 10, "resampling": "a way"}, "detector": {"min_score": 0.3}}
+        told = {"clips": {"seconds": 10, "resampling": "a way"}, "detector": detector}
         assert manifest.info["source"] == told
 
     def test_dots_in_names_become_part_of_the_key(self, tree, tmp_path: Path):
