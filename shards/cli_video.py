@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shards.cli_common import add_verb, positive, print_some
-from shards.datasets import load_dataset
+from shards.datasets import load_dataset, read_video_list
 from shards.files import CLIPS_REPORT, write_whole
 from shards.video_lists import FORMATS, Listed, read_list
 
@@ -69,6 +69,8 @@ def _clips(args: argparse.Namespace) -> int:
     results = cut_videos(videos, args.out, options, args.jobs, missing)
     if test_videos:
         path = args.out / "test_videos.txt"
+        if path.is_file():  # of an earlier list
+            test_videos = sorted(set(test_videos) | read_video_list(path))
         write_whole(path, "".join(f"{video}\n" for video in test_videos).encode())
         print(f"the list's test videos are in {path}, for 'ialcms data index --test-videos'")
     named = [f"{result.instrument}/{result.video}: {result.problem}" for result in results if result.problem]

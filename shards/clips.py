@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import torch
@@ -114,6 +115,7 @@ def cut_videos(
 ) -> list[VideoResult]:
     """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
 
+    What is reported there of other videos, of an earlier run with another list, stays.
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
     options = options or ClipOptions()
@@ -131,11 +133,12 @@ def cut_videos(
     if not any(result.clips for result in results):
         problems = "; ".join(f"{result.video}: {result.problem}" for result in results[:3])
         raise ValueError(f"none of the {len(videos)} videos gave a clip ({problems or 'all are missing'})")
+    earlier = _read_report(tree)
     report = {
         "options": dataclasses.asdict(options),
         "resampling": _RESAMPLER,
-        "videos": [dataclasses.asdict(result) for result in results],
-        "missing": [dataclasses.asdict(entry) for entry in missing],
+        "videos": _with_others(results, earlier.get("videos", ()), results, missing),
+        "missing": _with_others(missing, earlier.get("missing", ()), results, missing),
     }
     write_whole(tree / CLIPS_REPORT, (json.dumps(report, indent=1) + "\n").encode())
     shutil.rmtree(tree / _RECORDS / "unfinished", ignore_errors=True)
@@ -214,6 +217,28 @@ def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: 
         write_whole(tree / layout.audio / instrument / f"{clip}.wav", sound)
     except ValueError as error:
         raise _DiskError(str(error)) from error
+
+
+def _read_report(tree: Path) -> dict[str, Any]:
+    path = tree / CLIPS_REPORT
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; remove it: finished videos are kept all the same") from error
+
+
+def _with_others(
+    own: Sequence[VideoResult] | Sequence[Listed],
+    earlier: Iterable[dict[str, Any]],
+    results: Sequence[VideoResult],
+    missing: Sequence[Listed],
+) -> list[dict[str, Any]]:
+    """A run's own entries and those of an earlier report that are of other videos, sorted."""
+    told = {(item.instrument, item.video) for item in results} | {(item.instrument, item.video) for item in missing}
+    kept = [item for item in earlier if (item["instrument"], item["video"]) not in told]
+    return sorted(
+        [*kept, *(dataclasses.asdict(item) for item in own)], key=lambda item: (item["instrument"], item["video"])
+    )
 
 
 def _check_options(options: ClipOptions) -> None:

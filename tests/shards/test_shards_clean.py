@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ialcms.config import load_config
 from shards.clean import (
     CLASS,
     CONFIDENCE,
@@ -200,6 +201,15 @@ class TestDatasets:
         assert (len(dataset.classes), len(dataset.skip_videos), len(dataset.test_videos)) == (15, 11, 11)
         assert {"-e5DuAUwBgA", "8rb-thew50c"} <= dataset.skip_videos
         assert {"_oUTOskOwXs", "-tY40Ev8IzE"} <= dataset.test_videos
+
+    @pytest.mark.parametrize(
+        ("experiment", "dataset"),
+        [("duet", "music"), ("solo", "music"), ("music21", "music21"), ("vggsound15", "vggsound"),
+         ("audioset", "audioset")],
+    )  # fmt: skip
+    def test_experiments_name_the_instruments_of_their_data_set(self, experiment: str, dataset: str):
+        named = load_config(FOLDER.parent / f"{experiment}.yaml", []).data.instruments
+        assert set(named) == set(load_dataset(dataset).instruments)
 
     def test_all_data_sets_load(self):
         assert {path.stem for path in FOLDER.glob("*.yaml")} >= {"music", "demo"}

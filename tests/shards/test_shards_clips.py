@@ -219,6 +219,21 @@ class TestJob:
         assert done == ["one", "broken", "two", "broken", "two"]  # the broken one may have been mended
         assert read_folder(tmp_path / "tree") == read_folder(tmp_path / "whole")
 
+    def test_a_second_list_adds_to_the_report(self, folder: Path, tmp_path: Path):
+        one = [Listed("one", "cello"), Listed("gone", "cello"), Listed("later", "tuba")]
+        cut_videos(*list_and_missing(folder, one, tmp_path / "tree"))
+        (folder / "tuba" / "later.mkv").write_bytes((folder / "tuba" / "two.mkv").read_bytes())
+        try:
+            cut_videos(*list_and_missing(folder, [Listed("two", "tuba"), Listed("later", "tuba")], tmp_path / "tree"))
+        finally:
+            (folder / "tuba" / "later.mkv").unlink()
+        report = json.loads((tmp_path / "tree" / "clips.json").read_text())
+        assert [video["video"] for video in report["videos"]] == ["one", "later", "two"]
+        assert [entry["video"] for entry in report["missing"]] == ["gone"]
+        (tmp_path / "tree" / "clips.json").write_text("{")
+        with pytest.raises(ValueError, match=r"clips\.json is damaged; remove it"):
+            cut_videos(*list_and_missing(folder, one, tmp_path / "tree"))
+
     def test_other_options_do_not_mix_in(self, folder: Path, tmp_path: Path):
         cut_videos(videos_of_folders(folder), tmp_path / "tree", OPTIONS)
         with pytest.raises(ValueError, match="holds clips made with other options"):
@@ -244,6 +259,12 @@ class TestJob:
         with pytest.raises(ValueError, match="--"):
             cut_videos([], tmp_path / "tree", ClipOptions(**{"seconds": 5, "min_seconds": 4, **changed}))
         assert not (tmp_path / "tree").exists()
+
+
+def list_and_missing(folder: Path, listed: list[Listed], tree: Path) -> tuple:
+    """Arguments of `cut_videos`."""
+    videos, missing = videos_of_list(folder, listed)
+    return videos, tree, OPTIONS, 1, missing
 
 
 def scan_tree_clips(tree: Path) -> list[str]:
