@@ -8,7 +8,7 @@ JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo demo-solo test test-long check lint types format clean
+.PHONY: install demo demo-solo test check lint types format clean
 
 install: $(VENV)/installed
 
@@ -28,10 +28,8 @@ demo-solo: install
 
 test: install
 	sh tests/install_chromium.sh
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
-
-test-long: install
-	$(BIN)/python -m pytest -m long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slurm'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
 
 lint: install
 	$(BIN)/ruff check .
