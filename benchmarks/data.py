@@ -4,8 +4,8 @@
 
 Makes demo videos of an ordinary size (640 x 360), runs every verb on them as a user would, and prints clips per second
 and bytes per clip. The time is that of the whole command less what a program needs to start; core seconds hold on a
-busy machine too. Detections are one box a
-frame, a ninth of the picture; clean and index, which are quick, work on a tree with every clip in 20 copies.
+busy machine too. Detections are one box a frame, a ninth of the picture; clean and index, which are quick, work on a
+tree with every clip in 20 copies.
 """
 
 from __future__ import annotations
