@@ -44,13 +44,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     return write_small_config(path, demo_shards, steps=STEPS, validate_every=STEPS, checkpoint_every=2)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uninterrupted(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
     """Run folder of a training on that many workers of this machine that nothing befell."""
 
