@@ -13,9 +13,9 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from ialcms.config import Config
-from ialcms.data.batches import IMAGENET_MEAN, IMAGENET_STD
 from ialcms.data.clips import read_clip
 from ialcms.data.manifest import Manifest
+from ialcms.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 
 
 class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):

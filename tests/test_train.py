@@ -336,8 +336,8 @@ def test_info_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.distributed
 def test_going_on_with_another_number_of_workers(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
-    """Two workers take over from one and one from two: equal to rounding, as the order of sums changes."""
-    for first, second in ((1, 2), (2, 1)):
+    """Two workers take over from one or four, and one from two: equal to rounding, as the order of sums changes."""
+    for first, second in ((1, 2), (2, 1), (4, 2)):
         folder = tmp_path / f"from{first}to{second}"
         for workers, more in ((first, ["train.steps=3"]), (second, [])):
             arguments = ["train", str(config_file), "--folder", str(folder), *more]
@@ -348,6 +348,29 @@ def test_going_on_with_another_number_of_workers(whole_run: Path, config_file: P
         assert list(got) == list(expected)
         for step, row in got.items():
             assert row == pytest.approx(expected[step], rel=0.03, abs=2e-3)
+
+
+@pytest.mark.distributed
+def test_going_on_with_another_engine(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    """DDP, ZeRO 1, ZeRO 2 and DDP again take over from each other: one format of checkpoints, equal to rounding."""
+    pytest.importorskip("deepspeed")
+    folder = tmp_path / "run"
+    for steps, engine in ((2, "ddp"), (3, "zero1"), (5, "zero2"), (STEPS, "ddp")):
+        values = [f"train.steps={steps}"]
+        if engine != "ddp":
+            values += ["train.engine=deepspeed", f"train.deepspeed_config=configs/deepspeed/{engine}.json"]
+        result = torchrun(2, "-m", "ialcms", "train", str(config_file), "--folder", str(folder), *values)
+        assert result.returncode == 0, result.stderr
+    expected = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
+    got = {row["step"]: row for row in losses(folder) if "lambda/ind" in row}
+    assert list(got) == list(expected)
+    for step, row in got.items():
+        assert row == pytest.approx(expected[step], rel=0.03, abs=2e-3), step
+    ours, theirs = flat(state(folder, STEPS)), flat(state(whole_run, STEPS))
+    assert ours.keys() == theirs.keys()  # nothing got lost: moments of every parameter, bank, statistics
+    steps = [name for name in ours if name.endswith("/step") and "/optimizer/" in name]
+    assert steps
+    assert all(float(ours[name]) == float(theirs[name]) for name in steps)  # type: ignore[arg-type]
 
 
 def test_explicit_resume_sets_the_abandoned_future_aside(

@@ -1,6 +1,7 @@
 """The demo: the whole job on made-up data. Each step is skipped where its result is there already.
 
-Data and packing, a backbone (no ImageNet weights come in its width), training and evaluation under torchrun.
+Data and packing, a backbone (no ImageNet weights come in its width), training and evaluation under torchrun, and
+a video taken apart at the end.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from subprocess import CalledProcessError
 
 from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
+from ialcms.demo.duet import make_duet
 from ialcms.pretrain import pretrain
 from ialcms.run_folder import RunFolder
+from ialcms.separate import separate_file
 from launch import local
 from shards.datasets import load_dataset
 from shards.encode import EncodeOptions
@@ -25,10 +28,11 @@ VIDEOS, VAL_VIDEOS, TEST_VIDEOS = 32, 3, 4  # per instrument
 CLIPS_PER_VIDEO = 2
 SHARD_MB = 16.0
 BACKBONE_STEPS = 300
+DUET = ("trumpet", "tuba")  # a pair that so small a network tells apart well
 
 
 def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, overrides: Sequence[str] = ()) -> Path:
-    """Make the data, pack them, train, evaluate; returns the listening page.
+    """Make the data, pack them, train, evaluate, separate a video; returns the listening page.
 
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
@@ -43,7 +47,7 @@ def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, ov
 
     def announce(number: int, what: str) -> None:
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
-        print(f"[{minutes:02d}:{seconds:02d}] {number}/5 {what}", flush=True)
+        print(f"[{minutes:02d}:{seconds:02d}] {number}/6 {what}", flush=True)
 
     announce(1, f"demo data: {11 * VIDEOS} videos of 11 instruments, {CLIPS_PER_VIDEO} clips each, in {data / 'tree'}")
     make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
@@ -61,7 +65,11 @@ def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, ov
     announce(5, f"evaluation on {config.eval.num_mix}-mixes of held-out videos")
     _run(["evaluate", str(run.path)], workers)
     page = run.evaluation_of(config) / "report.html"
-    announce(5, f"done; listen to {page.resolve()}")
+    separated = run.path / "separated"
+    announce(6, f"a video of {' and '.join(DUET)}, taken apart in {separated}")
+    boxes = make_duet(read_index(data / "tree"), DUET, separated / "duet.mp4")
+    separate_file(separated / "duet.mp4", run.path, boxes, out=separated)
+    announce(6, f"done; listen to {page.resolve()}")
     print(f"curves: tensorboard --logdir {run.path}")
     return page
 
