@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -60,13 +61,13 @@ def csv_name(split: str) -> str:
 
 
 def parse_path_map(maps: Iterable[str]) -> list[tuple[str, str]]:
-    """['OLD=NEW', ...] -> [(old, new), ...]."""
+    """['OLD=NEW', ...] -> [(old, new), ...]; NEW counts from the working folder, as all paths of a command do."""
     pairs = []
     for text in maps:
         old, separator, new = text.partition("=")
         if not separator or not old or not new:
             raise ValueError(f"--map '{text}': write OLD=NEW, two beginnings of paths, like /lab/MUSIC=/data/MUSIC")
-        pairs.append((old.rstrip("/"), new.rstrip("/") or "/"))
+        pairs.append((old.rstrip("/"), os.path.abspath(new)))
     return pairs
 
 

@@ -51,6 +51,16 @@ class TestCsv:
         assert read.audio == Path("/data/solo/a/erhu/x_0.wav")
         assert read.detections == Path("/lab2/solo/d/erhu/x_0.npy")  # '/lab' is no folder of this path
 
+    def test_maps_to_paths_that_count_from_the_working_folder(self, tmp_path: Path, monkeypatch):
+        (tmp_path / "csv").mkdir()
+        (tmp_path / "csv" / "train_solo_clip.csv").write_text(
+            "/lab/a/erhu/x_0.wav,/lab/f/erhu/x_0,/lab/d/erhu/x_0.npy\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        for new in ("data", "csv/../data/"):
+            (read,) = read_index("csv", "data", parse_path_map([f"/lab={new}"]))
+            assert read.audio == tmp_path / "data/a/erhu/x_0.wav"
+
     @pytest.mark.parametrize("text", ["/lab", "=/data", "/lab="])
     def test_refuses_a_map_that_is_none(self, text: str):
         with pytest.raises(ValueError, match="OLD=NEW"):
