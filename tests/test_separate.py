@@ -388,6 +388,11 @@ class TestFaults:
         source = write_video(tmp_path / "mute.mkv", sound=False)
         self.fails(source, run, tmp_path, "has no sound", objects=BOXES)
 
+    def test_out_is_a_file(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        (tmp_path / "out").write_text("mine")
+        self.fails(video, run, tmp_path, "out is a file; give a folder for the stems", objects=BOXES)
+        assert (tmp_path / "out").read_text() == "mine"
+
     def test_silence(self, run: RunFolder, tmp_path: Path) -> None:
         source = write_video(tmp_path / "silent.mkv", loudness=0.0)
         self.fails(source, run, tmp_path, "is silent; there is nothing to separate", objects=BOXES)

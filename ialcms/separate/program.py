@@ -67,6 +67,8 @@ def separate_file(
     source, out = Path(source), Path(out)
     if above not in ABOVE:
         raise ValueError(f"above is '{above}'; choose {' or '.join(ABOVE)}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder for the stems (--out)")
     if batch_windows < 1:
         raise ValueError(f"batch_windows is {batch_windows}; give at least 1")
     model = load_model(checkpoint, device)
