@@ -29,7 +29,7 @@ demo-solo: install
 test: install
 	sh tests/install_chromium.sh
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not slurm'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slurm
 
 lint: install
 	$(BIN)/ruff check .
