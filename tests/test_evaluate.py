@@ -20,7 +20,7 @@ from ialcms.cli import main
 from ialcms.data.evaluation_sets import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
-from ialcms.evaluate import _key, _scoring_pool, evaluate
+from ialcms.evaluate import _key, evaluate
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import METRICS, MixScores
 from ialcms.mix_list import read_mix_list
@@ -105,9 +105,20 @@ def test_three_workers_give_the_same_scores(run: RunFolder, evaluated: tuple[Pat
 
 
 def test_scoring_processes_have_one_thread() -> None:
-    with _scoring_pool(1) as pool:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            assert pool.submit(os.getenv, name).result() == "1"
+    """As a program of its own: here another test may have started the server of forked processes already."""
+    program = """
+import os
+from ialcms.evaluate import _scoring_pool
+with _scoring_pool(1) as pool:
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        print(pool.submit(os.getenv, name).result())
+"""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.stdout.split() == ["1", "1", "1"], result.stderr
 
 
 def test_the_page_again(

@@ -83,7 +83,7 @@ def launch(shared: Shared) -> Launch:
         command = [program.__file__, str(folder), *cases]
         alone = workers == 1 and "engines" not in name
         start = python if alone else functools.partial(torchrun, workers)
-        done = start(*command, timeout_s=800, gpus="GPU" in name)
+        done = start(*command, timeout_s=1_500, gpus="GPU" in name)
         assert done.returncode == 0, done.stderr
         return [torch.load(folder / f"{rank}.pt") for rank in range(workers)]
 
