@@ -32,7 +32,7 @@ def run(workers: int, cases: list[str]) -> dict[str, Any]:
         done = python(*command, timeout_s=3_600) if workers == 1 else torchrun(workers, *command, timeout_s=3_600)
         if done.returncode:
             sys.exit(done.stderr)
-        return torch.load(Path(folder, "0.pt"))  # type: ignore[no-any-return]
+        return torch.load(Path(folder, "0.pt"), weights_only=True)  # type: ignore[no-any-return]
 
 
 def row(engine: str, workers: int, ours: dict[str, Any], reference: dict[str, Any], names: list[str | None]) -> str:

@@ -69,7 +69,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
             if not file.exists():
                 torch.save(make(folder), folder / "unfinished.pt")
                 (folder / "unfinished.pt").rename(file)
-            return torch.load(file)
+            return torch.load(file, weights_only=True)
 
     return result
 
@@ -85,7 +85,7 @@ def launch(shared: Shared) -> Launch:
         start = python if alone else functools.partial(torchrun, workers)
         done = start(*command, timeout_s=1_500, gpus="GPU" in name)
         assert done.returncode == 0, done.stderr
-        return [torch.load(folder / f"{rank}.pt") for rank in range(workers)]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(workers)]
 
     return functools.lru_cache(lambda name: shared(name, lambda folder: run(folder, name)))
 
