@@ -69,25 +69,27 @@ def last_step(folder: Path) -> int:
     return 0
 
 
-def run_to_the_end(config: Path, folder: Path, kills: int, rng: random.Random, timeout_s: float = 600) -> list[Kill]:
+def run_to_the_end(
+    config: Path, folder: Path, kills: int, rng: random.Random, workers: int = 2, timeout_s: float = 600
+) -> list[Kill]:
     """Start the run as often as it takes and kill it `kills` times at random moments; returns what was done.
 
     TimeoutError when the run does not end.
     """
     done: list[Kill] = []
     deadline = time.monotonic() + timeout_s
-    process = start(config, folder)
+    process = start(config, folder, workers)
     try:
         while not (folder / "finished").exists():
             if process.poll() is not None:
-                process = start(config, folder)
+                process = start(config, folder, workers)
             if len(done) < kills and _wait_for_the_moment(folder, process, rng, deadline):
-                workers = _workers(process)
-                phase = _phase(folder, workers)
+                alive = _workers(process)
+                phase = _phase(folder, alive)
                 kill = Kill(rng.choice(TARGETS), rng.choice(SIGNALS), last_step(folder), phase)
-                if _send(process, workers, kill, rng):
+                if _send(process, alive, kill, rng):
                     done.append(kill)
-                    _wait_for_the_blow(process, workers, kill)
+                    _wait_for_the_blow(process, alive, kill)
             time.sleep(0.05)
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the run in {folder} did not end; kills: {', '.join(map(str, done))}")

@@ -27,6 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--kills-per-run", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -37,14 +38,13 @@ def main() -> int:
         steps = 12 * args.kills_per_run
         config = write_small_config(root / "soak.yaml", shards, steps=steps, checkpoint_every=3, validate_every=20)
         whole = root / "whole"
-        start(config, whole).wait(timeout=600)
+        start(config, whole, args.workers).wait(timeout=600)
         kills: list[Kill] = []
         lost = bits = bad_steps = 0
         while len(kills) < args.kills:
             folder = root / f"run{len(kills)}"
-            kills += run_to_the_end(
-                config, folder, min(args.kills_per_run, args.kills - len(kills)), rng, timeout_s=1_800
-            )
+            count = min(args.kills_per_run, args.kills - len(kills))
+            kills += run_to_the_end(config, folder, count, rng, args.workers, timeout_s=1_800)
             found = differences(folder, whole)
             bad_steps += sum(name.startswith("step ") for name in found)
             (_, ours), (_, theirs) = result(folder), result(whole)

@@ -126,7 +126,7 @@ class DDPLearner(Learner[Network]):
         # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they need no
         # broadcast at every pass. Nor is there a search for unused parameters: every pass uses all of them.
         self._wrapped = DistributedDataParallel(
-            module,
+            _Network(module),
             device_ids=[workers.device.index] if workers.device.type == "cuda" else None,
             broadcast_buffers=False,
         )
@@ -135,6 +135,7 @@ class DDPLearner(Learner[Network]):
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
             self._gradient_bytes //= 2
         self._passes = 0
+        self._settle_buckets()
 
     def __call__(self, *args: Any) -> Any:
         self._passes += 1
@@ -142,6 +143,16 @@ class DDPLearner(Learner[Network]):
             with self._wrapped.no_sync():  # decides at the forward pass whether the backward pass reduces
                 return self._wrapped(*args)
         return self._wrapped(*args)
+
+    def _settle_buckets(self) -> None:
+        """Have DDP arrange its buckets now, in the order of the parameters.
+
+        After its first backward pass it arranges them anew, in the order in which the gradients came. Where a gradient
+        lies decides in which order three or more workers are summed: the first step of every start would be rounded
+        otherwise than the same step of a run that went on, and the order could depend on which losses were on.
+        """
+        self._wrapped().backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def step(self) -> Tensor:
         self._passes = 0
@@ -151,3 +162,16 @@ class DDPLearner(Learner[Network]):
     def average_running_statistics(self) -> None:
         if not self._sync_batchnorm and self._workers.world_size > 1:
             average_running_statistics(self.module, self._workers)
+
+
+class _Network(nn.Module):
+    """A network as DDP calls it; without arguments, a sum over all that is trained."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *args: Any) -> Any:
+        if args:
+            return self.network(*args)
+        return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum()

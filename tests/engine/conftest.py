@@ -44,6 +44,7 @@ LAUNCHES = {
     "1 worker": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16]),
     "2 workers": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
                       "batchnorm", "gather_gradient", "long_run", "disagreement"]),
+    "3 workers": (3, ["resume"]),
     "4 workers": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "not_finite", "traffic"]),
     # on GPUs; one worker there runs without torchrun as well as by NCCL
