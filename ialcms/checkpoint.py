@@ -83,17 +83,29 @@ def _write_files(folder: Path, config: Config, manifest_digest: str, state: Stat
 
 
 def keep_as_best(folder: Path) -> None:
-    """Keep a step checkpoint as the best one too (hard links: no second copy), then let go of the best before."""
+    """Keep a step checkpoint as the best one too, then let go of the best before.
+
+    By hard links, so that no room is taken, or by a copy on a file system that has none.
+    """
     root, step = folder.parent, folder.name.removeprefix(_STEP)
     temporary = root / f".{_BEST}{step}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder, temporary, copy_function=os.link)
+    shutil.copytree(folder, temporary, copy_function=_link_or_copy)
     shutil.rmtree(root / f"{_BEST}{step}", ignore_errors=True)
     os.rename(temporary, root / f"{_BEST}{step}")
     _flush_folder(root)
     for older in _folders(root, _BEST):
         if older.name != f"{_BEST}{step}":
             shutil.rmtree(older)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        with open(target, "rb+") as file:
+            _flush(file)
 
 
 def mend_best(root: Path, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ from subprocess import CalledProcessError
 
 from ialcms import __version__
 
+_NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 _OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
 
 
@@ -35,12 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 128 + signal.SIGPIPE
     except ValueError as error:
-        if not _is_first_worker():
-            # torchrun ends all workers as soon as one has ended: let the first one speak
-            time.sleep(15)
-            return 2
-        print(f"ialcms: error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
+    except OSError as error:
+        if error.errno not in _NOT_USABLE or error.filename is None:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}; make room there, or give a path that can be used")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
@@ -48,6 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _refuse(message: str) -> int:
+    if not _is_first_worker():
+        time.sleep(15)  # torchrun ends all workers as soon as one has ended: let the first one speak
+    else:
+        print(f"ialcms: error: {message}", file=sys.stderr)
+    return 2
 
 
 def _is_first_worker() -> bool:

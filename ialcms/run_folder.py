@@ -37,11 +37,20 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
 
     def create(self, config: Config, world_size: int) -> None:
-        """Make the folder and write the resolved configuration; every (re)start adds a line to the environment."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        _write(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
-        with open(self.environment, "a") as file:
-            file.write(json.dumps(_environment(world_size)) + "\n")
+        """Make the folder and write the resolved configuration; every (re)start adds a line to the environment.
+
+        ValueError when the disk refuses, as when it is full.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
+            with open(self.environment, "a") as file:
+                file.write(json.dumps(_environment(world_size)) + "\n")
+        except OSError as error:
+            raise ValueError(
+                f"the run's folder {self.path} cannot be written ({error.strerror}); make room there or choose another "
+                "--folder"
+            ) from error
 
     def start(self) -> None:
         """Forget what an earlier run in this folder ended with."""

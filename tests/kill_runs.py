@@ -19,7 +19,7 @@ import psutil
 import torch
 import yaml
 
-from tests.support import ROOT
+from tests.support import ON_CPU, ROOT
 
 TARGETS = ("one worker", "all workers", "the agent")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
@@ -44,14 +44,8 @@ class Kill:
 
 def start(config: Path, folder: Path, workers: int = 2, restarts: int = 3) -> subprocess.Popen:
     """torchrun with restarts of its own, in a process group of its own; output appended beside the run's folder."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": str(ROOT),
-        # without it a restart over gloo can read the dead workers' addresses and hang
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }
+    # without it a restart over gloo can read the dead workers' addresses and hang
+    environment = {**ON_CPU, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}",
         f"--max-restarts={restarts}", "--monitor-interval=0.1", "-m", "ialcms", "train", str(config),

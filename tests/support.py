@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +16,9 @@ from ialcms.config import Config, from_dict
 from ialcms.data.batches import Batch
 
 ROOT = Path(__file__).parents[1]
+# One thread a process; what a test starts finds this checkout's tests, too.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ON_CPU = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
 
 SMALL = {
     "name": "small",
@@ -77,14 +82,20 @@ def python(
     *arguments: str, cwd: Path = ROOT, timeout_s: float = 300, gpus: bool = False
 ) -> subprocess.CompletedProcess:
     """Run this Python with one thread a process, without GPUs unless asked for; output as text."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    if not gpus:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
-        env=environment,
+        env=ENVIRONMENT if gpus else ON_CPU,
         capture_output=True,
         text=True,
         timeout=timeout_s,
     )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 240) -> None:
+    """Until something happens in a process that must not end before."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, "the process ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

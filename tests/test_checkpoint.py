@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -150,6 +151,18 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
     loaded, _ = checkpoint.load(tmp_path / "best-00000004", CONFIG, None)
     assert float(loaded["separator"]["module"]["weight"][0]) == 4
+
+
+def test_the_best_is_copied_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    folder = write(tmp_path, 2)
+    monkeypatch.setattr(os, "link", refuse)
+    checkpoint.keep_as_best(folder)
+    shutil.rmtree(folder)
+    _, progress = checkpoint.load(tmp_path / "best-00000002", CONFIG, "manifest")
+    assert progress.step == 2
 
 
 def test_a_kill_before_the_best_was_kept_is_mended(tmp_path: Path) -> None:

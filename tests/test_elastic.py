@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kill_runs import last_step, result
-from tests.support import ROOT, write_small_config
+from tests.support import ON_CPU, ROOT, write_small_config
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 STEPS = 2_000
@@ -22,10 +22,7 @@ STEPS = 2_000
 
 def agent(config: Path, folder: Path, port: int, name: str) -> subprocess.Popen:
     """A node's torchrun with one worker, in a process group of its own; one or two nodes make the job."""
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT),
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    }  # fmt: skip
+    environment = {**ON_CPU, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc_per_node=1", "--max-restarts=20",
         "--monitor-interval=0.1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=elastic",
@@ -85,8 +82,7 @@ def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     straight = tmp_path / "straight"
     few = write_small_config(tmp_path / "straight.yaml", demo_shards, steps=min(max(losses), 60), **values)
     command = [sys.executable, "-m", "ialcms", "train", str(few), "--folder", str(straight)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, cwd=ROOT, env=ON_CPU, check=True, capture_output=True, timeout=240)
     expected, _ = result(straight)
     # the order of float32 sums changes with the number of workers, and training carries it on
     for step in list(expected)[:20]:

@@ -27,14 +27,13 @@ from ialcms.mix_list import read_mix_list
 from ialcms.run_folder import RunFolder
 from ialcms.validation import Validation
 from tests.evaluation_support import evaluation_config, make_run, make_separator, write_evaluation_shards
-from tests.support import ROOT, torchrun
+from tests.support import ON_CPU, ROOT, torchrun
 
 
 def ialcms(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240,
+        cwd=ROOT, env=ON_CPU, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
 
 
@@ -172,10 +171,7 @@ def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str]
     """Started on one worker, killed, ended on two: every mix scored once, the same scores."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ialcms", "evaluate", str(run.path), "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=ON_CPU, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         journal, deadline = out / "scores" / "worker-0.jsonl", time.monotonic() + 120
         while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 3):
             time.sleep(0.01)

@@ -5,18 +5,17 @@ On a real small file system, which takes root (and Linux) to mount.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.kill_runs import differences
-from tests.support import ROOT, write_small_config
+from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -38,25 +37,36 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--recursive", folder], check=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def fill(path: Path) -> None:
+    """Write a file until its disk is full."""
+    with open(path, "wb", buffering=0) as file:
+        for block in (1 << 16, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(block))
+
+
+def test_no_run_starts_on_a_full_disk(demo_shards: Path, tmp_path: Path, disk: Path) -> None:
+    config = write_small_config(tmp_path / "small.yaml", demo_shards)
+    fill(disk / "filler")
+    done = python("-m", "ialcms", "train", str(config), "--folder", str(disk / "run"))
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"ialcms: error: the run's folder {disk}/run cannot be written (No space left on device); make room there or "
+        "choose another --folder\n"
+    )
 
 
 def test_a_disk_that_cannot_be_written_for_a_while(demo_shards: Path, tmp_path: Path, disk: Path) -> None:
     config = write_small_config(
         tmp_path / "small.yaml", demo_shards, steps=200, checkpoint_every=10, validate_every=200, visualise_every=0
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ialcms", "train", str(config), "--folder"]
     folder, told = disk / "run", tmp_path / "told.txt"
     checkpoints = folder / "checkpoints"
     with (
         open(told, "w") as output,
-        subprocess.Popen([*command, folder], cwd=ROOT, env=environment, stderr=output) as run,
+        subprocess.Popen([*command, folder], cwd=ROOT, env=ON_CPU, stderr=output) as run,
     ):
         wait_for(lambda: (checkpoints / "step-00000010").exists(), run)
         mount("--bind", str(checkpoints), str(checkpoints))
@@ -65,13 +75,7 @@ def test_a_disk_that_cannot_be_written_for_a_while(demo_shards: Path, tmp_path: 
         subprocess.run(["umount", checkpoints], check=True)
         before = max(checkpoints.glob("step-*"))
         wait_for(lambda: max(checkpoints.glob("step-*")) > before, run)  # a good one: failures are counted anew
-        with open(disk / "filler", "wb", buffering=0) as filler:
-            for block in (1 << 16, 1):
-                try:
-                    while True:
-                        filler.write(bytes(block))
-                except OSError:
-                    pass
+        fill(disk / "filler")
         assert run.wait(timeout=240) == 2
     text = told.read_text()
     assert re.search(
@@ -83,5 +87,5 @@ def test_a_disk_that_cannot_be_written_for_a_while(demo_shards: Path, tmp_path: 
 
     (disk / "filler").unlink()
     for target in (folder, tmp_path / "whole"):
-        subprocess.run([*command, target], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=300)
+        subprocess.run([*command, target], cwd=ROOT, env=ON_CPU, check=True, capture_output=True, timeout=300)
     assert differences(folder, tmp_path / "whole") == []

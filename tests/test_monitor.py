@@ -32,7 +32,7 @@ from ialcms.run_folder import RunFolder
 from ialcms.step import Experiment
 from ialcms.validation import Validation, ValidationResult
 from tests.evaluation_support import evaluation_config, make_separator, write_evaluation_shards
-from tests.support import ROOT, make_batch, small_config
+from tests.support import ON_CPU, make_batch, small_config
 
 
 @pytest.fixture
@@ -397,11 +397,10 @@ def test_two_workers_on_a_terminal(tmp_path: Path) -> None:
     script.write_text(_PROGRAM)
     folder = RunFolder(tmp_path)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     terminal, inside = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen(
-        [*command, str(tmp_path)], cwd=tmp_path, env=environment, stdout=inside, stderr=inside, start_new_session=True
+        [*command, str(tmp_path)], cwd=tmp_path, env=ON_CPU, stdout=inside, stderr=inside, start_new_session=True
     ) as process:
         os.close(inside)
         shown = _read_all(terminal)

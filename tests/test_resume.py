@@ -7,25 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ialcms import checkpoint
 from ialcms.cli import main
-from tests.support import ROOT, write_small_config
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
 
 
 def config_file(folder: Path, shards: Path, **train: object) -> Path:
     return write_small_config(folder / "small.yaml", shards, validate_every=10, visualise_every=0, **train)
-
-
-def ialcms(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ialcms", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
 
 
 SLOW_DISK = """
@@ -46,14 +38,6 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def listens_to(process: subprocess.Popen, number: signal.Signals) -> bool:
     """Whether the process has a handler of its own for a signal."""
     (line,) = [
@@ -72,7 +56,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint_whole(
     checkpoints = folder / "checkpoints"
     command = [sys.executable, "-c", SLOW_DISK, str(tmp_path), "train", str(config), "--folder", str(folder)]
     command.append("train.validate_every=10000")
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, cwd=ROOT, env=ON_CPU, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(lambda: checkpoint.newest(checkpoints) is not None, process)
             (tmp_path / "slow").touch()
@@ -89,7 +73,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint_whole(
     last = checkpoint.newest_intact(checkpoints)
     assert last is not None
     step = int(last.name.removeprefix("step-"))
-    again = ialcms("train", str(config), "--folder", str(folder), f"train.steps={step + 1}")
+    again = python("-m", "ialcms", "train", str(config), "--folder", str(folder), f"train.steps={step + 1}")
     assert again.returncode == 0, again.stderr
     assert f"going on from step {step} of" in again.stderr
     assert not list(checkpoints.glob(".step-*.tmp"))
@@ -120,7 +104,7 @@ def test_output_into_a_closed_pipe(demo_shards: Path, tmp_path: Path) -> None:
     with os.fdopen(writer, "w") as output:
         done = subprocess.run(
             [sys.executable, "-m", "ialcms", "info", str(config)],
-            cwd=ROOT, env=ENVIRONMENT, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120,
+            cwd=ROOT, env=ON_CPU, stdout=output, stderr=subprocess.PIPE, text=True, timeout=120,
         )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 128 + signal.SIGPIPE
@@ -136,7 +120,7 @@ def test_a_worker_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_pa
     config = config_file(tmp_path, demo_shards, steps=10_000)
     folder = tmp_path / "run"
     command = [sys.executable, "-c", AGENT, sys.executable, "-m", "ialcms", "train", str(config), "--folder", folder]
-    environment = {**ENVIRONMENT, "TORCHELASTIC_RUN_ID": "a test"}
+    environment = {**ON_CPU, "TORCHELASTIC_RUN_ID": "a test"}
     agent = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin is not None
     assert agent.stdout is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import signal
@@ -19,7 +18,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ialcms.cli import main
-from tests.support import ROOT, python, torchrun, write_small_config
+from tests.support import ON_CPU, ROOT, python, torchrun, write_small_config
 
 STEPS = 6
 
@@ -31,10 +30,9 @@ def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> 
 
 
 def ialcms(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s,
+        cwd=ROOT, env=ON_CPU, capture_output=True, text=True, timeout=timeout_s,
     )  # fmt: skip
 
 
@@ -229,10 +227,9 @@ def test_engines_that_cannot_be(
 @pytest.mark.distributed
 def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ialcms", "train", str(config_file), "--folder", str(folder)]
     more = ["train.steps=10000", "train.validate_every=10000", "train.checkpoint_every=10000"]
-    with subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *more], cwd=ROOT, env=ON_CPU, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -429,10 +426,9 @@ def test_checkpoint_show_and_diff(whole_run: Path, capsys: pytest.CaptureFixture
 
 def test_a_stop_file_ends_the_run(config_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ialcms", "train", str(config_file), "--folder", str(folder)]
     more = ["train.steps=100000", "train.validate_every=100000"]
-    with subprocess.Popen([*command, *more], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*command, *more], cwd=ROOT, env=ON_CPU, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 120
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.video import VideoId, draw_video, make_clip
 from ialcms.demo.video_files import make_video_files
 from shards.clean import CLASS, FRAME, X1, Y2, box_iou, read_detections
-from tests.support import ROOT, write_small_config
+from tests.support import ENVIRONMENT, write_small_config
 
 INSTRUMENTS = ("violin", "trumpet", "accordion", "xylophone")
 VIDEOS = 3  # per instrument, of one clip each: mp4, webm and mkv
@@ -45,9 +44,8 @@ def data(*arguments: str | Path) -> None:
 
 def kill_in_the_middle(pieces: Callable[[], int], least: int, *arguments: str | Path) -> None:
     """Start a verb in a process of its own and kill it (SIGKILL) when it has finished some pieces."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ialcms", "data", *map(str, arguments), "--jobs", "2"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while pieces() < least and process.poll() is None and time.monotonic() < deadline:
