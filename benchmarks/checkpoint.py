@@ -7,6 +7,7 @@ Training waits for the copy to memory only; the file is written, flushed and ren
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ from ialcms.step import Experiment
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     config = Config()
     with Workers() as workers:
         experiment = Experiment(config, workers, pretrained=False)

@@ -6,6 +6,7 @@ ARCHITECTURE.md. On CPU, by gloo, a few minutes.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -64,6 +65,8 @@ def _reference(name: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     alone = run(1, [*DDP, ACCUMULATED, NO_BATCHNORM, NO_BATCHNORM_ACCUMULATED])
     two = run(2, [*DDP, ACCUMULATED, NO_BATCHNORM_ACCUMULATED, *ZERO, "traffic"])
     four = run(4, [*DDP, *ZERO])
