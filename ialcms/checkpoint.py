@@ -43,6 +43,12 @@ class Progress:
     step: int = 0  # finished steps, so the next one to do
     best_score: float | None = None  # best validation SDR in dB
     best_step: int | None = None
+    bad_clips: tuple[str, ...] = ()  # keys of those that had to be replaced
+
+    @classmethod
+    def of(cls, meta: dict[str, Any]) -> Progress:
+        """That of a checkpoint's meta data."""
+        return cls(**{**meta["progress"], "bad_clips": tuple(meta["progress"].get("bad_clips", ()))})
 
 
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
@@ -211,7 +217,7 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
             f"checkpoint {folder} was trained on other shards (manifest {meta['manifest_digest']}, now "
             f"{manifest_digest}); correct data.shards, or start a new run in another folder (--folder)"
         )
-    return load_state(folder), Progress(**meta["progress"])
+    return load_state(folder), Progress.of(meta)
 
 
 def load_state(folder: Path) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +117,14 @@ def _tensors(tree: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to the largest value; infinite for other shapes."""
+    """Largest difference relative to the largest value; infinite for other shapes and where one is not finite."""
     if a.shape != b.shape:
         return float("inf")
     if torch.equal(a, b) or a.numel() == 0:
         return 0.0
     scale = max(float(a.double().abs().max()), 1e-30)
-    return float((a.double() - b.double()).abs().max()) / scale
+    distance = float((a.double() - b.double()).abs().max()) / scale
+    return float("inf") if math.isnan(distance) else distance
 
 
 def _shorten(lines: list[str]) -> list[str]:

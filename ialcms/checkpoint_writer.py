@@ -65,9 +65,6 @@ class CheckpointWriter:
             if free < 1.1 * needed:
                 raise OSError(f"it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
             folder = checkpoint.save(self._root, self._config, self._manifest_digest, state, progress)
-            if is_best:
-                checkpoint.keep_as_best(folder)
-            checkpoint.prune(self._root, self._config.train.keep_checkpoints)
         except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
             self.failures += 1
             self.last_failure = str(error).partition("\n")[0]
@@ -77,8 +74,14 @@ class CheckpointWriter:
                 self._root,
                 self.last_failure,
             )
-        else:
-            self.failures = 0
+            return
+        self.failures = 0
+        try:
+            if is_best:
+                checkpoint.keep_as_best(folder)
+            checkpoint.prune(self._root, self._config.train.keep_checkpoints)
+        except OSError as error:
+            log.warning("checkpoint %s is written, but older ones could not be tidied up (%s)", folder, error)
 
 
 def _to_memory(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import platform
 import signal
 import sys
 import time
@@ -39,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         return _refuse(str(error))
     except OSError as error:
-        if error.errno not in _NOT_USABLE or error.filename is None:
+        if error.errno not in _NOT_USABLE:
             raise
-        return _refuse(f"{error.filename}: {error.strerror}; make room there, or give a path that can be used")
+        where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
+        return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
@@ -52,17 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(message: str) -> int:
-    if not _is_first_worker():
-        time.sleep(15)  # torchrun ends all workers as soon as one has ended: let the first one speak
-    else:
-        print(f"ialcms: error: {message}", file=sys.stderr)
+    worker = os.environ.get("RANK", "0")
+    if worker != "0":
+        # As a rule all workers find the same fault, and torchrun ends all as soon as one has ended: let the first one
+        # speak. A worker that is still there then has found a fault of its own, as where its machine lacks a file.
+        time.sleep(15)
+        message = f"worker {worker} on {platform.node()}: {message}"
+    print(f"ialcms: error: {message}", file=sys.stderr)
     return 2
-
-
-def _is_first_worker() -> bool:
-    """Whether this process speaks: all workers find the same fault in the input before they are connected."""
-    distributed = sys.modules.get("torch.distributed")  # importing it here would take a second
-    return os.environ.get("RANK", "0") == "0" or (distributed is not None and distributed.is_initialized())
 
 
 def _parser(with_data: bool = True) -> argparse.ArgumentParser:

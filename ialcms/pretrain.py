@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ialcms.checkpoint import save_tensors
 from ialcms.config import Config
-from ialcms.data.batches import Batch, normalise_objects, train_batches
+from ialcms.data.batches import BadClips, Batch, normalise_objects, train_batches
 from ialcms.data.evaluation_sets import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
@@ -40,11 +40,12 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
 
     mixes = max(1, batch_pictures // config.clips_per_mix)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=mixes))
-    batches = train_batches(config, manifest)
+    batches, bad = train_batches(config, manifest), BadClips(config, manifest)
     correct = 0.0
     with tqdm(range(steps), unit="step", desc="pretrain") as bar:
         for _ in bar:
             batch = next(batches)
+            bad.add(batch.step, batch.bad)
             logits = network(normalise_objects(batch.objects.to(device).flatten(0, 2)))
             target = _targets(batch, label).to(device)
             loss = F.cross_entropy(logits, target, label_smoothing=0.1)

@@ -39,12 +39,15 @@ class Experiment:
     def __init__(self, config: Config, workers: Workers, pretrained: bool = True) -> None:
         self.config, self.workers = config, workers
         separator, critic = build_networks(config, pretrained)
-        separator.to(workers.device)
+        for network in (separator, critic):
+            if network is not None:
+                network.to(workers.device)
+                # equal by the seed, up to the rounding of machines of different kinds
+                workers.copy_from_first([*network.parameters(), *network.buffers()])
         self.separator = build_learner(separator, separator_optimizer(separator, config), workers, config)
         self.critic: Learner[Critic] | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
-            critic.to(workers.device)
             self.critic = build_learner(critic, critic_optimizer(critic, config), workers, config)
             audio = config.audio
             self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(workers.device)

@@ -37,7 +37,8 @@ class StopRequest:
     """Use as a context manager around the training loop.
 
     TERM, INT or USR1, or a file named `stop` in the run's folder, ask for a checkpoint and an end at the next step
-    boundary. A second signal ends the process at once; the last whole checkpoint stays.
+    boundary. A second INT ends the process at once; the last whole checkpoint stays. A second TERM or USR1 does not:
+    what signals all processes of a job reaches a worker twice, by its launcher too.
     """
 
     def __init__(self, stop_file: Path) -> None:
@@ -55,11 +56,13 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            repeats = self._signalled and number != signal.SIGINT  # one may still come while the process ends
+            signal.signal(number, signal.SIG_IGN if repeats else handler)  # type: ignore[arg-type]
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._signalled = True
-        signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
 
     @property
     def requested(self) -> bool:

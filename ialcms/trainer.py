@@ -21,7 +21,7 @@ from ialcms import checkpoint
 from ialcms.checkpoint import Progress
 from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size
-from ialcms.data.batches import Batch, train_batches
+from ialcms.data.batches import BadClips, Batch, train_batches, training_clips
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Watchdog, Workers
@@ -69,6 +69,7 @@ def train(
         checkpoint.mend_best(folder.checkpoints, progress)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
+    bad = BadClips(config, manifest, progress.bad_clips, speaks=workers.is_first)
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
     # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
     if not workers.broadcast(workers.is_first and checkpoint.best(folder.checkpoints) is not None):
@@ -77,10 +78,11 @@ def train(
     try:
         watchdog = Watchdog(config.train.timeout_s, folder.path, workers)
         with StopRequest(folder.stop_file) as stop, watchdog:
-            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog)
+            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad)
             return run.loop(batches, progress)
     finally:
         writer.wait()
+        bad.tell()
         monitor.close()
         batches.close()
 
@@ -97,6 +99,7 @@ class _Run:
     writer: CheckpointWriter
     stop: StopRequest
     watchdog: Watchdog
+    bad: BadClips
 
     def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
         config, workers, monitor = self.config, self.workers, self.monitor
@@ -104,7 +107,12 @@ class _Run:
         while progress.step < config.train.steps:
             self.watchdog.beat(f"step {progress.step}")
             waiting_since = time.monotonic()
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except ValueError as error:
+                if not workers.is_first:  # the first worker, which speaks otherwise, does not know it
+                    log.error("%s", error)
+                raise
             waited_s = time.monotonic() - waiting_since
             now = turn(batch.step, config)
             scalars = self.experiment.step(batch)
@@ -124,7 +132,11 @@ class _Run:
                 separator = self.experiment.separator.inference_module()
                 monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
             due = workers.is_first and self.writer.is_due(progress.step)
-            stopping, due = workers.any_of(self.stop.requested, due)
+            stopping, due, found = workers.any_of(self.stop.requested, due, self.bad.has_new(batch.bad))
+            if found:
+                every = {key: line for bad in workers.gather_objects(batch.bad) for key, line in bad.items()}
+                self.bad.add(batch.step, every)
+                progress = dataclasses.replace(progress, bad_clips=self.bad.keys)
             if is_best or is_last or stopping or due:
                 self._save(progress, is_best, wait=is_last or stopping)
             if stopping and not is_last:
@@ -173,9 +185,8 @@ class _Run:
 
 def steps_per_epoch(config: Config, manifest: Manifest) -> int:
     """Steps in which `data.epoch_passes` times as many mixes are drawn as there are training clips."""
-    instruments = config.data.instruments
-    clips = [clip for clip in manifest.of_split("train") if not instruments or clip.instrument in instruments]
-    return max(1, round(config.data.epoch_passes * len(clips) / config.train.global_batch))
+    num_clips = len(training_clips(config, manifest))
+    return max(1, round(config.data.epoch_passes * num_clips / config.train.global_batch))
 
 
 def _checkpoint_to_resume(folder: RunFolder, resume: str) -> Path | None:

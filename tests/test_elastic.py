@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.kill_runs import last_step, result
@@ -52,6 +53,9 @@ def world_sizes(folder: Path) -> list[int]:
 def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     values = {"checkpoint_every": 2, "validate_every": STEPS}
     config = write_small_config(tmp_path / "elastic.yaml", demo_shards, steps=STEPS, **values)
+    # Networks that hardly learn do not carry on the rounding that another number of workers brings: the loss of each
+    # step is that of its batch, whose place in the order it tells.
+    config.write_text(config.read_text() + "optim: {lr_audio: 1.0e-9, lr_visual: 1.0e-9, lr_critic: 1.0e-9}\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -80,10 +84,12 @@ def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     losses, _ = result(folder)
     assert sorted(losses) == list(range(1, max(losses) + 1))  # no step is missing
     straight = tmp_path / "straight"
-    few = write_small_config(tmp_path / "straight.yaml", demo_shards, steps=min(max(losses), 60), **values)
-    command = [sys.executable, "-m", "ialcms", "train", str(few), "--folder", str(straight)]
-    subprocess.run(command, cwd=ROOT, env=ON_CPU, check=True, capture_output=True, timeout=240)
+    command = [sys.executable, "-m", "ialcms", "train", str(config), "--folder", str(straight)]
+    few = [f"train.steps={left + 3}", f"train.checkpoint_every={STEPS}"]
+    subprocess.run([*command, *few], cwd=ROOT, env=ON_CPU, check=True, capture_output=True, timeout=600)
     expected, _ = result(straight)
-    # the order of float32 sums changes with the number of workers, and training carries it on
-    for step in list(expected)[:20]:
-        assert losses[step] == pytest.approx(expected[step], rel=0.1, abs=0.02), step
+    assert 3 <= joined < left < len(expected)
+    separation = [losses[step]["loss/separation"] for step in expected if "loss/separation" in losses[step]]
+    assert np.diff(separation).std() > 0.02  # the batches tell
+    for step, scalars in expected.items():
+        assert losses[step] == pytest.approx(scalars, rel=1e-4, abs=1e-4), step

@@ -233,7 +233,9 @@ def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Pa
         deadline = time.monotonic() + 120
         while not (folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM):  # by a cluster and by its launcher, too
+            process.send_signal(number)
+            time.sleep(0.05)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "stopped on request after step" in errors

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 
 import torch
@@ -20,11 +20,11 @@ import torch
 from ..config import Config, check_world_size
 from .batch import Batch
 from .loader import load, most_clips
-from .manifest import Manifest
+from .manifest import Clip, Manifest
 from .normalise import normalise_objects
 from .plan import Plan
 
-__all__ = ["Batch", "held_bytes", "normalise_objects", "train_batches"]
+__all__ = ["BadClips", "Batch", "held_bytes", "normalise_objects", "train_batches", "training_clips"]
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ def train_batches(
 
     What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
     start_step is read. device: where the batches are wanted; those for a GPU are copied there ahead of time. Clips that
-    cannot be used are replaced, logged and counted; more than `data.max_bad_fraction` of the training clips,
-    or a shard that cannot be read, end the iteration with a ValueError. Closing the iterator ends the loader processes.
+    cannot be used are replaced and named in `Batch.bad`, for `BadClips`; a shard that cannot be read ends the iteration
+    with a ValueError. Closing the iterator ends the loader processes.
     """
     if manifest.sample_rate != config.audio.sample_rate:
         raise ValueError(
@@ -61,7 +61,13 @@ def train_batches(
         f"{held_bytes(plan, share, num_processes) / 1e6:.0f} MB held"
     )
     batches = load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device))
-    return _checked(batches, plan, summary)
+    return _announced(batches, summary)
+
+
+def training_clips(config: Config, manifest: Manifest) -> list[Clip]:
+    """The training clips of the configured instruments."""
+    instruments = config.data.instruments
+    return [clip for clip in manifest.of_split("train") if not instruments or clip.instrument in instruments]
 
 
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
@@ -79,61 +85,66 @@ def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
     )
 
 
-def _checked(batches: Generator[Batch], plan: Plan, summary: str) -> Generator[Batch]:
-    """Count clips that had to be replaced, each once, and stop when they are too many."""
+def _announced(batches: Generator[Batch], summary: str) -> Generator[Batch]:
     log.info(summary)  # at the first batch: a run's log file is not there before
-    bad = BadClipLog()
     with closing(batches):
-        try:
-            for batch in batches:
-                bad.add(batch.step, batch.bad)
-                if bad.count > plan.data.max_bad_fraction * plan.num_clips:
-                    raise ValueError(
-                        f"{bad.count} of {plan.num_clips} training clips cannot be used, more than "
-                        f"data.max_bad_fraction={plan.data.max_bad_fraction:g}; the last: "
-                        f"{next(reversed(batch.bad.values()))}; run 'ialcms data verify --fix'"
-                    )
-                yield batch
-        finally:
-            bad.tell()
+        yield from batches
 
 
-class BadClipLog:
-    """Names each replaced clip once in the log: the first ones at once, then all new ones of a minute together."""
+class BadClips:
+    """Clips that had to be replaced, each counted and named once; too many of them stop a run.
+
+    In the log the first ones stand at once, then all new ones of a minute together.
+    """
 
     AT_ONCE = 10
     PAUSE_S = 60.0
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._seen: set[str] = set()
+    def __init__(
+        self, config: Config, manifest: Manifest, seen: Iterable[str] = (), speaks: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """seen: those that a run has met before; speaks: whether they are to be logged, too."""
+        self._most = config.data.max_bad_fraction
+        self._num_clips = len(training_clips(config, manifest))
+        self._speaks, self._clock = speaks, clock
+        self._seen = dict.fromkeys(seen)
         self._untold: dict[str, tuple[int, str]] = {}  # by key: step and reason
         self._told_at = -math.inf
 
     @property
-    def count(self) -> int:
-        return len(self._seen)
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._seen)
+
+    def has_new(self, bad: Mapping[str, str]) -> bool:
+        return not self._seen.keys() >= bad.keys()
 
     def add(self, step: int, bad: Mapping[str, str]) -> None:
-        """bad: of the batch of `step`, key -> one line with shard and reason."""
+        """bad: of the batch of `step`, key -> one line with shard and reason. ValueError when there are too many."""
         for key, line in bad.items():
             if key not in self._seen:
-                self._seen.add(key)
+                self._seen[key] = None
                 self._untold[key] = step, line
-        if self.count <= self.AT_ONCE or self._clock() - self._told_at >= self.PAUSE_S:
+        if len(self._seen) <= self.AT_ONCE or self._clock() - self._told_at >= self.PAUSE_S:
             self.tell()
+        if len(self._seen) > self._most * self._num_clips:
+            raise ValueError(
+                f"{len(self._seen)} of {self._num_clips} training clips cannot be used, more than "
+                f"data.max_bad_fraction={self._most:g}; the last, in step {step}: {list(bad.values())[-1]}; run "
+                "'ialcms data verify --fix'"
+            )
 
     def tell(self) -> None:
         """Write down what is not in the log yet: a line per clip as long as they are few, else one line for all."""
-        if not self._untold:
+        if not self._untold or not self._speaks:
             return
-        if self.count <= self.AT_ONCE:
-            for number, (step, line) in enumerate(self._untold.values(), start=self.count - len(self._untold) + 1):
-                log.warning("step %d: replaced a clip (the %d. of this worker): %s", step, number, line)
+        count = len(self._seen)
+        if count <= self.AT_ONCE:
+            for number, (step, line) in enumerate(self._untold.values(), start=count - len(self._untold) + 1):
+                log.warning("step %d: replaced a clip (the %d. so far): %s", step, number, line)
         else:
             step, line = next(reversed(self._untold.values()))
             keys = ", ".join(self._untold)
-            log.warning("step %d: replaced clips %s (%d of this worker so far); the last: %s",
-                        step, keys, self.count, line)  # fmt: skip
+            log.warning("step %d: replaced clips %s (%d so far); the last: %s", step, keys, count, line)
         self._untold.clear()
         self._told_at = self._clock()

@@ -55,4 +55,9 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
     stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"
     if stage not in (0, 1, 2, 3):
         raise ValueError(f"{path}: zero_optimization.stage is {stage}; choose 0, 1, 2 or 3")
-    return {"steps_per_print": 10**9, "zero_allow_untested_optimizer": True, **settings}
+    # On GPUs DeepSpeed's engine turns an autocast around it off unless it has one of its own. No module is said to be
+    # safe to lower: the gradients of those would be sent in 16 bits.
+    autocast = {"enabled": train.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    return {
+        "steps_per_print": 10**9, "zero_allow_untested_optimizer": True, **settings, "torch_autocast": autocast
+    }  # fmt: skip

@@ -123,13 +123,10 @@ class DDPLearner(Learner[Network]):
         self._workers, self._sync_batchnorm = workers, sync_batchnorm
         if sync_batchnorm and workers.world_size > 1:
             synchronise(module, workers)
-        # Buffers are equal on all workers from the start (same seed) and stay so (global statistics), so they need no
-        # broadcast at every pass. Nor is there a search for unused parameters: every pass uses all of them.
-        self._wrapped = DistributedDataParallel(
-            _Network(module),
-            device_ids=[workers.device.index] if workers.device.type == "cuda" else None,
-            broadcast_buffers=False,
-        )
+        # Buffers are equal on all workers from the start and stay so (global statistics), so they need no broadcast at
+        # every pass. Nor is there a search for unused parameters: every pass uses all of them.
+        # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
+        self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False)
         self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -37,7 +38,13 @@ class Workers:
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self.traffic = Traffic(self.world_size)
         if torch.cuda.is_available():
-            self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+            if self.local_world_size > torch.cuda.device_count():
+                raise ValueError(
+                    f"{self.local_world_size} workers were started on a machine with {torch.cuda.device_count()} "
+                    f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
+                    "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
+                )
+            self.device = torch.device("cuda", self.local_rank)
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
@@ -87,6 +94,12 @@ class Workers:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of the first worker."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), src=0)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the workers of a tensor without gradients."""

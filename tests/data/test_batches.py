@@ -21,7 +21,7 @@ from data_support import small_config, write_shards
 
 from ialcms.data import store
 from ialcms.data.ahead import in_thread
-from ialcms.data.batches import BadClipLog, Batch, held_bytes, normalise_objects, train_batches
+from ialcms.data.batches import BadClips, Batch, held_bytes, normalise_objects, train_batches
 from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
@@ -158,8 +158,14 @@ class TestBadClips:
 
     def test_named_once_and_counted(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
+        config = small_config(max_bad_fraction=0.04)
         with caplog.at_level(logging.WARNING, logger="ialcms.data"):
-            batches = take(60, train_batches(small_config(max_bad_fraction=0.04), manifest))
+            batches = take(60, train_batches(config, manifest))
+            bad, silent = BadClips(config, manifest), BadClips(config, manifest, speaks=False)
+            for batch in batches:
+                bad.add(batch.step, batch.bad)
+                silent.add(batch.step, batch.bad)
+        assert set(bad.keys) == set(silent.keys) == set(self.broken)
         assert {key for batch in batches for key in batch.bad} == set(self.broken)
         assert sum(len(batch.bad) for batch in batches) > 4
         warnings = [record.getMessage() for record in caplog.records]
@@ -177,10 +183,10 @@ class TestBadClips:
                 assert_equal(replace(batch, bad={}), replace(half, bad={}))
                 assert set(batch.bad) <= set(one.bad)
 
-    def test_many_share_a_line(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_many_share_a_line(self, shards: Manifest, caplog: pytest.LogCaptureFixture) -> None:
         now = 0.0
         with caplog.at_level(logging.WARNING, logger="ialcms.data"):
-            bad = BadClipLog(clock=lambda: now)
+            bad = BadClips(small_config(max_bad_fraction=2.0), shards, clock=lambda: now)
             for step in range(8):
                 bad.add(step, {f"clip{step}": f"reason {step}", "clip0": "reason 0"})
             assert len(caplog.records) == 8
@@ -191,20 +197,30 @@ class TestBadClips:
             bad.tell()
             bad.tell()
         assert len(caplog.records) == 12
-        assert bad.count == 100
+        assert len(bad.keys) == 100
         for number in range(100):
             assert len([r for r in caplog.records if re.search(rf"\b(clip|reason ){number}\b", r.getMessage())]) == 1
         assert "replaced clips clip10, clip11" in caplog.records[10].getMessage()
-        assert "(70 of this worker so far); the last: reason 69" in caplog.records[10].getMessage()
+        assert "(70 so far); the last: reason 69" in caplog.records[10].getMessage()
 
     def test_too_many_stop_the_run(self, tmp_path: Path) -> None:
         manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
-        batches = train_batches(small_config(max_bad_fraction=0.02), manifest)
-        with pytest.raises(
-            ValueError,
-            match=r"^2 of 60 training clips cannot be used, more than data.max_bad_fraction=0.02; .*clip (bell|tuba)_0",
-        ):
-            take(60, batches)
+        config = small_config(max_bad_fraction=0.02)
+        bad = BadClips(config, manifest)
+        batch = next(batch for batch in take(60, train_batches(config, manifest)) if len(batch.bad) == 2)
+        message = r"^2 of 60 training clips cannot be used, more than data.max_bad_fraction=0.02; .*clip (bell|tuba)_0"
+        with pytest.raises(ValueError, match=message):
+            bad.add(batch.step, batch.bad)
+
+    def test_a_start_goes_on_counting(self, shards: Manifest) -> None:
+        config = small_config(max_bad_fraction=0.02)
+        bad = BadClips(config, shards)
+        bad.add(3, {"bell_000": "clip bell_000"})
+        again = BadClips(config, shards, bad.keys)
+        assert not again.has_new({"bell_000": "clip bell_000"})
+        assert again.has_new({"bell_001": "clip bell_001"})
+        with pytest.raises(ValueError, match=r"^2 of 60 .* the last, in step 8: clip bell_001; run"):
+            again.add(8, {"bell_001": "clip bell_001"})
 
     @pytest.mark.distributed
     def test_a_lost_shard_is_named_in_one_line(self, tmp_path: Path) -> None:
