@@ -83,8 +83,11 @@ def _add_clean(subparsers: Any) -> None:
 def _clean(args: argparse.Namespace) -> int:
     tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
     out = args.out or args.tree / f"solo_detect_{args.rule}"
-    if out.absolute() == (args.tree / args.detections).absolute():
-        raise ValueError(f"--out {out} is the folder of the detections; give another one")
+    for folder in (args.tree / name for name in (args.audio, args.frames, args.detections)):
+        # resolved: it must not lie there by '..' or a link either
+        one, other = out.resolve(), folder.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise ValueError(f"--out {out} is, holds or lies in {folder}, which is read; give another folder")
     written = None if args.dry_run else out
     report = clean_tree(tree.entries, written, args.rule, load_dataset(args.dataset), args.jobs, args.max_bad_fraction)
     _print_report(report)
@@ -216,7 +219,7 @@ def _pack(args: argparse.Namespace) -> int:
     else:
         manifest, report = pack(entries, args.out, options, args.jobs)
     if complete:
-        print(f"{args.out} is complete already; remove its {FILE_NAME} to pack it anew")
+        print(f"{args.out} is complete already; to pack it anew, remove its {FILE_NAME} and shards, or the folder")
     _print_report(report, f" (all in {manifest.folder / REPORT_NAME})")
     size = sum(shard.num_bytes for shard in manifest.shards)
     print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {manifest.folder}")

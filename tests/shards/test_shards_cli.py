@@ -64,9 +64,15 @@ def test_clean_reports_what_fell(prepared: Path, capsys):
     assert not (prepared / "solo_detect_music").exists()
 
 
-def test_clean_does_not_overwrite_its_input(prepared: Path):
-    with pytest.raises(ValueError, match="is the folder of the detections"):
-        run("clean", prepared, "--dataset", "demo", "--out", prepared / "solo_detect")
+@pytest.mark.parametrize(
+    "out", ["solo_detect", "x/../solo_detect", "link", "solo_detect/clean", ".", "solo_audio_resample", "link/clarinet"]
+)
+def test_clean_does_not_overwrite_its_input(prepared: Path, read_folder, out: str):
+    (prepared / "link").symlink_to("solo_detect")
+    before = read_folder(prepared)
+    with pytest.raises(ValueError, match=r"--out .* is, holds or lies in .*, which is read; give another folder"):
+        run("clean", prepared, "--dataset", "demo", "--out", prepared / out, "--jobs", "1")
+    assert read_folder(prepared) == before
 
 
 def test_a_dry_run_writes_nothing(prepared: Path, tmp_path: Path, read_folder, capsys):
