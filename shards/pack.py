@@ -31,7 +31,7 @@ from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
 from shards.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
 from shards.report import Report, check_bad
-from shards.shard_writer import ShardWriter
+from shards.shard_writer import ShardWriter, refuse_strays, shard_files, shard_name
 from shards.workers import Progress, map_ordered
 
 REPORT_NAME = "pack_report.json"
@@ -66,6 +66,8 @@ def pack(
         shutil.rmtree(out / _RECORDS, ignore_errors=True)  # a kill right after the manifest leaves it behind
         path = out / REPORT_NAME
         return manifest, Report.read(path) if path.is_file() else Report()
+    if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
+        refuse_strays(out, shard_files(out))
     shards: list[Shard] = []
     clips: list[Clip] = []
     report = Report()
@@ -146,7 +148,7 @@ class _Packer:
         self.report.merge(report)
 
     def _open(self, split: str, number: int) -> ShardWriter:
-        name = f"{split}-{number:06d}.tar"
+        name = shard_name(split, number)
         return ShardWriter(self.out / name, self.out / _RECORDS / f"{name}.tmp", len(self.shards))
 
     def _record_path(self, split: str, number: int) -> Path:

@@ -22,6 +22,7 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_
 from shards.entries import Entry, check_keys
 from shards.pack import REPORT_NAME, PackOptions, mixed_order, pack, plan_digest
 from shards.report import Report
+from shards.shard_writer import refuse_strays, shard_files, shard_name
 
 _PARTS = ".parts"
 
@@ -89,15 +90,18 @@ def _join(entries: Sequence[Entry], out: Path, count: int, options: PackOptions)
         if manifests[-1].info.get("plan") != digest:
             raise ValueError(f"{folder} was packed from other clips or with other options; remove it and pack it again")
         report.merge(Report.read(folder / REPORT_NAME))
+    named = {
+        shard_name(split, number): piece
+        for split in SPLITS
+        for number, piece in enumerate(piece for each in manifests for piece in _shards_with_clips(each, split))
+    }
+    refuse_strays(out, shard_files(out) - named.keys())
     shards: list[Shard] = []
     clips: list[Clip] = []
-    for split in SPLITS:
-        pieces = [piece for manifest in manifests for piece in _shards_with_clips(manifest, split)]
-        for number, (path, shard, own) in enumerate(pieces):
-            name = f"{split}-{number:06d}.tar"
-            _move(path, out / name, shard.num_bytes)
-            clips += [dataclasses.replace(clip, shard=len(shards)) for clip in own]
-            shards.append(dataclasses.replace(shard, name=name))
+    for name, (path, shard, own) in named.items():
+        _move(path, out / name, shard.num_bytes)
+        clips += [dataclasses.replace(clip, shard=len(shards)) for clip in own]
+        shards.append(dataclasses.replace(shard, name=name))
     report.write(out / REPORT_NAME)
     info = {**manifests[0].info, "plan": _joined_digest(entries, count, options), "report": report.counts()}
     write_manifest(Manifest(out, manifests[0].sample_rate, tuple(shards), tuple(clips), info))

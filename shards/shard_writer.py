@@ -5,14 +5,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ialcms.data.manifest import Clip, Shard
+from ialcms.data.manifest import SPLITS, Clip, Shard
 from shards.encode import EncodedClip
 
 END_OF_ARCHIVE = bytes(1024)  # two empty blocks
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:06d}.tar"
+
+
+def shard_files(folder: Path) -> set[str]:
+    """Names of the files in a folder that are named as shards are."""
+    pattern = re.compile(rf"({'|'.join(SPLITS)})-\d{{6,}}\.tar")
+    return {path.name for path in folder.iterdir() if pattern.fullmatch(path.name)} if folder.is_dir() else set()
+
+
+def refuse_strays(folder: Path, strays: set[str]) -> None:
+    """Raises ValueError when there are any: whoever reads all shards of the folder would meet them too."""
+    if strays:
+        raise ValueError(
+            f"{folder} holds shards that are not of this run ({min(strays)}, {len(strays)} in all); remove them, or "
+            "give another folder"
+        )
 
 
 class ShardWriter:

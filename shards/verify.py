@@ -24,6 +24,7 @@ from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest
 from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
 from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
 from shards.files import write_whole
+from shards.shard_writer import shard_files
 from shards.workers import Progress, map_ordered
 
 _READ_BYTES = 1 << 20
@@ -98,13 +99,18 @@ def _recall(manifest: Manifest, index: int) -> ShardFindings | None:
 
 
 def check_manifest(manifest: Manifest) -> list[str]:
-    """What is wrong with the manifest in itself."""
+    """What is wrong with the manifest in itself, and which shards of its folder it does not know."""
     problems = []
     counts = Counter(clip.key for clip in manifest.clips)
     problems += [f"clip {key} is listed {count} times" for key, count in counts.items() if count > 1]
     problems += [f"clip {key}: a WebDataset key cannot have dots" for key in counts if "." in key]
     names = Counter(shard.name for shard in manifest.shards)
     problems += [f"shard {name} is listed {count} times" for name, count in names.items() if count > 1]
+    known = names.keys() | {item["shard"] for item in manifest.info.get("removed", ())}
+    strays = sorted(shard_files(manifest.folder) - known)
+    problems += [
+        f"shard {name} is not listed: whoever reads all of the folder meets it too; remove it" for name in strays
+    ]
     return problems
 
 

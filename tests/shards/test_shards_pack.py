@@ -25,6 +25,7 @@ from shards.datasets import Dataset, load_dataset
 from shards.encode import EncodeOptions, encode_clip
 from shards.entries import Entry
 from shards.pack import PackOptions, mixed_order, pack
+from shards.pack_parts import Part, join_parts, pack_part
 
 DEMO = load_dataset("demo")
 REPOSITORY = Path(shards.pack.__file__).parents[1]
@@ -355,7 +356,6 @@ class TestResume:
         pack(full_tree.entries, tmp_path / "out", options())
         with pytest.raises(ValueError, match="holds other shards"):
             pack(full_tree.entries, tmp_path / "out", options(audio_format="wav"))
-        (tmp_path / "out" / "manifest.json").unlink()
 
         class Stop(Exception):
             pass
@@ -365,9 +365,26 @@ class TestResume:
 
         monkeypatch.setattr(shards.pack, "write_manifest", stop)
         with pytest.raises(Stop):
-            pack(full_tree.entries, tmp_path / "out", options())
+            pack(full_tree.entries, tmp_path / "new", options())
         with pytest.raises(ValueError, match="unfinished run with other clips or options"):
-            pack(full_tree.entries[1:], tmp_path / "out", options())
+            pack(full_tree.entries[1:], tmp_path / "new", options())
+
+    def test_shards_of_another_run_are_not_left_among_the_new_ones(self, full_tree, tmp_path: Path, read_folder):
+        out = tmp_path / "out"
+        pack(full_tree.entries, out, options())
+        (out / "manifest.json").unlink()
+        before = read_folder(out)
+        with pytest.raises(ValueError, match=r"not of this run \(test-000000\.tar, 7 in all\); remove them"):
+            pack(full_tree.entries, out, options(shard_mb=100))
+        for number in range(2):
+            pack_part(full_tree.entries, out, Part(number, 2), options(shard_mb=100))
+        with pytest.raises(ValueError, match="not of this run"):
+            join_parts(full_tree.entries, out, 2, options(shard_mb=100))
+        assert {name: content for name, content in read_folder(out).items() if "/" not in name} == before
+        for path in out.glob("*.tar"):
+            path.unlink()
+        join_parts(full_tree.entries, out, 2, options(shard_mb=100))
+        assert {path.name for path in out.glob("*.tar")} == {shard.name for shard in read_manifest(out).shards}
 
     def test_a_finished_shard_that_vanished_is_packed_again(self, full_tree, tmp_path: Path, read_folder, monkeypatch):
         pack(full_tree.entries, tmp_path / "whole", options())

@@ -98,6 +98,12 @@ class TestVerify:
         dotted = dataclasses.replace(packed, clips=(dataclasses.replace(packed.clips[0], key="a.b"),))
         assert check_manifest(dotted) == ["clip a.b: a WebDataset key cannot have dots"]
 
+    def test_shards_that_are_not_listed(self, packed: Manifest):
+        (packed.folder / "train-000099.tar").touch()
+        (packed.folder / "mine.tar").touch()
+        (problem,) = check_manifest(packed)
+        assert problem.startswith("shard train-000099.tar is not listed")
+
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
