@@ -46,7 +46,8 @@ LAUNCHES = {
                       "batchnorm", "gather_gradient", "long_run", "disagreement"]),
     "3 workers": (3, ["resume"]),
     "4 workers": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
-    "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "not_finite", "traffic"]),
+    "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
+                      single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
     # on GPUs; one worker there runs without torchrun as well as by NCCL
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
     "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),

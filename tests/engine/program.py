@@ -165,6 +165,26 @@ def resume(workers: Workers) -> dict[str, Any]:
     return results
 
 
+def bf16_passes(workers: Workers) -> dict[str, list[str]]:
+    """Per engine, the types that a convolution of the separator and a layer of the critic give in all passes of steps
+    in which both learn, in mixed precision. With CUDA's autocast flag on too, as it is on a GPU: it is the one that
+    DeepSpeed looks at."""
+    results = {}
+    for name, engine in ENGINES.items():
+        experiment = Experiment(tiny_config(workers, precision="bf16", separator_every=1, **engine), workers)
+        assert experiment.critic is not None
+        types: set[str] = set()
+        for layer in (experiment.separator.module.encoder.stem[0], experiment.critic.module.w):
+            layer.register_forward_hook(lambda layer, args, output, types=types: types.add(str(output.dtype)))
+        torch.set_autocast_enabled("cuda", True)
+        try:
+            run_steps(experiment, range(2))
+        finally:
+            torch.set_autocast_enabled("cuda", False)
+        results[name] = sorted(types)
+    return results
+
+
 def through_file(workers: Workers, state: Any) -> Any:
     """What all workers read of a state that the first one writes, like a checkpoint."""
     file = io.BytesIO()
@@ -247,6 +267,7 @@ TRAFFIC = {
     "ddp accumulated": {"accumulation": 2, "global_batch": 4},
     "ddp with local statistics": {"sync_batchnorm": False},
     **{f"zero{stage}": ENGINES[f"zero{stage}"] for stage in range(4)},
+    "zero2 accumulated": {"accumulation": 2, "global_batch": 4, **ENGINES["zero2"]},
 }
 
 
@@ -388,8 +409,8 @@ def checksum(state: Any) -> str:
 CASES = {
     case.__name__: case
     for case in (
-        alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, not_finite,
-        disagreement, traffic,
+        alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, bf16_passes,
+        not_finite, disagreement, traffic,
     )
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.engine.compare import Run, largest_difference
-from tests.engine.conftest import SINGLE, Launch, zero
+from tests.engine.conftest import SINGLE, Launch, single, zero
 from tests.engine.program import ENGINES, tensors
 from tests.engine.test_world_sizes import assert_equal_in_single_precision
 
@@ -26,6 +26,18 @@ def test_zero_0_is_ddp(launch: Launch) -> None:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_single_precision(launch: Launch, alone: dict[str, Run], stage: int) -> None:
     assert_equal_in_single_precision(launch("deepspeed")[0][zero(stage)], alone[SINGLE])
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_accumulation(launch: Launch, stage: int) -> None:
+    result = launch("deepspeed")[0]
+    assert_equal_in_single_precision(result[zero(stage, accumulation=2)], result[single(accumulation=2)])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mixed_precision_in_all_passes(launch: Launch, engine: str) -> None:
+    for result in launch("deepspeed"):
+        assert result["bf16_passes"][engine] == ["torch.bfloat16"]
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
