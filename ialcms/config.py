@@ -173,6 +173,11 @@ FREE_FIELDS = frozenset(
      "train.max_skipped_steps", "train.timeout_s", "train.check_every", "model.visual.weights"}
 )  # fmt: skip
 
+# Where things lie and how they are read may differ from machine to machine.
+LOCAL_FIELDS = frozenset(
+    {"data.shards", "data.loader_workers", "data.prefetch", "model.visual.weights", "train.deepspeed_config"}
+)
+
 
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides (values in YAML syntax) and check the result.
@@ -228,6 +233,11 @@ def binding_fields(config: Config) -> dict[str, Any]:
     """The flat fields that determine what a training step computes."""
     return {key: value for key, value in flatten(to_dict(config)).items()
             if key not in FREE_FIELDS and not key.startswith("eval.")}  # fmt: skip
+
+
+def shared_fields(config: Config) -> dict[str, Any]:
+    """The flat fields that are the same on all workers of a job."""
+    return {key: value for key, value in flatten(to_dict(config)).items() if key not in LOCAL_FIELDS}
 
 
 def digest(config: Config) -> str:

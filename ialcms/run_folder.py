@@ -52,6 +52,12 @@ class RunFolder:
                 "--folder"
             ) from error
 
+    def was_started_by(self, launch: str | None) -> bool:
+        """Whether the last start in this folder was one of this launch, by the id that torchrun gives all of its."""
+        if launch in (None, "none") or not self.environment.is_file():
+            return False
+        return bool(json.loads(self.environment.read_text().splitlines()[-1]).get("launch") == launch)
+
     def start(self) -> None:
         """Forget what an earlier run in this folder ended with."""
         self.stop_file.unlink(missing_ok=True)
@@ -77,6 +83,10 @@ class RunFolder:
         return load_config(self.config, overrides)
 
 
+def launch_id() -> str | None:
+    return os.environ.get("TORCHELASTIC_RUN_ID")
+
+
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
@@ -92,6 +102,7 @@ def _environment(world_size: int) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "launch": launch_id(),
         "world_size": world_size,
         "host": platform.node(),
         "python": platform.python_version(),

@@ -20,14 +20,14 @@ import torch
 from ialcms import checkpoint
 from ialcms.checkpoint import Progress
 from ialcms.checkpoint_writer import CheckpointWriter
-from ialcms.config import Config, check_world_size
+from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.batches import BadClips, Batch, train_batches, training_clips
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
-from ialcms.engine import Watchdog, Workers
+from ialcms.engine import Watchdog, Workers, check_same_fields
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates
-from ialcms.run_folder import RunFolder
+from ialcms.run_folder import RunFolder, launch_id
 from ialcms.schedule import turn
 from ialcms.step import Experiment
 from ialcms.stopping import StopRequest
@@ -46,6 +46,7 @@ def train(
     input, before anything is written.
     """
     check_world_size(config, workers.world_size)
+    check_same_fields(workers, shared_fields(config))
     manifest = open_manifest(config.data.shards)
     validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
@@ -190,6 +191,10 @@ def steps_per_epoch(config: Config, manifest: Manifest) -> int:
 
 
 def _checkpoint_to_resume(folder: RunFolder, resume: str) -> Path | None:
+    if resume != "auto" and folder.was_started_by(launch_id()):
+        # torchrun starts the workers again when a node joins or leaves, with the same words
+        log.info("--resume %s was done when this launch started; going on from the newest checkpoint", resume)
+        resume = "auto"
     if resume == "auto":
         return checkpoint.newest_intact(folder.checkpoints)
     if resume != "none":

@@ -92,8 +92,19 @@ def test_a_launchers_restart_does_not_repeat_an_explicit_resume(
         assert main([*start, "--resume", first]) == 0
         assert "going on from step 2 of 3" in (folder / "train.log").read_text()
         assert main([*start, "--resume", "none"]) == 0
+    log = folder / "train.log"
+    with monkeypatch.context() as launch:  # a node that joins or leaves is no restart to torchrun's count
+        launch.setattr("ialcms.stopping.end_with_agent", lambda: None)
+        launch.setenv("TORCHELASTIC_RUN_ID", "a")
+        assert main([*start, "--resume", first]) == 0
+        assert log.read_text().count("going on from step 1 of 3") == 1
+        assert main([*start, "--resume", first]) == 0
+        assert log.read_text().count("going on from step 1 of 3") == 1
+        launch.setenv("TORCHELASTIC_RUN_ID", "b")
+        assert main([*start, "--resume", first]) == 0
+        assert log.read_text().count("going on from step 1 of 3") == 2
     assert main([*start, "--resume", first]) == 0
-    assert "going on from step 1 of 3" in (folder / "train.log").read_text()
+    assert log.read_text().count("going on from step 1 of 3") == 3
     assert checkpoint.best(folder / "checkpoints") is not None  # that of the abandoned future is set aside
 
 

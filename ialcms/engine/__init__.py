@@ -4,7 +4,7 @@
 makes the one of the configured engine.
 """
 
-from ialcms.engine.agreement import check_agreement
+from ialcms.engine.agreement import check_agreement, check_same_fields
 from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import NonFinite, SkippedSteps
@@ -21,5 +21,6 @@ __all__ = [
     "build_learner",
     "check_agreement",
     "check_engine",
+    "check_same_fields",
     "waited_s",
 ]

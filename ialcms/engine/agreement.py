@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,22 @@ from torch import Tensor
 from ialcms.engine.workers import Workers
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def check_same_fields(workers: Workers, fields: Mapping[str, Any]) -> None:
+    """ValueError, on all workers, when a field of the configuration is another on one of them. All workers call it.
+
+    Also fields that change no step must be equal: with another `train.validate_every` a worker waits for what the
+    others do not send.
+    """
+    first, *others = workers.gather_objects(dict(fields))
+    for rank, other in enumerate(others, start=1):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                raise ValueError(
+                    f"{name} is {other.get(name)} on worker {rank} and {first.get(name)} on worker 0; "
+                    "start all workers with the same configuration"
+                )
 
 
 def check_agreement(workers: Workers, step: int, digest: str, tensors: Iterable[tuple[str, Tensor]]) -> None:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 
-from ialcms.config import Config
+from ialcms.config import Config, shared_fields
 from ialcms.data.batches import Batch, normalise_objects
-from ialcms.engine import Workers
+from ialcms.engine import Workers, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.step import Experiment
 from tests.support import make_batch, small_config
@@ -241,7 +241,7 @@ def capture_log() -> Iterator[list[str]]:
 
 
 def disagreement(workers: Workers) -> dict[str, str]:
-    """What is said when a worker's last bit of a weight, its step or its configuration is another."""
+    """What is said when a worker has another last bit of a weight, another step, configuration or free field."""
     messages = {}
     for what in ("nothing", "weight", "step", "configuration"):
         other = workers.rank == 1
@@ -258,6 +258,12 @@ def disagreement(workers: Workers) -> dict[str, str]:
             messages[what] = "no fault found"
         except ValueError as error:
             messages[what] = str(error)
+    config = tiny_config(workers, validate_every=9 + workers.rank, deepspeed_config=f"worker{workers.rank}.json")
+    try:
+        check_same_fields(workers, shared_fields(config))
+        messages["field"] = "no fault found"
+    except ValueError as error:
+        messages["field"] = str(error)
     return messages
 
 

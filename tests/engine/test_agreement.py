@@ -18,4 +18,7 @@ def test_a_difference_is_named(launch: Launch) -> None:
     assert "before step 2, separator.encoder.stem.0.weight of worker 1 differs from worker 0's" in first["weight"]
     assert "as do 0 other tensors" in first["weight"]
     assert "worker 1 is at step 4, worker 0 at 2" in first["step"]
+    assert first["field"] == (
+        "train.validate_every is 10 on worker 1 and 9 on worker 0; start all workers with the same configuration"
+    )
     assert re.search(r"worker 1 is at configuration \w{16}, worker 0 at \w{16}", first["configuration"])
