@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -54,9 +55,11 @@ class RunFolder:
 
     def was_started_by(self, launch: str | None) -> bool:
         """Whether the last start in this folder was one of this launch, by the id that torchrun gives all of its."""
-        if launch in (None, "none") or not self.environment.is_file():
+        if launch in (None, "none"):
             return False
-        return bool(json.loads(self.environment.read_text().splitlines()[-1]).get("launch") == launch)
+        with contextlib.suppress(OSError, ValueError, IndexError):  # none yet, or a kill cut the line short
+            return bool(json.loads(self.environment.read_text().splitlines()[-1]).get("launch") == launch)
+        return False
 
     def start(self) -> None:
         """Forget what an earlier run in this folder ended with."""
