@@ -165,7 +165,7 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     demo = _verb(verbs, "demo", _demo, "the whole job on made-up data: make, pack, train, evaluate, report",
                  "ialcms demo", "ialcms demo --supervised --workers 1")  # fmt: skip
     demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configs/demo_solo.yaml)")
-    demo.add_argument("--workers", type=int, default=2, help="training workers")
+    demo.add_argument("--workers", type=int, help="training workers (default: 2, but 1 on a machine with one GPU)")
     demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
     demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)

@@ -193,7 +193,7 @@ def steps_per_epoch(config: Config, manifest: Manifest) -> int:
 def _checkpoint_to_resume(folder: RunFolder, resume: str) -> Path | None:
     if resume != "auto" and folder.was_started_by(launch_id()):
         # torchrun starts the workers again when a node joins or leaves, with the same words
-        log.info("--resume %s was done when this launch started; going on from the newest checkpoint", resume)
+        log.warning("--resume %s was done when this launch started; going on from the newest checkpoint", resume)
         resume = "auto"
     if resume == "auto":
         return checkpoint.newest_intact(folder.checkpoints)

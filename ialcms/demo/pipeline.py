@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 
+import torch
+
 from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
@@ -31,10 +33,13 @@ BACKBONE_STEPS = 300
 DUET = ("trumpet", "tuba")  # a pair that so small a network tells apart well
 
 
-def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, overrides: Sequence[str] = ()) -> Path:
+def run_demo(
+    data: Path, folder: Path | None, supervised: bool, workers: int | None, overrides: Sequence[str] = ()
+) -> Path:
     """Make the data, pack them, train, evaluate, separate a video; returns the listening page.
 
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
+    workers: by default two, or one where two would have to share a GPU.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
     """
     config_path = _config_file("demo_solo.yaml" if supervised else "demo.yaml")
@@ -43,6 +48,7 @@ def run_demo(data: Path, folder: Path | None, supervised: bool, workers: int, ov
     config = load_config(config_path, overrides)
     run = RunFolder(folder or Path("runs") / config.name)
     jobs = os.cpu_count() or 1
+    workers = workers or (1 if torch.cuda.device_count() == 1 else 2)
     began = time.monotonic()
 
     def announce(number: int, what: str) -> None:

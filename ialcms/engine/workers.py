@@ -44,7 +44,8 @@ class Workers:
                     f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
                     "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
                 )
-            self.device = torch.device("cuda", self.local_rank)
+            # where a cluster shows each process its own GPU only, that one is number 0
+            self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
