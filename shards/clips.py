@@ -28,7 +28,8 @@ from PIL import Image
 from shards.encode import encode_audio, encode_jpeg, scaled_size
 from shards.files import CLIPS_REPORT, claim, write_whole
 from shards.index import TreeLayout
-from shards.video import Stretch, Wanted, read_frames, read_sound
+from shards.stretches import Stretch, Wanted
+from shards.video import read_frames, read_sound
 from shards.video_lists import Listed
 from shards.workers import Progress, map_ordered
 
@@ -159,9 +160,10 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     for stretch in video.stretches or (None,):
         wanted = Wanted(stretch, options.seconds, options.min_seconds)
         try:
-            sounds = read_sound(video.path, wanted, options.sample_rate)
+            sounds = read_sound(video.path, wanted, options.sample_rate, problems)
             found = 0
-            for number, pictures in read_frames(video.path, wanted, options.frames_per_second, encode):
+            frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
+            for number, pictures in frames:
                 if number in sounds:
                     sound = encode_audio(sounds[number], options.sample_rate, "wav")
                     _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)

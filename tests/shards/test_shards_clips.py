@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
-import os
+import random
+import re
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -13,7 +15,8 @@ from PIL import Image
 import shards.clips
 from shards.clips import ClipOptions, Video, cut_video, cut_videos, videos_of_folders, videos_of_list
 from shards.index import scan_tree
-from shards.video import Stretch, working_rate
+from shards.stretches import Stretch
+from shards.video import working_rate
 from shards.video_lists import Listed
 
 OPTIONS = ClipOptions(seconds=5, min_seconds=4.5)
@@ -156,17 +159,58 @@ class TestBroken:
         cut_off.write_bytes(cut_off.read_bytes()[:-5000])  # an mp4 file has its table at the end
         assert "cannot be read" in (self.problem(cut_off) or "")
 
-    def test_a_download_that_broke_off_gives_its_first_clips(self, make_video, tmp_path: Path):
-        path = make_video(tmp_path / "v.mkv")
+    @pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
+    def test_a_download_that_broke_off_gives_its_first_clips(self, make_video, tmp_path: Path, name: str):
+        whole = make_video(tmp_path / "whole.mp4")
+        path = remux(whole, tmp_path / name, movflags="faststart")
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.7)])
-        assert cut(path, tmp_path).clips == ["v_0"]
+        result = cut(path, tmp_path)
+        assert result.clips == ["v_0"]
+        assert re.fullmatch(
+            r"sound breaks off at 8\.\d s of 12\.\d s; video breaks off at 8\.\d s of 12\.\d s", result.problem
+        )
+        assert cut(path, tmp_path, stretches=(Stretch(1, 1.0),)).problem is None  # all of it is there
+        assert "breaks off at 8" in cut(path, tmp_path, stretches=(Stretch(6, 6.0),)).problem
 
-    def test_a_damaged_middle_does_not_stop_the_job(self, make_video, tmp_path: Path):
-        path = make_video(tmp_path / "v.mkv")
+    @pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
+    def test_a_damaged_middle_does_not_stop_the_job(self, make_video, tmp_path: Path, name: str):
+        path = make_video(tmp_path / name)
         content = bytearray(path.read_bytes())
-        content[len(content) // 2 : len(content) // 2 + 3000] = os.urandom(3000)
+        content[len(content) // 2 : len(content) // 2 + 3000] = random.Random(0).randbytes(3000)
         path.write_bytes(content)
-        assert "v_0" in cut(path, tmp_path).clips
+        result = cut(path, tmp_path)
+        assert result.clips == ["v_0"]
+        assert re.search(r"(sound|video) breaks off at [56]\.\d s of 12\.\d s", result.problem)
+
+    def test_a_jump_of_the_time_stamps_makes_no_clips(self, make_video, tmp_path: Path):
+        path = remux(make_video(tmp_path / "whole.mkv"), tmp_path / "v.mkv", jump_s=99_999)
+        result = cut(path, tmp_path)
+        assert result.clips == ["v_0", "v_20001"]  # from 0 to 5 s and from 100,005 to 100,010 s
+        jump = "time stamps jump from 6.0 s to 100005.0 s"
+        assert result.problem == f"sound: {jump}; video: {jump}"
+        assert loudness(sound_of(tmp_path, "v_0"), 3) == pytest.approx(0.4, abs=0.03)
+        np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_20001"))[[0, 39]], [6, 10.9], atol=0.15)
+
+    def test_a_gap_in_the_sound_is_no_silence(self, make_video, tmp_path: Path):
+        path = remux(make_video(tmp_path / "whole.mkv"), tmp_path / "v.mkv", jump_s=3)
+        result = cut(path, tmp_path)
+        assert result.clips == ["v_0", "v_2"]
+        assert result.problem == "sound: time stamps jump from 6.0 s to 9.0 s"
+
+
+def remux(source: Path, target: Path, jump_s: float = 0.0, **options: str) -> Path:
+    """The same streams in a new file; with `jump_s`, what is later than 6 s comes so much later."""
+    with av.open(str(source)) as read, av.open(str(target), "w", options=options) as write:
+        streams = {stream.index: write.add_stream_from_template(stream) for stream in read.streams}
+        for packet in read.demux():
+            if packet.dts is None:  # the end
+                continue
+            if packet.pts * packet.time_base >= 6:
+                packet.pts += int(jump_s / packet.time_base)
+                packet.dts += int(jump_s / packet.time_base)
+            packet.stream = streams[packet.stream.index]
+            write.mux(packet)
+    return target
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,173 @@
+"""Stretches of a video: what belongs to each of them is put together here, as sound and pictures come in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+MARGIN_S = 0.1  # of sound around a stretch, so that the resampler's filter does not see its edges
+LONGEST_STILL_S = 60.0  # a picture on the screen for longer is a jump in the time stamps
+_ROUNDING_S = 0.05  # of time stamps: less than this is never missing
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A part of a file that becomes a clip."""
+
+    number: int  # k in the clip's name
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is cut out of a file: one stretch, or (None) all that follow each other from its beginning."""
+
+    stretch: Stretch | None
+    seconds: float
+    min_seconds: float  # of a stretch that a stream must have; the rest is filled up
+
+    @property
+    def from_s(self) -> float:
+        return self.first.start_s
+
+    @property
+    def to_s(self) -> float:
+        return math.inf if self.stretch is None else self.stretch.start_s + self.seconds
+
+    @property
+    def spare_s(self) -> float:
+        """What a stretch may lack."""
+        return max(self.seconds - self.min_seconds, _ROUNDING_S)
+
+    @property
+    def first(self) -> Stretch:
+        return self.stretch or Stretch(0, 0.0)
+
+    def following(self, number: int, time_s: float) -> Stretch | None:
+        """The next stretch after the one of a number that is not over at a time."""
+        if self.stretch is not None:
+            return None
+        number = max(number + 1, math.floor(time_s / self.seconds))
+        return Stretch(number, number * self.seconds)
+
+
+class Course:
+    """How far a stream has come; its first jump and where it breaks off are added to the problems."""
+
+    def __init__(self, what: str, wanted: Wanted, longest_gap_s: float, problems: list[str]) -> None:
+        self._what, self._wanted, self._longest_gap_s, self._problems = what, wanted, longest_gap_s, problems
+        self._jumped = False
+        self.end_s: float | None = None
+
+    def add(self, begin_s: float, end_s: float) -> None:
+        if self.end_s is not None and abs(begin_s - self.end_s) > self._longest_gap_s and not self._jumped:
+            self._problems.append(f"{self._what}: time stamps jump from {self.end_s:.1f} s to {begin_s:.1f} s")
+            self._jumped = True
+        self.end_s = end_s if self.end_s is None else max(self.end_s, end_s)
+
+    def stop(self, length_s: float | None, damaged: bool) -> None:
+        """The stream is at its end, before all that is wanted had come. `length_s` is how long it says to be."""
+        end_s = self.end_s or 0.0
+        needed_s = min(length_s or 0.0, self._wanted.to_s)
+        if damaged or (needed_s > self._wanted.from_s and needed_s - end_s > max(1.0, self._wanted.spare_s)):
+            said = "" if length_s is None else f" of {length_s:.1f} s"
+            self._problems.append(f"{self._what} breaks off at {end_s:.1f} s{said}")
+
+
+class SoundAssembly:
+    """Places samples in the windows of the stretches, which have a margin on both sides."""
+
+    def __init__(self, wanted: Wanted, rate: int) -> None:
+        self._wanted, self._rate = wanted, rate
+        self._margin = round(MARGIN_S * rate)
+        self._length = round(wanted.seconds * rate) + 2 * self._margin
+        self._next: Stretch | None = wanted.first
+        self._open: list[tuple[Stretch, NDArray[np.float32]]] = []  # NaN where nothing has come
+
+    @property
+    def done(self) -> bool:
+        return self._next is None and not self._open
+
+    def add(self, position: int, samples: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        end = position + len(samples)
+        while self._next is not None and self._first_sample(self._next) < end:
+            if self._first_sample(self._next) + self._length > position:
+                self._open.append((self._next, np.full(self._length, np.nan, np.float32)))
+            self._next = self._wanted.following(self._next.number, position / self._rate)
+        for stretch, window in self._open:
+            offset = position - self._first_sample(stretch)
+            begin, stop = max(offset, 0), min(offset + len(samples), self._length)
+            if begin < stop:
+                window[begin:stop] = samples[begin - offset : stop - offset]
+        while self._open and self._first_sample(self._open[0][0]) + self._length <= position:
+            yield from self._close(*self._open.pop(0))
+
+    def finish(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for stretch, window in self._open:
+            yield from self._close(stretch, window)
+
+    def _close(self, stretch: Stretch, window: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        missing = np.isnan(window[self._margin : -self._margin]).sum()
+        if missing <= self._wanted.spare_s * self._rate:
+            yield stretch.number, np.nan_to_num(window, copy=False)
+
+    def _first_sample(self, stretch: Stretch) -> int:
+        return round(stretch.start_s * self._rate) - self._margin
+
+
+class FrameAssembly:
+    """Picks the picture on the screen at each of the times of the stretches."""
+
+    def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[av.VideoFrame], bytes]) -> None:
+        self._fps, self._encode = frames_per_second, encode
+        self._num_frames = round(wanted.seconds * frames_per_second)
+        self._wanted = wanted
+        self._stretch: Stretch | None = wanted.first
+        self._pictures: list[bytes] = []
+        self._shown: av.VideoFrame | None = None
+        self._end_s = wanted.from_s  # of the frame shown
+        self._picture: bytes | None = None  # of the frame shown, once it was needed
+
+    @property
+    def done(self) -> bool:
+        return self._stretch is None
+
+    def add(self, time_s: float, end_s: float, frame: av.VideoFrame) -> Iterator[tuple[int, list[bytes]]]:
+        """A frame that is on the screen from `time_s` on, the one before it until then; `end_s` is when it is over."""
+        if time_s - self._end_s > LONGEST_STILL_S:
+            yield from self.finish()
+            # one that begins before the jump may be filled up at its beginning, as others at their end
+            if self._stretch is not None:
+                self._stretch = self._wanted.following(
+                    self._stretch.number, time_s + self._wanted.seconds - self._wanted.spare_s
+                )
+            self._pictures = []
+        while self._shown is not None and self._stretch is not None and self._due_s() < time_s - 1e-6:
+            yield from self._take()
+        self._shown, self._picture, self._end_s = frame, None, max(self._end_s, end_s)
+
+    def finish(self) -> Iterator[tuple[int, list[bytes]]]:
+        while self._shown is not None and self._stretch is not None and self._due_s() < self._end_s:
+            yield from self._take()
+        if self._stretch is not None and len(self._pictures) >= self._wanted.min_seconds * self._fps:
+            self._pictures += [self._pictures[-1]] * (self._num_frames - len(self._pictures))
+            yield self._stretch.number, self._pictures
+
+    def _due_s(self) -> float:
+        assert self._stretch is not None
+        return self._stretch.start_s + len(self._pictures) / self._fps
+
+    def _take(self) -> Iterator[tuple[int, list[bytes]]]:
+        assert self._shown is not None
+        assert self._stretch is not None
+        if self._picture is None:
+            self._picture = self._encode(self._shown)
+        self._pictures.append(self._picture)
+        if len(self._pictures) == self._num_frames:
+            yield self._stretch.number, self._pictures
+            self._pictures, self._stretch = [], self._wanted.following(self._stretch.number, 0.0)
