@@ -171,6 +171,7 @@ def _train(args: argparse.Namespace) -> int:
         save_every=args.save_every,
     )
     device = available_devices(args.devices, 1)[0]
+    unreadable: set[Path] = set()
     train_detector(
         examples,
         classes,
@@ -178,6 +179,8 @@ def _train(args: argparse.Namespace) -> int:
         options,
         device,
         args.jobs if args.jobs > 1 else 0,
+        unreadable,
     )
+    print_some("picture that cannot be decoded", sorted(map(str, unreadable)))
     print(f"detector written to {args.weights}")
     return 0

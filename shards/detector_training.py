@@ -11,7 +11,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
+from shards.encode import PICTURE_ERRORS
 from shards.files import open_text, write_whole
 from shards.workers import Progress
 
@@ -114,10 +115,12 @@ def train_detector(
     options: TrainingOptions | None = None,
     device: str = "cpu",
     loader_workers: int = 0,
+    unreadable: set[Path] | None = None,
 ) -> Detector:
     """Train a detector and write it to `out`; its state lies beside it, in `<out>.state`, until it is finished.
 
-    Raises ValueError for options out of range and when the loss is no longer finite.
+    The next readable picture takes the place of one that cannot be decoded, which is added to `unreadable`. Raises
+    ValueError for options out of range, when no picture is readable and when the loss is no longer finite.
     """
     options = options or TrainingOptions()
     if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
@@ -136,15 +139,19 @@ def train_detector(
     state_path = out.with_name(f"{out.name}.state")
     settings = json.dumps({**dataclasses.asdict(options), "classes": list(classes)}, default=str)
     first = _resume(state_path, settings, model, optimizer)
+    steps = _Steps(examples, options)
+    steps.readable(range(len(examples)), set())  # the error of a loader process would come with its traceback
     loader = DataLoader(
-        _Steps(examples, options),
+        steps,
         batch_size=None,
         sampler=range(first, options.steps),
         num_workers=loader_workers,
     )
     with Progress(options.steps, "train", "step") as progress:
         progress.skip(first)
-        for step, (pictures, targets) in enumerate(loader, start=first):
+        for step, (pictures, targets, skipped) in enumerate(loader, start=first):
+            if unreadable is not None:
+                unreadable |= skipped
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _rate_factor(step, options)
             # the proposals that a step samples depend on this generator alone
@@ -172,21 +179,33 @@ class _Steps(Dataset):
     def __init__(self, examples: Sequence[Example], options: TrainingOptions) -> None:
         self._examples, self._options = examples, options
 
-    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-        pairs = [self._example(place) for place in range(step * self._options.batch, (step + 1) * self._options.batch)]
-        return [picture for picture, _ in pairs], [target for _, target in pairs]
+    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], set[Path]]:
+        """Pictures, targets, and the files of pictures that could not be decoded."""
+        skipped: set[Path] = set()
+        places = range(step * self._options.batch, (step + 1) * self._options.batch)
+        pairs = [self._example(place, skipped) for place in places]
+        return [picture for picture, _ in pairs], [target for _, target in pairs], skipped
 
-    def _example(self, place: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def _example(self, place: int, skipped: set[Path]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         epoch, index = divmod(place, len(self._examples))
         order = np.random.default_rng([self._options.seed, epoch]).permutation(len(self._examples))
-        example = self._examples[order[index]]
-        picture = read_picture(example.path)
+        example, picture = self.readable(np.roll(order, -index), skipped)
         height, width = picture.shape[1:]
         boxes = torch.from_numpy(example.boxes * np.array([width, height, width, height], np.float32))
         if self._options.flip and np.random.default_rng([self._options.seed, epoch, index]).random() < 0.5:
             picture = picture.flip(2)
             boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
         return picture, {"boxes": boxes, "labels": torch.from_numpy(example.labels)}
+
+    def readable(self, order: Iterable[int], skipped: set[Path]) -> tuple[Example, torch.Tensor]:
+        """The first of the examples whose picture can be decoded; ValueError when there is none."""
+        for index in order:
+            example = self._examples[index]
+            try:
+                return example, read_picture(example.path)
+            except PICTURE_ERRORS:
+                skipped.add(example.path)
+        raise ValueError(f"none of the {len(self._examples)} pictures can be decoded, like {min(skipped)}")
 
 
 def _rate_factor(step: int, options: TrainingOptions) -> float:
@@ -206,9 +225,15 @@ def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.
     """Take over an unfinished run's state; the step to go on with."""
     if not path.is_file():
         return 0
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["settings"] != settings:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        of_other_options = state["settings"] != settings
+        if not of_other_options:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
+        raise ValueError(f"{path}, of an unfinished training, is damaged; remove it to train from the start") from error
+    if of_other_options:
         raise ValueError(f"{path} is of an unfinished training with other options; remove it, or give these options")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    return step

@@ -244,12 +244,33 @@ class TestTraining:
         example = Example(tmp_path / "a.png", np.float32([[0.2, 0.2, 0.5, 0.5]]), np.array([1]))
         steps = shards.detector_training._Steps([example], TrainingOptions("small", batch=16))
         lefts = set()
-        for picture, target in zip(*steps[0]):
+        for picture, target in zip(*steps[0][:2]):
             x1, y1, x2, y2 = target["boxes"][0].round().int().tolist()
             assert (picture[:, y1:y2, x1:x2] == 1).all()
             assert picture.sum() == 3 * 6 * 12
             lefts.add(x1)
         assert lefts == {8, 20}
+
+    @pytest.mark.parametrize("loader_workers", [0, 1])
+    def test_a_broken_picture_gives_way_to_the_next(self, tmp_path: Path, loader_workers: int):
+        examples = self.examples(tmp_path)
+        examples[1].path.write_bytes(examples[1].path.read_bytes()[:2000])
+        unreadable: set[Path] = set()
+        options = TrainingOptions("small", steps=2, batch=3)
+        train_detector(examples, CLASSES, tmp_path / "d.pt", options, "cpu", loader_workers, unreadable)
+        assert unreadable == {examples[1].path}
+
+    def test_no_readable_picture(self, tmp_path: Path):
+        examples = self.examples(tmp_path)
+        for example in examples:
+            example.path.write_bytes(b"?")
+        with pytest.raises(ValueError, match=r"^none of the 3 pictures can be decoded, like .*0\.png$"):
+            train_detector(examples, CLASSES, tmp_path / "d.pt", TrainingOptions("small", steps=2), "cpu", 1)
+
+    def test_a_damaged_state_is_named(self, tmp_path: Path):
+        (tmp_path / "d.pt.state").write_bytes(b"PK?")
+        with pytest.raises(ValueError, match=r"d\.pt\.state, of an unfinished training, is damaged; remove it"):
+            train_detector(self.examples(tmp_path), CLASSES, tmp_path / "d.pt", TrainingOptions("small", steps=2))
 
     def test_options_out_of_range(self, tmp_path: Path):
         with pytest.raises(ValueError, match="learns from weights only"):
