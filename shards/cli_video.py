@@ -57,11 +57,12 @@ def _clips(args: argparse.Namespace) -> int:
         listed = read_list(args.list, args.list_format, labels)
         videos, missing = videos_of_list(args.videos, listed.entries)
         test_videos = sorted({entry.video for entry in listed.entries if entry.split == "test"})
-        print(f"{len(listed.entries)} entries in {args.list}, {len(videos)} videos found for them")
+        found = len({(video.instrument, video.name) for video in videos})
+        print(f"{len(listed.entries)} entries in {args.list}, {found} videos found for them")
         if listed.num_other or listed.num_several:
             print(f"left out: {listed.num_other} of other labels, {listed.num_several} of several instruments")
     print_some("missing video", [f"{entry.instrument}/{entry.video}" for entry in missing])
-    instruments = Counter(video.instrument for video in videos)
+    instruments = Counter(instrument for instrument, _ in {(video.instrument, video.name) for video in videos})
     print("videos: " + (", ".join(f"{name} {count}" for name, count in sorted(instruments.items())) or "none"))
     if args.dry_run:
         print(f"would cut them into {args.out}")
@@ -76,8 +77,12 @@ def _clips(args: argparse.Namespace) -> int:
     named = [f"{result.instrument}/{result.video}: {result.problem}" for result in results if result.problem]
     print_some("video with a problem", named, f" (all in {args.out / CLIPS_REPORT})")
     num_clips = sum(len(result.clips) for result in results)
+    num_videos, num_named = (
+        len({(result.instrument, result.video) for result in some})
+        for some in (results, [result for result in results if result.problem])
+    )
     print(
-        f"{num_clips} clips of {len(results)} videos in {args.out}; {len(named)} videos with a problem, "
+        f"{num_clips} clips of {num_videos} videos in {args.out}; {num_named} videos with a problem, "
         f"{len(missing)} missing (named in {args.out / CLIPS_REPORT})"
     )
     return 0

@@ -35,6 +35,7 @@ from shards.workers import Progress, map_ordered
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
 _RECORDS = ".clips"
+_Key = tuple[str, str, int | None]
 _RESAMPLER = "FFmpeg's mix of the channels to one, torchaudio.functional.resample (windowed sinc, width 6)"
 
 
@@ -50,12 +51,12 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Video:
-    """A file to cut, whole (`stretches` is None) or at certain places."""
+    """What to cut out of a file: one stretch, or (None) all clips that it holds."""
 
     path: Path
     instrument: str
-    name: str  # its id
-    stretches: tuple[Stretch, ...] | None = None
+    name: str  # the video's id
+    stretch: Stretch | None = None
 
 
 @dataclass
@@ -64,6 +65,7 @@ class VideoResult:
     video: str
     clips: list[str] = field(default_factory=list)
     problem: str | None = None
+    stretch: int | None = None  # number of the one that was cut
 
 
 def videos_of_folders(folder: Path) -> list[Video]:
@@ -76,7 +78,7 @@ def videos_of_folders(folder: Path) -> list[Video]:
 
 
 def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video], list[Listed]]:
-    """The listed videos that the folder has, anywhere in it, and those that it has not.
+    """The listed videos and stretches that the folder has, anywhere in it, and those that it has not.
 
     A file is found by its name: `<id>` or `... [<id>]`, whole, or `<id>_<start second>` for a stretch cut out already.
     """
@@ -84,27 +86,21 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
     for path in _video_files(folder):
         bracketed = re.search(r"\[([^\[\]]+)\]$", path.stem)  # the name that yt-dlp gives
         files.setdefault(bracketed[1] if bracketed else path.stem, path)
-    videos: dict[tuple[Path, str, str], list[Stretch] | None] = {}
+    found: dict[_Key, Video] = {}
     missing = []
     for entry in listed:
         if entry.start_s is None:
-            place, stretches = files.get(entry.video), None
+            place, stretch = files.get(entry.video), None
         else:
             second = int(entry.start_s)
             cut = files.get(f"{entry.video}_{second:06d}") or files.get(f"{entry.video}_{second}")
             place = cut or files.get(entry.video)
-            stretches = [Stretch(second, 0.0 if cut else entry.start_s)]
+            stretch = Stretch(second, 0.0 if cut else entry.start_s)
         if place is None:
             missing.append(entry)
-            continue
-        known = videos.setdefault((place, entry.instrument, entry.video), stretches)
-        if known is not None and stretches is not None and known is not stretches:
-            known += stretches
-    found = [
-        Video(path, instrument, name, None if stretches is None else tuple(stretches))
-        for (path, instrument, name), stretches in videos.items()
-    ]
-    return found, missing
+        else:
+            found.setdefault(_key(dataclasses.asdict(entry)), Video(place, entry.instrument, entry.video, stretch))
+    return list(found.values()), missing
 
 
 def cut_videos(
@@ -116,7 +112,7 @@ def cut_videos(
 ) -> list[VideoResult]:
     """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
 
-    What is reported there of other videos, of an earlier run with another list, stays.
+    What is reported there of other videos or stretches, of an earlier run with another list, stays.
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
     options = options or ClipOptions()
@@ -131,17 +127,22 @@ def cut_videos(
         for result in cutting:
             results.append(result)
             progress.advance()
-    if not any(result.clips for result in results):
-        problems = "; ".join(f"{result.video}: {result.problem}" for result in results[:3])
-        raise ValueError(f"none of the {len(videos)} videos gave a clip ({problems or 'all are missing'})")
     earlier = _read_report(tree)
+    cut_now, missing_now = ([dataclasses.asdict(item) for item in items] for items in (results, missing))
+    told = {_key(item) for item in (*cut_now, *missing_now)}
     report = {
         "options": dataclasses.asdict(options),
         "resampling": _RESAMPLER,
-        "videos": _with_others(results, earlier.get("videos", ()), results, missing),
-        "missing": _with_others(missing, earlier.get("missing", ()), results, missing),
+        "videos": _with_others(cut_now, earlier.get("videos", ()), told),
+        "missing": _with_others(missing_now, earlier.get("missing", ()), told),
     }
     write_whole(tree / CLIPS_REPORT, (json.dumps(report, indent=1) + "\n").encode())
+    if not any(result.clips for result in results):
+        problems = "; ".join(f"{result.video}: {result.problem}" for result in results[:3])
+        raise ValueError(
+            f"none of the {len(videos)} videos gave a clip ({problems or 'all are missing'}); "
+            f"{tree / CLIPS_REPORT} names all"
+        )
     shutil.rmtree(tree / _RECORDS / "unfinished", ignore_errors=True)
     return results
 
@@ -151,33 +152,31 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the processes are the threads
     av.logging.set_level(av.logging.PANIC)  # what is wrong with a video goes into the report
-    result = VideoResult(video.instrument, video.name)
+    stretch = video.stretch
+    result = VideoResult(video.instrument, video.name, stretch=None if stretch is None else stretch.number)
     problems: list[str] = []
 
     def encode(image: Image.Image) -> bytes:
         return encode_jpeg(image, scaled_size(image.size, options.longest_side), options.jpeg_quality)
 
-    for stretch in video.stretches or (None,):
-        wanted = Wanted(stretch, options.seconds, options.min_seconds)
-        try:
-            sounds = read_sound(video.path, wanted, options.sample_rate, problems)
-            found = 0
-            frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
-            for number, pictures in frames:
-                if number in sounds:
-                    sound = encode_audio(sounds[number], options.sample_rate, "wav")
-                    _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
-                    result.clips.append(f"{video.name}_{number}")
-                    found += 1
-            if not found:
-                where = "" if stretch is None else f" from second {stretch.start_s:g} on"
-                problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")
-        except _DiskError:
-            raise
-        except (av.FFmpegError, OSError) as error:
-            problems.append(f"cannot be read ({error.strerror})")
-        except ValueError as error:
-            problems.append(str(error))
+    wanted = Wanted(stretch, options.seconds, options.min_seconds)
+    try:
+        sounds = read_sound(video.path, wanted, options.sample_rate, problems)
+        frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
+        for number, pictures in frames:
+            if number in sounds:
+                sound = encode_audio(sounds[number], options.sample_rate, "wav")
+                _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
+                result.clips.append(f"{video.name}_{number}")
+        if not result.clips:
+            where = "" if stretch is None else f" from second {stretch.start_s:g} on"
+            problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")
+    except _DiskError:
+        raise
+    except (av.FFmpegError, OSError) as error:
+        problems.append(f"cannot be read ({error.strerror})")
+    except ValueError as error:
+        problems.append(str(error))
     result.problem = "; ".join(dict.fromkeys(problems)) or None
     return result
 
@@ -188,14 +187,16 @@ class _DiskError(ValueError):
 
 def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     """The recorded result of a video that an earlier run finished without a problem, or else a new one."""
-    wanted = [dataclasses.astuple(stretch) for stretch in video.stretches or ()]
     path = tree / _RECORDS / video.instrument / f"{video.name}.json"
+    if video.stretch is not None:
+        path = path.with_name(video.name) / f"{video.stretch.number}.json"
+    start_s = None if video.stretch is None else video.stretch.start_s
     if path.is_file():
         record = json.loads(path.read_text())
-        if [tuple(stretch) for stretch in record["stretches"]] == wanted and record["result"]["problem"] is None:
+        if record.get("start_s") == start_s and record["result"]["problem"] is None:
             return VideoResult(**record["result"])
     result = cut_video(video, tree, options)
-    write_whole(path, json.dumps({"stretches": wanted, "result": dataclasses.asdict(result)}).encode())
+    write_whole(path, json.dumps({"start_s": start_s, "result": dataclasses.asdict(result)}).encode())
     return result
 
 
@@ -203,11 +204,13 @@ def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: 
     layout = TreeLayout()
     unfinished = tree / _RECORDS / "unfinished" / instrument / clip
     frames = tree / layout.frames / instrument / clip
+    path = tree / layout.audio / instrument / f"{clip}.wav"
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         for number, picture in enumerate(pictures, start=1):
             (unfinished / f"{number:06d}.jpg").write_bytes(picture)
+        path.unlink(missing_ok=True)  # of an earlier run: a clip that has a sound is whole
         frames.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(frames, ignore_errors=True)
         os.replace(unfinished, frames)
@@ -216,7 +219,7 @@ def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: 
             f"cannot write {frames}: {error.strerror or error}; make room and start again: finished videos are kept"
         ) from error
     try:
-        write_whole(tree / layout.audio / instrument / f"{clip}.wav", sound)
+        write_whole(path, sound)
     except ValueError as error:
         raise _DiskError(str(error)) from error
 
@@ -229,18 +232,16 @@ def _read_report(tree: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged; remove it: finished videos are kept all the same") from error
 
 
-def _with_others(
-    own: Sequence[VideoResult] | Sequence[Listed],
-    earlier: Iterable[dict[str, Any]],
-    results: Sequence[VideoResult],
-    missing: Sequence[Listed],
-) -> list[dict[str, Any]]:
-    """A run's own entries and those of an earlier report that are of other videos, sorted."""
-    told = {(item.instrument, item.video) for item in results} | {(item.instrument, item.video) for item in missing}
-    kept = [item for item in earlier if (item["instrument"], item["video"]) not in told]
-    return sorted(
-        [*kept, *(dataclasses.asdict(item) for item in own)], key=lambda item: (item["instrument"], item["video"])
-    )
+def _with_others(own: list[dict[str, Any]], earlier: Iterable[dict[str, Any]], told: set[_Key]) -> list[dict[str, Any]]:
+    """A run's own entries and those of an earlier report that it tells nothing of, sorted."""
+    entries = [item for item in earlier if _key(item) not in told] + own
+    return sorted(entries, key=lambda item: [-1 if part is None else part for part in _key(item)])
+
+
+def _key(item: dict[str, Any]) -> _Key:
+    """Of an entry of the report: instrument, video and number of the stretch."""
+    number = item.get("stretch", item.get("start_s"))
+    return item["instrument"], item["video"], None if number is None else int(number)
 
 
 def _check_options(options: ClipOptions) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import soundfile
 from PIL import Image
 
 import shards.clips
-from shards.clips import ClipOptions, Video, cut_video, cut_videos, videos_of_folders, videos_of_list
+from shards.clips import ClipOptions, Video, VideoResult, cut_video, cut_videos, videos_of_folders, videos_of_list
 from shards.index import scan_tree
 from shards.stretches import Stretch
 from shards.video import working_rate
@@ -22,8 +24,8 @@ from shards.video_lists import Listed
 OPTIONS = ClipOptions(seconds=5, min_seconds=4.5)
 
 
-def cut(path: Path, tree: Path, options: ClipOptions = OPTIONS, stretches: tuple[Stretch, ...] | None = None):
-    return cut_video(Video(path, "cello", path.stem, stretches), tree, options)
+def cut(path: Path, tree: Path, options: ClipOptions = OPTIONS, stretch: Stretch | None = None):
+    return cut_video(Video(path, "cello", path.stem, stretch), tree, options)
 
 
 def sound_of(tree: Path, clip: str) -> np.ndarray:
@@ -122,16 +124,17 @@ class TestFormats:
 class TestStretches:
     def test_start_where_they_should(self, make_video, tmp_path: Path):
         path = make_video(tmp_path / "v.mp4")
-        result = cut(path, tmp_path, stretches=(Stretch(6, 6.0), Stretch(1, 1.5)))
-        assert (result.clips, result.problem) == (["v_6", "v_1"], None)
+        for stretch in (Stretch(6, 6.0), Stretch(1, 1.5)):
+            result = cut(path, tmp_path, stretch=stretch)
+            assert (result.clips, result.problem) == ([f"v_{stretch.number}"], None)
         np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_6"))[[0, 8]], [6, 7], atol=0.12)
         np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_1"))[[0, 8]], [1.5, 2.5], atol=0.12)
         assert loudness(sound_of(tmp_path, "v_6"), 0) == pytest.approx(0.1, abs=0.03)
         assert loudness(sound_of(tmp_path, "v_6"), 1) == pytest.approx(0.4, abs=0.03)
 
     def test_those_past_the_end_are_named(self, make_video, tmp_path: Path):
-        result = cut(make_video(tmp_path / "v.mp4"), tmp_path, stretches=(Stretch(0, 0.0), Stretch(9, 9.0)))
-        assert result.clips == ["v_0"]
+        result = cut(make_video(tmp_path / "v.mp4"), tmp_path, stretch=Stretch(9, 9.0))
+        assert result.clips == []
         assert result.problem == "has less than 4.5 s of sound and pictures from second 9 on"
 
     def test_a_little_short_is_filled_up(self, make_video, tmp_path: Path):
@@ -169,8 +172,8 @@ class TestBroken:
         assert re.fullmatch(
             r"sound breaks off at 8\.\d s of 12\.\d s; video breaks off at 8\.\d s of 12\.\d s", result.problem
         )
-        assert cut(path, tmp_path, stretches=(Stretch(1, 1.0),)).problem is None  # all of it is there
-        assert "breaks off at 8" in cut(path, tmp_path, stretches=(Stretch(6, 6.0),)).problem
+        assert cut(path, tmp_path, stretch=Stretch(1, 1.0)).problem is None  # all of it is there
+        assert "breaks off at 8" in cut(path, tmp_path, stretch=Stretch(6, 6.0)).problem
 
     @pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
     def test_a_damaged_middle_does_not_stop_the_job(self, make_video, tmp_path: Path, name: str):
@@ -278,6 +281,41 @@ class TestJob:
         with pytest.raises(ValueError, match=r"clips\.json is damaged; remove it"):
             cut_videos(*list_and_missing(folder, one, tmp_path / "tree"))
 
+    def test_stretches_of_one_video(self, make_video, tmp_path: Path, monkeypatch):
+        """Each is finished, recalled and reported by itself, be they in files or lists of their own."""
+        videos, tree = tmp_path / "videos", tmp_path / "tree"
+        make_video(videos / "x_30.mp4", seconds=5, fps=10)
+        make_video(videos / "x_60.mp4", seconds=5, fps=10)
+        make_video(videos / "y.mp4", fps=10)
+        one = [
+            Listed("x", "cello", 30.0),
+            Listed("x", "cello", 60.0),
+            Listed("y", "cello", 1.0),
+            Listed("y", "cello", 9.0),
+        ]
+        cut_videos(*list_and_missing(videos, one, tree))
+        cut_videos(*list_and_missing(videos, [Listed("y", "cello", 6.0), Listed("y", "cello", 9.0)], tree))
+        report = json.loads((tree / "clips.json").read_text())
+        found = [(video["video"], video["stretch"], video["clips"]) for video in report["videos"]]
+        assert found == [
+            ("x", 30, ["x_30"]), ("x", 60, ["x_60"]), ("y", 1, ["y_1"]), ("y", 6, ["y_6"]), ("y", 9, []),
+        ]  # fmt: skip
+        again = []
+        monkeypatch.setattr(shards.clips, "cut_video", lambda video, *_: again.append(video) or VideoResult("", ""))
+        with contextlib.suppress(ValueError):  # nothing gained
+            cut_videos(*list_and_missing(videos, [*one, Listed("y", "cello", 6.0)], tree))
+        assert [video.stretch for video in again] == [Stretch(9, 9.0)]  # the one with a problem
+
+    def test_a_clip_that_is_cut_again_has_no_sound_before_it_is_whole(self, folder: Path, tmp_path: Path, monkeypatch):
+        video = Video(folder / "cello" / "one.mp4", "cello", "one")
+        cut_video(video, tmp_path, OPTIONS)
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **_: 1 / 0 if "solo_extract" in str(path) else None)
+        sound = tmp_path / "solo_audio_resample" / "cello" / "one_0.wav"
+        assert sound.is_file()
+        with pytest.raises(ZeroDivisionError):
+            cut_video(video, tmp_path, OPTIONS)
+        assert not sound.exists()
+
     def test_other_options_do_not_mix_in(self, folder: Path, tmp_path: Path):
         cut_videos(videos_of_folders(folder), tmp_path / "tree", OPTIONS)
         with pytest.raises(ValueError, match="holds clips made with other options"):
@@ -286,6 +324,12 @@ class TestJob:
     def test_nothing_gained_is_an_error(self, folder: Path, tmp_path: Path):
         with pytest.raises(ValueError, match=r"none of the 3 videos gave a clip \(one: has less than 99 s"):
             cut_videos(videos_of_folders(folder), tmp_path / "tree", ClipOptions(100, 99))
+        report = json.loads((tmp_path / "tree" / "clips.json").read_text())
+        assert [video["problem"][:14] for video in report["videos"]] == [
+            "has less than ",
+            "cannot be read",
+            "has less than ",
+        ]
 
     def test_a_full_disk_stops_the_job(self, folder: Path, tmp_path: Path, monkeypatch):
         def full(path: Path, content: bytes) -> int:
@@ -344,8 +388,9 @@ class TestFinding:
         assert videos == [
             Video(tmp_path / "x/-a_1.mp4", "cello", "-a_1"),
             Video(tmp_path / "A title [b].webm", "tuba", "b"),
-            Video(tmp_path / "c_000030.mp4", "erhu", "c", (Stretch(30, 0.0),)),
-            Video(tmp_path / "d_30.mp4", "erhu", "d", (Stretch(30, 0.0),)),
-            Video(tmp_path / "e.mp4", "erhu", "e", (Stretch(7, 7.0), Stretch(40, 40.0))),
+            Video(tmp_path / "c_000030.mp4", "erhu", "c", Stretch(30, 0.0)),
+            Video(tmp_path / "d_30.mp4", "erhu", "d", Stretch(30, 0.0)),
+            Video(tmp_path / "e.mp4", "erhu", "e", Stretch(7, 7.0)),
+            Video(tmp_path / "e.mp4", "erhu", "e", Stretch(40, 40.0)),
         ]
         assert missing == [listed[-1]]
