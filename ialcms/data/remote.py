@@ -49,20 +49,21 @@ class RemoteManifest(Manifest):
         """Path of a whole shard in the cache. Raises ValueError when it cannot be fetched or is not the manifest's."""
         shard = self.shards[shard_index]
         path = self.folder / shard.name
-        if not _touch(path):
+        if not _touch(path, shard.num_bytes):
             locks = self.folder.parent / "locks"
             locks.mkdir(exist_ok=True)
             # one process of this machine fetches a shard, the others wait for it
             with open(locks / f"{self.folder.name}-{shard.name}.lock", "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _touch(path):
+                if not _touch(path, shard.num_bytes):
+                    path.unlink(missing_ok=True)  # cut off, as by a machine that went down; the cache would keep it
                     self._download(shard.name, shard.num_bytes, path)
         return path
 
     def fetch_ahead(self, shard_indices: Iterable[int]) -> None:
         """Start to fetch shards that will be needed soon, without waiting for them."""
         for index in shard_indices:
-            if not (self.folder / self.shards[index].name).exists():
+            if not _is_whole(self.folder / self.shards[index].name, self.shards[index].num_bytes):
                 threading.Thread(target=self._fetch_quietly, args=(index,), daemon=True).start()
 
     def _fetch_quietly(self, shard_index: int) -> None:
@@ -82,24 +83,26 @@ class RemoteManifest(Manifest):
             cache_cleanup_interval=0,
         )
         for attempt in range(ATTEMPTS):
+            last = attempt == ATTEMPTS - 1
             try:
                 cache.get_file(url)
-                break
+                found = path.stat().st_size
+                if found == num_bytes:
+                    break
+                path.unlink()
+                if last:
+                    raise ValueError(
+                        f"shard {name} at {url} has {found} bytes, the manifest says {num_bytes}: manifest and shards "
+                        "do not belong together; copy them there again or pack again"
+                    )
             except OSError as error:
                 Path(f"{path}.temp{os.getpid()}").unlink(missing_ok=True)
-                if attempt == ATTEMPTS - 1:
+                if last:
                     raise ValueError(
                         f"shard {name} cannot be fetched from {url} ({_line(error)}); check the address in "
                         f"data.shards, the network and the space in {self.folder}"
                     ) from error
-                time.sleep(2.0**attempt)
-        found = path.stat().st_size
-        if found != num_bytes:
-            path.unlink()
-            raise ValueError(
-                f"shard {name} at {url} has {found} bytes, the manifest says {num_bytes}: manifest and shards do not "
-                "belong together; copy them there again or pack again"
-            )
+            time.sleep(2.0**attempt)
 
 
 def open_manifest(location: str | Path) -> Manifest:
@@ -138,8 +141,17 @@ def file_url(source: str, name: str) -> str:
     return f"pipe:aws s3 cp --quiet {shlex.quote(url)} -" if source.startswith("s3://") else url
 
 
-def _touch(path: Path) -> bool:
-    """Mark a file as just used; False when it is not there."""
+def _is_whole(path: Path, num_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == num_bytes
+    except FileNotFoundError:
+        return False
+
+
+def _touch(path: Path, num_bytes: int) -> bool:
+    """Mark a file as just used; False when it is not there, or has another size."""
+    if not _is_whole(path, num_bytes):
+        return False
     try:
         os.utime(path)
     except FileNotFoundError:

@@ -155,6 +155,15 @@ def test_a_shard_that_the_cache_dropped_is_fetched_again(many: Manifest, monkeyp
     assert calls == [1, 1]
 
 
+@pytest.mark.parametrize("num_bytes", [0, 5000])
+def test_a_cached_shard_that_was_cut_off_is_fetched_again(many: Manifest, cache: Path, num_bytes: int) -> None:
+    """As by a machine that went down before the file had come to the disk."""
+    manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
+    os.truncate(manifest.shard_path(manifest.clips[0]), num_bytes)
+    assert read_clip(manifest, 0).frames == read_clip(many, 0).frames
+    assert cached(cache) == ["clips-000.tar"]
+
+
 def test_the_next_shard_is_fetched_ahead(many: Manifest, cache: Path) -> None:
     manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
     config = small_config(window=4)
@@ -213,6 +222,11 @@ class TestErrors:
         log = tmp_path / "log"
         command = f"pipe:echo x >> {log}; test $(wc -l < {log}) -ge 3 && cat {many.folder}/{{}}"
         RemoteManifest(**(vars(manifest) | {"source": command})).fetch(2)
+        assert log.read_text() == "x\nx\nx\n"
+        # ends early, without a word, the first two times
+        log.unlink()
+        command = f"pipe:echo x >> {log}; test $(wc -l < {log}) -ge 3 && cat {many.folder}/{{}} || echo half"
+        RemoteManifest(**(vars(manifest) | {"source": command})).fetch(3)
         assert log.read_text() == "x\nx\nx\n"
 
 
