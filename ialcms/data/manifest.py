@@ -14,6 +14,7 @@ else. `manifest.json` is what makes planning, exact resume and verification poss
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -71,7 +72,7 @@ class Manifest:
 
 
 def write_manifest(manifest: Manifest) -> Path:
-    """Write `manifest.json` whole: under a temporary name, flushed, renamed."""
+    """Write `manifest.json` whole: under a temporary name, flushed, renamed. Raises ValueError when that fails."""
     path = manifest.folder / FILE_NAME
     values: dict[str, Any] = {
         "format": FORMAT,
@@ -82,15 +83,20 @@ def write_manifest(manifest: Manifest) -> Path:
         "clip_fields": [f.name for f in dataclasses.fields(Clip)],
         "clips": [list(dataclasses.astuple(clip)) for clip in manifest.clips],
     }
+    # one clip a line: a manifest of 100,000 clips stays readable and diffable
+    clips = values.pop("clips")
+    head = json.dumps(values, indent=1)[:-2]
     temporary = path.with_suffix(".json.tmp")
-    with open(temporary, "w") as file:
-        # one clip a line: a manifest of 100,000 clips stays readable and diffable
-        clips = values.pop("clips")
-        head = json.dumps(values, indent=1)[:-2]
-        file.write(head + ',\n "clips": [\n' + ",\n".join("  " + json.dumps(clip) for clip in clips) + "\n ]\n}\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            file.write(head + ',\n "clips": [\n' + ",\n".join("  " + json.dumps(clip) for clip in clips) + "\n ]\n}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ValueError(f"cannot write {path}: {error.strerror or error}; make room and start again") from error
     return path
 
 
@@ -123,9 +129,10 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
         manifest = Manifest(
             folder, values["sample_rate"], shards, clips, values["info"], hashlib.sha256(raw).hexdigest()[:16]
         )
+        _check_types(manifest)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); write it again with 'ialcms data pack'") from error
-    for shard in shards:
+    for shard in manifest.shards:
         if Path(shard.name).name != shard.name:
             raise ValueError(f"{path} names a shard '{shard.name}', which is no file of its folder; pack again")
     if any(not 0 <= clip.shard < len(shards) for clip in clips):
@@ -140,3 +147,16 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
                 "manifest and shards do not belong together; copy them again or pack again"
             )
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    """Raises ValueError for a value that is no text where one belongs, or no whole number from 0 on."""
+    if type(manifest.sample_rate) is not int or manifest.sample_rate < 1 or not isinstance(manifest.info, dict):
+        raise ValueError(f"sample_rate is {manifest.sample_rate!r}, info of type {type(manifest.info).__name__}")
+    for items in (manifest.shards, manifest.clips):
+        for field in dataclasses.fields(items[0]) if items else ():
+            kind = {"str": str, "int": int}[str(field.type)]
+            for item in items:
+                value = getattr(item, field.name)
+                if type(value) is not kind or (isinstance(value, int) and value < 0):
+                    raise ValueError(f"{field.name} of a {type(item).__name__.lower()} is {value!r}")

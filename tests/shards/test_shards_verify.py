@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import soundfile
 from PIL import Image
 
 import shards.verify
-from ialcms.data.manifest import Clip, Manifest, read_manifest
+from ialcms.data.manifest import Clip, Manifest, read_manifest, write_manifest
 from shards.encode import EncodeOptions, encode_array, encode_audio, tar_member
 from shards.pack import PackOptions, pack
 from shards.verify import ShardFindings, check_clip, check_manifest, drop_bad_clips, verify
@@ -111,14 +112,30 @@ class TestVerify:
         ('"name": "train-000000.tar"', '"name": "../train-000000.tar"', "no file of its folder"),
         ('"name": "train-000000.tar"', '"name": "/etc/passwd"', "no file of its folder"),
         ('"train", 0, 0', '"train", 99, 0', "a clip lies in a shard that it does not list"),
+        ('"train", 0, 0', '"train", "0", 0', "shard of a clip is '0'"),
+        ('"train", 0, 0', '"train", 0, -1', "offset of a clip is -1"),
+        ('"train", 0, 0', '["train"], 0, 0', r"split of a clip is \['train'\]"),
+        ('"sample_rate": 11025', '"sample_rate": "11025"', "sample_rate is '11025'"),
+        ('"num_bytes": ', '"num_bytes": 0.', r"num_bytes of a shard is 0\.\d+"),
     ],
 )
-def test_a_manifest_that_leads_elsewhere_is_refused(packed: Manifest, old: str, new: str, message: str):
+def test_a_manifest_with_impossible_values_is_refused(packed: Manifest, old: str, new: str, message: str):
     path = packed.folder / "manifest.json"
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         read_manifest(packed.folder)
+
+
+def test_a_full_disk_leaves_the_manifest_as_it_was(packed: Manifest, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot write .*manifest\.json: No space left on device; make room"):
+        write_manifest(dataclasses.replace(packed, clips=packed.clips[1:]))
+    assert read_manifest(packed.folder) == packed
+    assert not list(packed.folder.glob("*.tmp"))
 
 
 class TestResume:
