@@ -52,7 +52,7 @@ LAUNCHES = {
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
     "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),
     "2 GPUs": (2, [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16, *(zero(stage) for stage in range(4)),
-                   "batchnorm", "gather_gradient", "long_run", "disagreement", "not_finite"]),
+                   "batchnorm", "gather_gradient", "long_run", "disagreement", "not_finite", "bf16_passes"]),
 }  # fmt: skip
 
 

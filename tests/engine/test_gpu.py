@@ -80,6 +80,13 @@ def test_two_gpus_stay_identical_over_200_steps(launch: Launch) -> None:
 
 
 @two_gpus
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mixed_precision_in_all_passes(launch: Launch, engine: str) -> None:
+    for result in launch("2 GPUs"):
+        assert result["bf16_passes"][engine] == ["torch.bfloat16"]
+
+
+@two_gpus
 def test_batchnorm_and_gather_on_two_gpus(launch: Launch) -> None:
     results = launch("2 GPUs")
     layer = nn.BatchNorm2d(5).double()
