@@ -11,8 +11,9 @@ import contextlib
 import functools
 import hashlib
 import io
+import itertools
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,12 +118,14 @@ def detect_tree(
 
 
 def detect_frames(
-    model: FasterRCNN, frames: Sequence[tuple[int, torch.Tensor]], device: str, batch: int
+    model: FasterRCNN, frames: Iterable[tuple[int, torch.Tensor]], device: str, batch: int
 ) -> NDArray[np.float32]:
-    """(D, 7) detections in numbered frames (3, H, W) in [0, 1]: by frame, then by falling score."""
+    """(D, 7) detections in numbered frames (3, H, W) in [0, 1], taken `batch` at a time: by frame, then by falling
+    score.
+    """
     rows = []
-    for start in range(0, len(frames), batch):
-        numbered = frames[start : start + batch]
+    coming = iter(frames)
+    while numbered := list(itertools.islice(coming, batch)):
         with torch.inference_mode():
             outputs = model([picture.to(device) for _, picture in numbered])
         for (number, picture), output in zip(numbered, outputs):
@@ -143,19 +146,23 @@ def _detect_clip(clip: ClipToDetect, options: DetectOptions) -> Detected:
         paths = list_frames(clip.frames)
     except (ValueError, OSError) as error:
         return Detected(name, problem=str(error))
-    frames = list(_readable(paths))
-    if not frames:
+    unreadable: list[Path] = []
+    # read as they are needed: together, those of a large video would take gigabytes
+    boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+    if len(unreadable) == len(paths):
         return Detected(name, problem="no frame is readable")
-    boxes = detect_frames(model, frames, device, options.batch)
     write_whole(clip.detections, encode_array(boxes))
-    unreadable = len(paths) - len(frames)
-    return Detected(name, len(boxes), f"{unreadable} frames are unreadable" if unreadable else None)
+    return Detected(name, len(boxes), f"{len(unreadable)} frames are unreadable" if unreadable else None)
 
 
-def _readable(paths: dict[int, Path]) -> Iterator[tuple[int, torch.Tensor]]:
+def _readable(paths: dict[int, Path], unreadable: list[Path]) -> Iterator[tuple[int, torch.Tensor]]:
     for number, path in sorted(paths.items()):
-        with contextlib.suppress(*PICTURE_ERRORS):
-            yield number, read_picture(path)
+        try:
+            picture = read_picture(path)
+        except PICTURE_ERRORS:
+            unreadable.append(path)
+            continue
+        yield number, picture
 
 
 def read_picture(path: Path) -> torch.Tensor:

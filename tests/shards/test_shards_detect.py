@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+import shards.detect
 import shards.detector_training
 from shards.clean import CLASS, CONFIDENCE, FRAME, X1, read_detections
-from shards.detect import DetectOptions, available_devices, clips_to_detect, detect_tree
+from shards.detect import DetectOptions, available_devices, clips_to_detect, detect_frames, detect_tree
 from shards.detector import build_detector, load_detector, load_init, save_detector
 from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
 
@@ -77,6 +78,17 @@ class TestDetect:
         detect(frames, DetectOptions(weights))
         with pytest.raises(ValueError, match="holds detections made with other options"):
             detect(frames, DetectOptions(weights, min_score=0.4))
+
+    def test_no_more_frames_are_read_than_pass_together(self, frames: Path, weights: Path, monkeypatch):
+        read: list[Path] = []
+        real = shards.detect.read_picture
+        monkeypatch.setattr(shards.detect, "read_picture", lambda path: read.append(path) or real(path))
+        waiting = []
+        model = load_detector(weights).model.eval()
+        model.register_forward_pre_hook(lambda _, pictures: waiting.append((len(read), len(pictures[0]))))
+        paths = {number: frames / f"solo_extract/clarinet/a_0/{number:06d}.jpg" for number in range(1, 5)}
+        detect_frames(model, shards.detect._readable(paths, []), "cpu", 3)
+        assert waiting == [(3, 3), (4, 1)]
 
     def test_unreadable_frames_are_told(self, frames: Path, weights: Path):
         (frames / "solo_extract/clarinet/a_0/000002.jpg").write_bytes(b"?")
