@@ -64,8 +64,7 @@ def pack(
         if manifest.info.get("plan") != digest:
             raise ValueError(f"{out} holds other shards ({FILE_NAME}); give another folder or remove them first")
         shutil.rmtree(out / _RECORDS, ignore_errors=True)  # a kill right after the manifest leaves it behind
-        path = out / REPORT_NAME
-        return manifest, Report.read(path) if path.is_file() else Report()
+        return manifest, Report.read(out / REPORT_NAME)
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
         refuse_strays(out, shard_files(out))
     shards: list[Shard] = []

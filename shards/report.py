@@ -83,7 +83,9 @@ class Report:
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """Raises ValueError when there is none or it is damaged."""
+        """An empty one where there is none. Raises ValueError when it is damaged."""
+        if not path.is_file():
+            return cls()
         try:
             return cls.from_dict(json.loads(path.read_text()))
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -383,8 +383,14 @@ class TestResume:
         assert {name: content for name, content in read_folder(out).items() if "/" not in name} == before
         for path in out.glob("*.tar"):
             path.unlink()
-        join_parts(full_tree.entries, out, 2, options(shard_mb=100))
+        _, report = join_parts(full_tree.entries, out, 2, options(shard_mb=100))
+        assert report.num_kept == 24
         assert {path.name for path in out.glob("*.tar")} == {shard.name for shard in read_manifest(out).shards}
+        (out / "pack_report.json").write_text("{")
+        with pytest.raises(ValueError, match="remove it: nothing depends on it"):
+            join_parts(full_tree.entries, out, 2, options(shard_mb=100))
+        (out / "pack_report.json").unlink()
+        join_parts(full_tree.entries, out, 2, options(shard_mb=100))
 
     def test_a_finished_shard_that_vanished_is_packed_again(self, full_tree, tmp_path: Path, read_folder, monkeypatch):
         pack(full_tree.entries, tmp_path / "whole", options())
