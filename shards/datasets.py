@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,11 +75,11 @@ def load_dataset(name: str | Path) -> Dataset:
         name=path.stem,
         classes=classes,
         instruments={
-            instrument: _instrument_rule(rule, classes, f"{path}: instruments.{instrument}")
+            str(instrument): _instrument_rule(rule, classes, f"{path}: instruments.{instrument}")
             for instrument, rule in _mapping(values.get("instruments", {}), f"{path}: instruments").items()
         },
-        skip_videos=_videos(path, values.get("skip_videos")),
-        test_videos=_videos(path, values.get("test_videos")),
+        skip_videos=_videos(path, values, "skip_videos"),
+        test_videos=_videos(path, values, "test_videos"),
         labels={str(label): str(name) for label, name in _mapping(values.get("labels", {}), f"{path}: labels").items()},
         music=_thresholds(MusicThresholds, values.get("music", {}), f"{path}: music"),
         coseparation=_thresholds(CoseparationThresholds, values.get("coseparation", {}), f"{path}: coseparation"),
@@ -94,14 +96,19 @@ def read_video_list(path: str | Path) -> frozenset[str]:
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def _videos(path: Path, name: str | None) -> frozenset[str]:
-    return read_video_list(path.parent / name) if name else frozenset()
+def _videos(path: Path, values: dict[str, Any], key: str) -> frozenset[str]:
+    name = values.get(key)
+    if name is None:
+        return frozenset()
+    if not isinstance(name, str):
+        raise ValueError(f"{path}: {key} is {name!r}; it must be the name of a file with one video id a line")
+    return read_video_list(path.parent / name)
 
 
 def _classes(values: Any, source: str) -> dict[int, str]:
     classes = _mapping(values, f"{source}: classes")
     for class_id in classes:
-        if not isinstance(class_id, int) or class_id < 1:
+        if type(class_id) is not int or class_id < 1:
             raise ValueError(f"{source}: classes: '{class_id}' is not a class id; they count from 1 (0 is background)")
     return {class_id: str(name) for class_id, name in classes.items()}
 
@@ -110,10 +117,11 @@ def _instrument_rule(values: Any, classes: dict[int, str], source: str) -> Instr
     _check_keys(_mapping(values, source), ["class", "min_confidence", "max_confidence"], source)
     name = values.get("class")
     ids = {class_name: class_id for class_id, class_name in classes.items()}
-    if name not in ids and name not in classes and name != "any":
+    known: dict[Any, int | None] = {**ids, **{class_id: class_id for class_id in classes}, "any": None}
+    if type(name) not in (str, int) or name not in known:
         raise ValueError(f"{source}: class '{name}' is not among classes; use one of: any, {', '.join(ids)}")
-    class_id = None if name == "any" else ids.get(name, name)
-    return InstrumentRule(class_id, values.get("min_confidence"), values.get("max_confidence", 1.0))
+    _check_numbers({key: values[key] for key in values if key != "class"}, source)
+    return InstrumentRule(known[name], values.get("min_confidence"), values.get("max_confidence", 1.0))
 
 
 T = TypeVar("T")
@@ -122,10 +130,16 @@ T = TypeVar("T")
 def _thresholds(kind: type[T], values: Any, source: str) -> T:
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     _check_keys(_mapping(values, source), names, source)
-    for name, value in values.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{source}.{name} is {value!r}; it must be a number that is not negative")
+    _check_numbers(values, source, {f.name for f in dataclasses.fields(kind) if f.type == "int"})  # type: ignore[arg-type]
     return kind(**values)
+
+
+def _check_numbers(values: dict[str, Any], source: str, whole: Collection[str] = ()) -> None:
+    for name, value in values.items():
+        of_type = type(value) is int if name in whole else type(value) in (int, float)
+        if not of_type or not 0 <= value < math.inf:
+            number = "whole number" if name in whole else "number"
+            raise ValueError(f"{source}.{name} is {value!r}; it must be a {number} that is not negative")
 
 
 def _mapping(values: Any, source: str) -> dict[Any, Any]:

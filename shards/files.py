@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 from collections.abc import Iterator
@@ -16,12 +17,16 @@ DETECTOR_OPTIONS = "detect_options.json"
 
 @contextlib.contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A text file to read, line ends as they are. Raises ValueError, while it is read, when it is not UTF-8."""
+    """A text file to read, line ends as they are. Raises ValueError, while it is read, when it is not UTF-8 and when
+    the csv module cannot take it apart.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as such") from error
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file ({error}); look for a quote that is left open") from error
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -228,6 +228,17 @@ class TestDatasets:
             ("- 1", "must be a mapping"),
             ("a: [", "not valid YAML"),
             ("skip_videos: none.txt", "none.txt does not exist"),
+            ("skip_videos: [abc, def]", r"d.yaml: skip_videos is \['abc', 'def'\]; it must be the name of a file"),
+            ("test_videos: 7", "test_videos is 7; it must be the name"),
+            (
+                "instruments: {x: {class: any, min_confidence: '0,5'}}",
+                r"instruments.x.min_confidence is '0,5'; it must be",
+            ),
+            ("instruments: {x: {class: [violin]}}", r"class '\['violin'\]' is not among classes"),
+            ("instruments: {x: {}}", "class 'None' is not among classes"),
+            ("coseparation: {classes_per_clip: 2.0}", "classes_per_clip is 2.0; it must be a whole number"),
+            ("coseparation: {max_iou: .nan}", "max_iou is nan; it must be a number"),
+            ("classes: {true: A}", "'True' is not a class id"),
         ],
     )
     def test_errors_name_the_key(self, tmp_path: Path, text: str, message: str):

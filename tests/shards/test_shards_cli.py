@@ -258,6 +258,25 @@ def test_text_of_another_encoding_names_the_file(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quote_left_open_names_the_file(tmp_path: Path):
+    long = '"' + "x" * 200_000
+    for name, arguments in (
+        ("train_solo_clip.csv", ("pack", tmp_path, "--out", tmp_path / "out")),
+        ("list.csv", ("clips", tmp_path, "--list", "FILE", "--out", tmp_path / "out", "--dataset", "vggsound")),
+        ("segments.csv", ("clips", tmp_path, "--list", "FILE", "--out", tmp_path / "out", "--dataset", "audioset")),
+        ("boxes.csv", ("detect", "--train", "FILE", "--images", tmp_path, "--weights", tmp_path / "w.pt")),
+        (
+            "names.csv",
+            ("detect", "--train", "FILE", "--class-names", "FILE", "--images", tmp_path, "--weights", "w.pt"),
+        ),
+    ):
+        path = tmp_path / name
+        head = {"segments.csv": "# made\n", "boxes.csv": "ImageID,LabelName,XMin,XMax,YMin,YMax\n"}.get(name, "")
+        path.write_text(head + long)
+        with pytest.raises(ValueError, match=rf"{name} is no CSV file \(field larger .*\); look for a quote"):
+            run(*(path if word == "FILE" else word for word in arguments))
+
+
 def test_stats_prints_a_table_and_writes_it_with_a_picture(prepared: Path, tmp_path: Path, capsys):
     out = tmp_path / "out"
     run("index", prepared, "--dataset", "demo", "--by", "clip", "--seed", "1")
