@@ -154,25 +154,40 @@ def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
     assert uses.max() <= 24
 
 
-def test_no_clip_starves_or_dominates() -> None:
-    # 600 clips of 11 instruments in uneven numbers; in a pass of 8 lanes a clip has 8 * reuse uses on average
-    plan = plan_of(make_manifest(UNEVEN), window=64, reuse=10.0)
-    uses = np.sum([uses_of_a_pass(plan, lane) for lane in range(8)], axis=0)
-    assert uses.mean() == pytest.approx(80, rel=0.001)
-    assert uses.min() >= 0.6 * 80
-    assert uses.max() <= 1.4 * 80
+def uses_of_eight_lanes(seed: int, num_mix: int, balance: str) -> tuple[Manifest, np.ndarray]:
+    """600 clips of 11 instruments in uneven numbers, others for every seed, and their uses in a pass over the average."""
+    counts = [np.random.default_rng([seed, shard]).multinomial(60, SHARES).tolist() for shard in range(10)]
+    manifest = make_manifest(counts)
+    window, reuse = DataConfig().window, DataConfig().reuse
+    plan = plan_of(manifest, seed=seed, num_mix=num_mix, balance=balance, window=window, reuse=reuse)
+    draws = round(plan.num_clips * reuse / plan.clips_per_mix)
+    uses = np.zeros(600, int)
+    for lane in range(8):
+        tables = [plan._round(lane, number).table for number in range(-(-draws // plan.draws_per_round))]
+        np.add.at(uses, np.concatenate(tables)[:draws], 1)
+    assert uses.mean() == pytest.approx(8 * reuse, rel=0.001)
+    return manifest, uses / uses.mean()
 
 
-def test_balanced_instruments_do_not_starve_their_own_clips() -> None:
-    manifest = make_manifest(UNEVEN)
-    plan = plan_of(manifest, window=64, reuse=10.0, balance="instruments")
-    uses = np.sum([uses_of_a_pass(plan, lane) for lane in range(8)], axis=0)
+several = pytest.mark.parametrize(("seed", "num_mix"), [(0, 2), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3)])
+
+
+@several
+def test_no_clip_starves_or_dominates(seed: int, num_mix: int) -> None:
+    _, uses = uses_of_eight_lanes(seed, num_mix, "clips")
+    assert uses.min() >= 0.3
+    assert uses.max() <= 1.7
+
+
+@several
+def test_balanced_instruments_do_not_starve_their_own_clips(seed: int, num_mix: int) -> None:
+    manifest, uses = uses_of_eight_lanes(seed, num_mix, "instruments")
     names = np.array([clip.instrument for clip in manifest.clips])
     for name in np.unique(names):
         own = uses[names == name]
         assert own.sum() / uses.sum() == pytest.approx(1 / 11, abs=0.01)
-        assert 0.4 * own.mean() <= own.min()
-        assert own.max() <= 2 * own.mean()
+        assert 0.2 * own.mean() <= own.min()
+        assert own.max() <= 2.6 * own.mean()
 
 
 @pytest.mark.parametrize("pictures", [1, 3, 100])
