@@ -155,7 +155,7 @@ def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
 
 
 def uses_of_eight_lanes(seed: int, num_mix: int, balance: str) -> tuple[Manifest, np.ndarray]:
-    """600 clips of 11 instruments in uneven numbers, others for every seed, and their uses in a pass over the average."""
+    """600 clips of 11 instruments in uneven numbers, others for every seed, their uses in a pass over the average."""
     counts = [np.random.default_rng([seed, shard]).multinomial(60, SHARES).tolist() for shard in range(10)]
     manifest = make_manifest(counts)
     window, reuse = DataConfig().window, DataConfig().reuse
