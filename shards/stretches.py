@@ -57,7 +57,7 @@ class Wanted:
 
 
 class Course:
-    """How far a stream has come; its first jump and where it breaks off are added to the problems."""
+    """How far a stream has come; a late beginning, its first jump and where it breaks off are added to the problems."""
 
     def __init__(self, what: str, wanted: Wanted, longest_gap_s: float, problems: list[str]) -> None:
         self._what, self._wanted, self._longest_gap_s, self._problems = what, wanted, longest_gap_s, problems
@@ -65,6 +65,8 @@ class Course:
         self.end_s: float | None = None
 
     def add(self, begin_s: float, end_s: float) -> None:
+        if self.end_s is None and begin_s - self._wanted.from_s > self._longest_gap_s:
+            self._problems.append(f"{self._what} begins at {begin_s:.1f} s")
         if self.end_s is not None and abs(begin_s - self.end_s) > self._longest_gap_s and not self._jumped:
             self._problems.append(f"{self._what}: time stamps jump from {self.end_s:.1f} s to {begin_s:.1f} s")
             self._jumped = True

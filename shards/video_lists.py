@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,8 @@ def _select(rows: Iterator[tuple[str, float, list[str], str | None]], labels: Ma
 def _checked(entries: list[Listed], path: Path) -> list[Listed]:
     """Without repeated rows. Ids and instruments become names of files: none may lead out of its folder."""
     for entry in entries:
+        if entry.start_s is not None and not 0 <= entry.start_s < math.inf:
+            raise ValueError(f"{path}: '{entry.video}' starts at second {entry.start_s}; correct the list")
         for name in (entry.video, entry.instrument):
             if not name or "/" in name or name.startswith("."):
                 raise ValueError(f"{path}: '{name}' cannot be the name of a file; correct the list")

@@ -200,15 +200,30 @@ class TestBroken:
         assert result.clips == ["v_0", "v_2"]
         assert result.problem == "sound: time stamps jump from 6.0 s to 9.0 s"
 
+    def test_sound_that_begins_late(self, make_video, tmp_path: Path):
+        whole = make_video(tmp_path / "whole.mkv")
+        result = cut(remux(whole, tmp_path / "v.mkv", jump_s=2, from_s=0, kinds=("audio",)), tmp_path)
+        assert (result.clips, result.problem) == (["v_1"], "sound begins at 2.0 s")
+        result = cut(remux(whole, tmp_path / "w.mkv", jump_s=0.4, from_s=0, kinds=("audio",)), tmp_path)
+        assert (result.clips, result.problem) == (["w_0", "w_1"], None)
+        assert np.abs(sound_of(tmp_path, "w_0")[: int(0.35 * 11_025)]).max() < 0.01
 
-def remux(source: Path, target: Path, jump_s: float = 0.0, **options: str) -> Path:
-    """The same streams in a new file; with `jump_s`, what is later than 6 s comes so much later."""
+
+def remux(
+    source: Path,
+    target: Path,
+    jump_s: float = 0.0,
+    from_s: float = 6.0,
+    kinds: tuple[str, ...] = ("audio", "video"),
+    **options: str,
+) -> Path:
+    """The same streams in a new file; what is later than `from_s` in streams of these kinds comes `jump_s` later."""
     with av.open(str(source)) as read, av.open(str(target), "w", options=options) as write:
         streams = {stream.index: write.add_stream_from_template(stream) for stream in read.streams}
         for packet in read.demux():
             if packet.dts is None:  # the end
                 continue
-            if packet.pts * packet.time_base >= 6:
+            if packet.stream.type in kinds and packet.pts * packet.time_base >= from_s:
                 packet.pts += int(jump_s / packet.time_base)
                 packet.dts += int(jump_s / packet.time_base)
             packet.stream = streams[packet.stream.index]

@@ -71,6 +71,9 @@ def test_data_sets_know_the_class_of_every_label():
         ("a.csv", "id,soon,label,test\n", "line 1: a row is id,start,label,split"),
         ("a.csv", "# YTID\nid, 1.0\n", "line 2: a row is id,start,end"),
         ("a.csv", "..,1,x,test\n", "cannot be the name of a file"),
+        ("a.csv", "id,inf,x,test\n", "'id' starts at second inf; correct the list"),
+        ("a.csv", "id,nan,x,test\n", "'id' starts at second nan; correct the list"),
+        ("a.csv", "id,-3,x,test\n", "'id' starts at second -3.0; correct the list"),
     ],
 )
 def test_errors_name_the_line(tmp_path: Path, name: str, text: str, message: str):
