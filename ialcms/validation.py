@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
 from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
+from ialcms.data.pictures import BadClip
 from ialcms.engine import Workers
 from ialcms.metrics import MixScores, Scores, mean_scores
 from ialcms.models import Separator
@@ -77,18 +78,37 @@ class Validation:
         )
 
     def views(self, separator: Separator, count: int = 2) -> list[View]:
-        """Sounds, masks and localisation of some mixes of the list, always the same ones."""
-        places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int))
+        """Sounds, masks and localisation of some mixes of the list, always the same ones.
+
+        In the place of a mix whose clips cannot be used stands the next one that can.
+        """
+        places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
         with _evaluating(separator):
             return [
-                view_mix(separator, self._load(self._mixes[place]), self._workers.device) for place in places.tolist()
+                view_mix(separator, item, self._workers.device)
+                for place, end in zip(places, [*places[1:], len(self._mixes)])
+                if (item := self._first_usable(self._mixes[place:end])) is not None
             ]
+
+    def _first_usable(self, mixes: Iterable[EvaluationMix]) -> EvaluationItem | None:
+        for mix in mixes:
+            try:
+                return self._load(mix)
+            except BadClip:
+                continue  # run() says which one and why
+        return None
 
     def _load(self, mix: EvaluationMix) -> EvaluationItem:
         return load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)
 
     def _score(self, separator: Separator, mix: EvaluationMix) -> tuple[tuple[str, ...], tuple[str, ...], MixScores]:
-        item, device = self._load(mix), self._workers.device
+        device = self._workers.device
+        try:
+            item = self._load(mix)
+        except BadClip as error:
+            clips = [self._manifest.clips[index] for index in mix.clips]
+            unscored = MixScores(tuple({} for _ in clips), str(error))
+            return tuple(clip.instrument for clip in clips), tuple(clip.key for clip in clips), unscored
         sources = torch.as_tensor(item.sources).to(device)
         pictures = torch.as_tensor(item.pictures).to(device)
         window = self._config.audio.num_samples

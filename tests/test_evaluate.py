@@ -309,7 +309,15 @@ def test_a_run_without_checkpoint(shards: Manifest, tmp_path: Path) -> None:
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_validation_counts_what_it_cannot_score(shards: Manifest) -> None:
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"silent": ["drum_4"]}, r"drum_4.*: silent reference \d"),
+        ({"damaged": ["drum_4"]}, r"drum_4.*: clip drum_4 in"),
+    ],
+)
+def test_validation_counts_what_it_cannot_score(tmp_path: Path, broken: dict[str, list[str]], reason: str) -> None:
+    shards = write_evaluation_shards(tmp_path / "shards", **broken)
     config = evaluation_config(shards.folder, eval={"validation_draws": 2})
     separator = make_separator(config).train()
     before = {name: value.clone() for name, value in separator.state_dict().items()}
@@ -319,8 +327,10 @@ def test_validation_counts_what_it_cannot_score(shards: Manifest) -> None:
     assert all(torch.equal(value, before[name]) for name, value in separator.state_dict().items())
     assert result.num_mixes == 12
     assert len(result.problems) == 3
-    assert all(re.search(r"drum_4.*: silent reference \d", line) for line in result.problems)
+    assert all(re.search(reason, line) for line in result.problems)
     assert result.means.keys() == {"SDR", "SIR", "SAR", "SDRi", "SIRi"}
     assert result.per_instrument.keys() == {"bell", "drum", "flute", "harp"}
     assert "over 9 mixes; 3 could not be scored" in str(result)
     assert result == validation.run(separator)
+    assert len(validation.views(separator, count=result.num_mixes)) == 12 - 3 * ("damaged" in broken)
+    assert len(validation.views(separator)) == 2
