@@ -8,8 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from ialcms.rng import permutation
 from shards.entries import Entry
 from shards.workers import map_threads
 
@@ -95,9 +94,9 @@ def split_by_video(
             # a video that shows several instruments counts for the one that has most of its clips
             main = min(clips_of[video], key=lambda name: (-clips_of[video][name], name))
             by_instrument.setdefault(main, []).append(video)
-    generator = np.random.default_rng(seed)
     for instrument in sorted(by_instrument):
-        videos = [by_instrument[instrument][i] for i in generator.permutation(len(by_instrument[instrument]))]
+        order = permutation(len(by_instrument[instrument]), seed, "split by video", instrument)
+        videos = [by_instrument[instrument][i] for i in order]
         sizes = {video: clips_of[video].total() for video in videos}
         num_clips = sum(sizes.values())
         for split, fraction in (("test", test_fraction), ("val", val_fraction)):
@@ -118,7 +117,7 @@ def split_by_clip(
     _check_fractions(val_fraction, test_fraction)
     chosen = ["test" if entry.video in test_videos else "" for entry in entries]
     rest = [i for i, split in enumerate(chosen) if not split]
-    rest = [rest[i] for i in np.random.default_rng(seed).permutation(len(rest))]
+    rest = [rest[i] for i in permutation(len(rest), seed, "split by clip")]
     num_test = round(test_fraction * len(rest))
     num_train = int((len(rest) - num_test) * (1 - val_fraction) + 1e-9)  # rounded down, up to rounding of the product
     for place, i in enumerate(rest):

@@ -128,6 +128,14 @@ class TestScan:
         assert ([e.clip for e in complete], [e.clip for e in missing]) == (["a_0"], ["b_0"])
 
 
+def test_what_a_seed_means_is_fixed_for_all_time():
+    """It must not change with NumPy: a tree indexed anew would have videos of the training in its test."""
+    entries = clips_of_videos("cello", [2] * 10)
+    by_video, by_clip = split_by_video(entries, 0.3, seed=4), split_by_clip(entries, 0.2, seed=4)
+    assert {e.video for e in by_video if e.split == "val"} == {"cello1", "cello3", "cello6"}
+    assert {e.clip for e in by_clip if e.split == "val"} == {"cello1_0", "cello6_1", "cello8_0", "cello9_1"}
+
+
 class TestSplitByVideo:
     def test_no_video_is_in_two_splits(self):
         entries = clips_of_videos("cello", [3, 9, 5, 2, 8, 4, 1, 7]) + clips_of_videos("erhu", [6] * 10)
