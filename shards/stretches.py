@@ -143,12 +143,12 @@ class FrameAssembly:
         """A frame that is on the screen from `time_s` on, the one before it until then; `end_s` is when it is over."""
         if time_s - self._end_s > LONGEST_STILL_S:
             yield from self.finish()
-            # one that begins before the jump may be filled up at its beginning, as others at their end
+            # one that begins a little before this frame is filled up with it, as others at their end
             if self._stretch is not None:
                 self._stretch = self._wanted.following(
                     self._stretch.number, time_s + self._wanted.seconds - self._wanted.spare_s
                 )
-            self._pictures = []
+            self._pictures, self._shown = [], None
         while self._shown is not None and self._stretch is not None and self._due_s() < time_s - 1e-6:
             yield from self._take()
         self._shown, self._picture, self._end_s = frame, None, max(self._end_s, end_s)
