@@ -117,7 +117,8 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     separate.add_argument("source", type=Path, help="video, or a sound if --pictures are given")
     separate.add_argument("--checkpoint", type=Path, required=True, metavar="RUN|CHECKPOINT|FILE",
                           help="trained run (its best checkpoint), checkpoint, or file of 'ialcms export'")  # fmt: skip
-    separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX", help="[NAME=]X1,Y1,X2,Y2[@SECONDS]")
+    separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX",
+                          help="[NAME=]X1,Y1,X2,Y2[@SECONDS]; with a name if X1 is negative")  # fmt: skip
     separate.add_argument("--click", nargs="+", default=[], metavar="POINT", help="[NAME=]X,Y[@SECONDS]")
     separate.add_argument("--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument")
     separate.add_argument("--detector", type=Path, metavar="WEIGHTS", help="finds the instruments; see 'data detect'")

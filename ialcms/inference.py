@@ -40,7 +40,8 @@ class Model:
     def separate(self, wave: Tensor, sample_rate: int, pictures: Tensor, above: str = "share") -> Tensor:
         """wave (C, n) of any length and whole rate, pictures (K, 3, S, S) uint8 -> stems (K, C, n), on the CPU.
 
-        Like `ialcms.separate.separate_file`, for sounds that are in memory. ValueError for other shapes.
+        Like `ialcms.separate.separate_file`, for sounds that are in memory. ValueError for other shapes, and
+        for a rate from which no filter of a sensible size leads to the network's.
         """
         from ialcms.separate.sound import SoundInfo
         from ialcms.separate.stems import StemMaker

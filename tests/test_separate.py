@@ -21,7 +21,7 @@ from ialcms.models import Separator
 from ialcms.run_folder import RunFolder
 from ialcms.separate import Box, Click, Separation, separate_file
 from ialcms.separate.pictures import detect_objects, frame_at, object_in_frame, read_frames
-from ialcms.separate.sound import SoundInfo, measure_sound, read_blocks
+from ialcms.separate.sound import Damage, SoundInfo, measure_sound, read_blocks
 from ialcms.separate.stems import StemMaker
 from ialcms.separation import separate_recording, window_starts
 from tests.evaluation_support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
@@ -154,6 +154,10 @@ class TestStems:
         assert [second for second, _ in maker.localisation] == pytest.approx([0.155, 0.31, 0.465])
         assert all(found.shape == (2, 2, 2) for _, found in maker.localisation)
 
+    def test_a_rate_that_no_filter_leads_from(self, separator: Separator, config: Config) -> None:
+        with pytest.raises(ValueError, match="leads from 44101 to 1000 Hz; resample the sound to 48000 Hz first"):
+            StemMaker(separator, config, pictures(1), SoundInfo(44_101, 1, 100, 0.0))
+
     def test_memory_does_not_grow_with_the_length(self, separator: Separator, config: Config) -> None:
         """Pieces are handed on as they are finished, the sound is read as it is needed."""
         info = SoundInfo(RATE, 1, 50_000, 0.0)
@@ -181,13 +185,15 @@ def write_video(
     audio_codec: str = "pcm_f32le",
     loudness: float = 0.1,
     size: tuple[int, int] = (64, 48),
+    video_codec: tuple[str, str] = ("mpeg4", "yuv420p"),
+    frame_rate: Fraction = Fraction(10),
 ) -> Path:
     """Frames of noise whose grey rises with time; a tone that starts at one second, over soft noise."""
     with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=Fraction(10))
-        video.width, video.height, video.pix_fmt, video.bit_rate = *size, "yuv420p", 5_000_000
+        video = container.add_stream(video_codec[0], rate=frame_rate)
+        video.width, video.height, video.pix_fmt, video.bit_rate = *size, video_codec[1], 5_000_000
         audio = container.add_stream(audio_codec, rate=rate, layout=layout) if sound else None
-        for number in range(round(10 * seconds)):
+        for number in range(round(frame_rate * seconds)):
             pixels = np.full((size[1], size[0], 3), 20 + 4 * number, np.uint8)
             pixels[8:24, 8:24] = (200, 60, 60)
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
@@ -303,9 +309,86 @@ class TestVideo:
         self, run: RunFolder, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         values = ["--checkpoint", str(run.path), "--out", str(tmp_path / "out"), "--no-videos", "--device", "cpu"]
-        assert main(["separate", str(video), *values, "--boxes", "a=2,2,30,30", "5,5,40,40@1.2", "--click", "9,9"]) == 0
+        assert (
+            main(["separate", str(video), *values, "--boxes", "a=-2,2,30,30", "5,5,40,40@1.2", "--click", "9,9"]) == 0
+        )
         printed = capsys.readouterr().out.split()
         assert [Path(line).name for line in printed] == ["1-a.wav", "2-object.wav", "3-object.wav", "remainder.wav"]
+
+    def test_files_of_an_earlier_separation_are_removed(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        separate_file(video, run.path, BOXES, out=out)
+        (out / "mine.wav").write_text("mine")
+        (out / "2-harp.wav").rename(out / "3-harp.wav")  # not by this name in the record
+        separate_file(out / "1-bell.mp4", run.path, [Box(2, 2, 30, 30, name="drum")], out=out, videos=False)
+        left = {path.name for path in out.iterdir()}
+        assert left == {"1-bell.mp4", "1-drum.wav", "remainder.wav", "separation.json", "mine.wav", "3-harp.wav"}
+
+
+def overwrite(path: Path, begin: int, count: int) -> Path:
+    content = bytearray(path.read_bytes())
+    content[begin : begin + count] = np.random.default_rng(1).bytes(count)
+    path.write_bytes(content)
+    return path
+
+
+class TestDamage:
+    @pytest.mark.parametrize(("name", "codec"), [("song.mp3", "mp3"), ("song.m4a", "aac")])
+    def test_a_damaged_sound_is_read_to_its_end(
+        self, run: RunFolder, tmp_path: Path, name: str, codec: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Image.fromarray(np.full((40, 30, 3), 90, np.uint8)).save(tmp_path / "bell.png")
+        source = write_sound(tmp_path / name, codec, seconds=4.0)
+        whole = measure_sound(source, RATE)
+        overwrite(source, source.stat().st_size // 4, 600)
+        separate_file(source, run.path, pictures=[tmp_path / "bell.png"], out=tmp_path / "out", videos=False)
+        record = json.loads((tmp_path / "out" / "separation.json").read_text())
+        assert record["seconds"] == pytest.approx(whole.seconds, abs=0.06)
+        assert 1 <= record["damaged"]["sound"]["packets"] <= 6
+        assert record["damaged"]["sound"]["first_s"] == pytest.approx(1.0, abs=0.2)
+        assert record["damaged"]["pictures"] == {"packets": 0, "first_s": None}
+        assert [r.message for r in caplog.records if "is damaged; silence stands for what" in r.message]
+
+    def test_a_packet_that_pretends_to_be_of_another_kind(self, tmp_path: Path) -> None:
+        parts = [write_sound(tmp_path / f"{layout}.mp3", "mp3", 1.0, layout) for layout in ("stereo", "mono", "stereo")]
+        (tmp_path / "song.mp3").write_bytes(b"".join(part.read_bytes() for part in parts))
+        damage = Damage()
+        info = measure_sound(tmp_path / "song.mp3", RATE, damage)
+        assert info.seconds == pytest.approx(3.0, abs=0.2)
+        assert damage.packets > 30
+
+    def test_nothing_is_left(self, tmp_path: Path) -> None:
+        source = write_sound(tmp_path / "song.m4a", "aac", 1.0)
+        begin = source.read_bytes().index(b"mdat") + 4
+        overwrite(source, begin, source.read_bytes().index(b"moov") - 4 - begin)
+        with pytest.raises(
+            ValueError, match=r"nothing can be heard in .*song.m4a \(damaged packets: \d+, the first at"
+        ):
+            measure_sound(source, RATE)
+
+    def test_a_damaged_frame_is_left_out(self, tmp_path: Path) -> None:
+        source = write_video(tmp_path / "duet.mov", video_codec=("png", "rgb24"))
+        begin = -1
+        for _ in range(10):
+            begin = source.read_bytes().index(b"IHDR", begin + 1)
+        overwrite(source, begin, 12)
+        damage = Damage()
+        times = [second for second, _ in read_frames(source, damage=damage)]
+        assert times == pytest.approx([n / 10 for n in range(20) if n != 9], abs=0.002)
+        assert damage.packets == 1
+
+
+def write_sound(path: Path, codec: str, seconds: float, layout: str = "stereo", rate: int = 44_100) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        wave = noise(1 if layout == "mono" else 2, round(seconds * rate))
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T.reshape(1, -1)), "flt", layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        resampler = av.AudioResampler(stream.codec_context.format, layout, rate, stream.frame_size or None)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return path
 
 
 class TestObjects:
@@ -333,6 +416,13 @@ class TestObjects:
         for at_s, number in ((0.0, 0), (0.95, 9), (1.0, 10), (1.95, 19), (2.5, 19)):
             grey = frame_at(video, at_s)[40:, 40:].float().mean()
             assert grey == pytest.approx(20 + 4 * number, abs=3), at_s
+
+    def test_a_frame_stays_on_the_screen_until_the_next(self, tmp_path: Path) -> None:
+        slow = write_video(tmp_path / "slow.mkv", seconds=20.0, frame_rate=Fraction(1, 5), rate=RATE)
+        for at_s, number in ((0.0, 0), (2.5, 0), (5.0, 1), (14.9, 2), (19.0, 3)):
+            assert frame_at(slow, at_s)[40:, 40:].float().mean() == pytest.approx(20 + 4 * number, abs=1.5), at_s
+        with pytest.raises(ValueError, match="has no frame at 21 s"):
+            frame_at(slow, 21.0)
 
     @pytest.mark.parametrize(
         ("kind", "text", "expected"),
@@ -372,6 +462,7 @@ class TestObjects:
         boxes = detect_objects(video, tmp_path / "weights.pt", 2.0, 0.9, "cpu")
         assert {box.name for box in boxes} == {"Violin", "Flute"}
         for box in boxes:
+            assert box.at_s == pytest.approx(round(box.at_s, 1), abs=1e-6)  # of the frame that was looked at
             grey = frame_at(video, box.at_s)[40:, 40:].float().mean()
             assert grey == pytest.approx(grey_of[box.name], abs=4)
         with pytest.raises(ValueError, match=r"sees nothing .* lower --min-score, or show .* with --boxes or --click"):

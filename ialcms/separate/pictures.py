@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ialcms.config import DataConfig
-from ialcms.separate.sound import open_media
+from ialcms.separate.sound import Damage, decode, open_media
 
 Frame = Tensor  # (H, W, 3) uint8
 
 _CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
 _DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
+_END_S = 1.0  # behind a video's last frame: the sound may be a little longer than the picture
 _NUMBER = r"-?\d+(?:\.\d+)?"
 
 
@@ -138,8 +139,11 @@ def video_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
 
 
-def read_frames(path: Path, from_s: float = 0.0) -> Iterator[tuple[float, Frame]]:
-    """(time since the beginning of the file, upright frame) from the frame on the screen at `from_s` on, in order."""
+def read_frames(path: Path, from_s: float = 0.0, damage: Damage | None = None) -> Iterator[tuple[float, Frame]]:
+    """(time since the beginning of the file, upright frame) from the frame on the screen at `from_s` on, in order.
+
+    Packets that cannot be decoded are left out and counted in `damage`.
+    """
     with open_media(path) as container:
         stream = video_stream(container)
         assert stream is not None
@@ -147,8 +151,8 @@ def read_frames(path: Path, from_s: float = 0.0) -> Iterator[tuple[float, Frame]
         if from_s > 0:
             container.seek(int((from_s + origin_s) * av.time_base))
         before: tuple[float, av.VideoFrame] | None = None
-        try:
-            for frame in container.decode(stream):
+        for frames, _ in decode(container, stream, Damage() if damage is None else damage):
+            for frame in frames:
                 if frame.time is None:
                     continue
                 time_s = float(frame.time) - origin_s
@@ -159,8 +163,6 @@ def read_frames(path: Path, from_s: float = 0.0) -> Iterator[tuple[float, Frame]
                     yield before[0], _upright(before[1])
                     before = None
                 yield time_s, _upright(frame)
-        except av.InvalidDataError:
-            pass  # damaged from here on: what came before counts
         if before is not None:
             yield before[0], _upright(before[1])
 
@@ -169,10 +171,19 @@ def frame_at(path: Path, at_s: float) -> Frame:
     """The frame on the screen at a time; ValueError where the video does not reach it."""
     if at_s < 0:
         raise ValueError(f"a box at {at_s:g} s: give seconds since the beginning of the video")
-    time_s, frame = next(read_frames(path, at_s), (None, None))
-    if frame is None or time_s is None or at_s - time_s > 1.0:
+    frames = read_frames(path, at_s)
+    time_s, frame = next(frames, (None, None))
+    if frame is None or time_s is None or (at_s - time_s > _last_frame_s(path) and next(frames, None) is None):
         raise ValueError(f"{path} has no frame at {at_s:g} s; give an earlier time")
     return frame
+
+
+def _last_frame_s(path: Path) -> float:
+    """How long a video's last frame stays on the screen."""
+    with open_media(path) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        return max(_END_S, float(1 / stream.average_rate) if stream.average_rate else 0.0)
 
 
 def detect_objects(path: Path, weights: Path, seconds: float, min_score: float, device: str) -> list[Box]:
@@ -194,14 +205,15 @@ def detect_objects(path: Path, weights: Path, seconds: float, min_score: float, 
     times = [(n + 0.5) * seconds / _DETECTION_FRAMES for n in range(_DETECTION_FRAMES)]
     best: dict[str, tuple[float, Box]] = {}
     for at_s in times:
-        _, frame = next(read_frames(path, at_s), (None, None))
-        if frame is None:
+        shown = next(read_frames(path, at_s), None)
+        if shown is None:
             break
+        time_s, frame = max(shown[0], 0.0), shown[1]
         picture = frame.permute(2, 0, 1).float() / 255
         for _, label, score, x1, y1, x2, y2 in detect_frames(model, [(0, picture)], device, batch=1).tolist():
             name = detector.classes[int(label) - 1]
             if score >= min_score and (name not in best or score > best[name][0]):
-                best[name] = (score, Box(x1, y1, x2, y2, at_s, name))
+                best[name] = (score, Box(x1, y1, x2, y2, time_s, name))
     if not best:
         raise ValueError(
             f"the detector {weights} sees nothing in {path} with a confidence of {min_score:g} or more; "

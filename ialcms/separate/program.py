@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -28,8 +30,11 @@ from ialcms.separate.pictures import (
     object_of_picture,
     read_frames,
 )
-from ialcms.separate.sound import SoundInfo, StemWriter, measure_sound, read_blocks
+from ialcms.separate.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.separate.stems import ABOVE, StemMaker
+
+_RECORD = "separation.json"
+log = logging.getLogger("ialcms")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,12 @@ def separate_file(
         raise ValueError(f"batch_windows is {batch_windows}; give at least 1")
     model = load_model(checkpoint, device)
     config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_windows=batch_windows))
-    info = measure_sound(source, config.audio.sample_rate)
+    damage = {"sound": Damage(), "pictures": Damage()}
+    info = measure_sound(source, config.audio.sample_rate, damage["sound"])
+    if damage["sound"].packets:
+        log.warning(
+            "the sound of %s is damaged; silence stands for what cannot be decoded (%s)", source, damage["sound"]
+        )
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
@@ -93,10 +103,13 @@ def separate_file(
     mp4s: list[Path] = []
     if videos:
         places = [sounding.place for sounding in found]
-        frames = still_frames(found, info.seconds) if None in places else read_frames(source)
+        frames = still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
         with _bar(unit="frame", desc="videos") as bar:
             mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
-    _write_record(out, source, checkpoint, model.step, names, found, info, above)
+        if damage["pictures"].packets:
+            log.warning("the pictures of %s are damaged; some frames are missing (%s)", source, damage["pictures"])
+    _remove_earlier(out, {source, *stems, remainder, *mp4s})
+    _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
     return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
@@ -166,6 +179,18 @@ def _names(found: Sequence[SoundObject]) -> list[str]:
     return [f"{number}-{name}" for number, name in enumerate(clean, start=1)]
 
 
+def _remove_earlier(out: Path, kept: set[Path]) -> None:
+    """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
+    try:
+        names = [entry["name"] for entry in json.loads((out / _RECORD).read_text())["objects"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there was none, or it is somebody else's file
+    resolved = {path.resolve() for path in kept}
+    for path in (out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")):
+        if path.parent == out and path.resolve() not in resolved:
+            path.unlink(missing_ok=True)
+
+
 def _write_record(
     out: Path,
     source: Path,
@@ -175,6 +200,7 @@ def _write_record(
     found: Sequence[SoundObject],
     info: SoundInfo,
     above: str,
+    damage: dict[str, Damage],
 ) -> None:
     """separation.json: what was separated by what."""
     record = {
@@ -185,5 +211,8 @@ def _write_record(
         "seconds": info.seconds,
         "above": above,
         "objects": [{"name": name, "place": sounding.place} for name, sounding in zip(names, found)],
+        "damaged": {stream: dataclasses.asdict(found_there) for stream, found_there in damage.items()},
     }
-    (out / "separation.json").write_text(json.dumps(record, indent=1) + "\n")
+    temporary = out / f".{_RECORD}.tmp"
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    os.replace(temporary, out / _RECORD)

@@ -9,12 +9,28 @@ from torch import Tensor
 
 _ZEROS = 6  # of the sinc on each side
 _CUTOFF = 0.99  # of the lower rate's highest frequency
+_MAX_TAPS = 5_000_000  # of all phases
+COMMON_RATE = 48_000  # from which there is a filter to any usual rate
+
+
+def has_filter(rate: int, target_rate: int) -> bool:
+    """Whether the filter has a sensible size: its taps are (rate / gcd) * (target_rate / gcd)."""
+    common = math.gcd(rate, target_rate)
+    return (rate // common) * (target_rate // common) <= _MAX_TAPS
 
 
 class Resample:
-    """From one whole sample rate to another: a sinc under a Hann window, one filter per phase."""
+    """From one whole sample rate to another: a sinc under a Hann window, one filter per phase.
+
+    ValueError for two rates without a filter of a sensible size.
+    """
 
     def __init__(self, rate: int, target_rate: int, device: torch.device) -> None:
+        if not has_filter(rate, target_rate):
+            raise ValueError(
+                f"no filter of a sensible size leads from {rate} to {target_rate} Hz; resample the sound to "
+                f"{COMMON_RATE} Hz first"
+            )
         common = math.gcd(rate, target_rate)
         self._step, self._phases = rate // common, target_rate // common
         cutoff = min(self._step, self._phases) * _CUTOFF  # per `step` input samples

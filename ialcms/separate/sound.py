@@ -5,25 +5,25 @@ Shapes: C channels (1 or 2), n samples of a block.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import torch
 from av.audio.resampler import AudioResampler
 from torch import Tensor
 
+from ialcms.separate.resample import COMMON_RATE, has_filter
+
 Block = Tensor  # (C, n) float32
 
 _SILENT = 1e-6  # peak, of full scale
-# The filter between two rates has (rate / gcd) * (other / gcd) taps: sounds of an odd rate are brought to this one.
-_COMMON_RATE = 48_000
-_MAX_TAPS = 5_000_000
+_LONGEST_GAP_S = 1.0  # of one damaged packet: its duration may be damaged, too
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _WRITTEN_SAMPLES = 65_536  # of one frame
 _WAV_LIMIT_BYTES = 4_000_000_000  # a WAV file counts its bytes in 32 bits; longer ones become RF64
@@ -41,48 +41,95 @@ class SoundInfo:
         return self.num_samples / self.sample_rate
 
 
-def measure_sound(path: Path, model_rate: int) -> SoundInfo:
+@dataclass
+class Damage:
+    """Packets of a stream that could not be decoded."""
+
+    packets: int = 0
+    first_s: float | None = None  # since the beginning of the file
+
+    def add(self, at_s: float) -> None:
+        self.packets += 1
+        self.first_s = at_s if self.first_s is None else self.first_s
+
+    def __str__(self) -> str:
+        where = "" if self.first_s is None else f", the first at {self.first_s:.1f} s"
+        return f"damaged packets: {self.packets}{where}"
+
+
+def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> SoundInfo:
     """Read the sound once to its end; ValueError where there is none, or nothing to hear in it."""
+    damage = Damage() if damage is None else damage
     with open_media(path) as container:
         if not container.streams.audio:
             raise ValueError(f"{path} has no sound; there is nothing to separate")
         stream = container.streams.audio[0]
-        common = math.gcd(stream.rate, model_rate)
-        fits = (stream.rate // common) * (model_rate // common) <= _MAX_TAPS
+        rate = stream.rate if has_filter(stream.rate, model_rate) else COMMON_RATE
         origin_s = (container.start_time or 0) / av.time_base
         start_s = (
             float(stream.start_time * stream.time_base) - origin_s if stream.start_time and stream.time_base else 0
         )
-        info = SoundInfo(stream.rate if fits else _COMMON_RATE, min(stream.channels, 2), 0, max(start_s, 0.0))
+        info = SoundInfo(rate, min(stream.channels, 2), 0, max(start_s, 0.0))
     count, peak = 0, 0.0
-    for block in read_blocks(path, info):
+    for block in read_blocks(path, info, damage):
         if not bool(block.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
         count += block.shape[1]
         peak = max(peak, float(block.abs().max()) if block.numel() else 0.0)
+    if peak < _SILENT and damage.packets:
+        raise ValueError(f"nothing can be heard in {path} ({damage}); get the file again, or export it again")
     if peak < _SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
     return SoundInfo(info.sample_rate, info.num_channels, count, info.start_s)
 
 
-def read_blocks(path: Path, info: SoundInfo) -> Generator[Block, None, None]:
+def read_blocks(path: Path, info: SoundInfo, damage: Damage | None = None) -> Generator[Block, None, None]:
     """The sound from its beginning, in blocks of some thousand samples, as floats with 1 for full scale.
 
-    More than two channels are mixed down to two by FFmpeg's rules. What comes after a damaged place is left out.
+    More than two channels are mixed down to two by FFmpeg's rules. Silence stands for packets that cannot be decoded,
+    so that what follows keeps its time; they are counted in `damage`.
     """
+    damage = Damage() if damage is None else damage
     resampler = AudioResampler("fltp", _LAYOUTS[info.num_channels], info.sample_rate)
     with open_media(path) as container:
-        try:
-            for frame in container.decode(container.streams.audio[0]):
-                frame.pts = None  # the resampler would fill gaps by itself
-                yield from map(_floats, resampler.resample(frame))
-        except av.InvalidDataError:
-            pass
+        origin_s = (container.start_time or 0) / av.time_base
+        for frames, gap_s in decode(container, container.streams.audio[0], damage):
+            for frame in frames:
+                time_s, frame.pts = frame.time, None  # by its time the resampler would fill gaps by itself
+                try:
+                    resampled = resampler.resample(frame)
+                except ValueError:  # another rate or layout than before: so looks a packet with a damaged head
+                    damage.add((time_s or 0.0) - origin_s)
+                    yield torch.zeros(info.num_channels, round(frame.samples / frame.sample_rate * info.sample_rate))
+                else:
+                    yield from map(_floats, resampled)
+            if gap_s:
+                yield torch.zeros(info.num_channels, round(gap_s * info.sample_rate))
         yield from map(_floats, resampler.resample(None))
 
 
 def _floats(frame: av.AudioFrame) -> Block:
     return torch.stack([torch.frombuffer(p, dtype=torch.float32, count=frame.samples) for p in frame.planes])
+
+
+def decode(
+    container: av.container.InputContainer, stream: av.AudioStream | av.VideoStream, damage: Damage
+) -> Iterator[tuple[list[Any], float]]:
+    """The frames of each packet, and for one that cannot be decoded how many seconds are missing."""
+    origin_s = (container.start_time or 0) / av.time_base
+    time_s, unit = 0.0, stream.time_base or 0
+    try:
+        for packet in container.demux(stream):
+            if packet.pts is not None:
+                time_s = float(packet.pts * unit) - origin_s
+            try:
+                frames, gap_s = packet.decode(), 0.0
+            except av.FFmpegError:
+                damage.add(time_s)
+                frames, gap_s = [], min(float((packet.duration or 0) * unit), _LONGEST_GAP_S)
+            yield frames, gap_s
+    except av.FFmpegError:
+        damage.add(time_s)  # of the container itself: nothing behind this place can be found
 
 
 def audio_frame(block: Block, sample_rate: int, first: int, packed: bool = False) -> av.AudioFrame:
