@@ -15,6 +15,8 @@ from ialcms.results import MixResult
 from ialcms.run_folder import RunFolder
 
 _NAME_WIDTH = 36
+_EQUAL = ("manifest", "seconds")  # of the evaluations' options: they say what the mixes sound like
+_SAID = ("hop", "metrics")  # how they were separated and scored
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class Comparison:
             f"{letter}  {summary['run']}, step {summary['step']}  ({folder})"
             for letter, summary, folder in zip("AB", self.summaries, self.folders)
         ]
+        for name in _SAID:
+            a, b = (summary.get(name) for summary in self.summaries)
+            if a != b:
+                lines.append(f"eval.{name} differs: A {a}, B {b}")
         return [*lines, f"{self.overall.num_mixes} of {self.num_mixes} mixes are scored in both", ""]
 
     def _overall(self) -> list[str]:
@@ -89,6 +95,13 @@ def compare(a: Path, b: Path, overrides: Sequence[str] = ()) -> Comparison:
             f"{folders[0]} and {folders[1]} are of different mixes: evaluate both with the same shards and the same "
             f"eval.* options, or both with --mixes {folders[0] / MIXES}"
         )
+    for name in _EQUAL:
+        if summary_a.get(name) != summary_b.get(name):
+            what = "of other shards" if name == "manifest" else f"of mixes of {summary_a[name]} and {summary_b[name]} s"
+            raise ValueError(
+                f"{folders[0]} and {folders[1]} are {what}: evaluate both with the same shards and the same "
+                "eval.seconds"
+            )
     pairs = [(x, y) for x, y in zip(results_a, results_b) if not (x.scores.problem or y.scores.problem)]
     names = sorted({name for result in results_a for name in result.instruments})
     return Comparison(

@@ -46,10 +46,23 @@ def submit(script: str) -> str:
     return result.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several clusters
 
 
+def check_arguments(verb: str, arguments: Sequence[str]) -> None:
+    """Raises ValueError for arguments that the script would refuse when the job starts."""
+    if verb == "pack":
+        if not _value_of("--out", arguments):
+            raise ValueError("pack into which folder? Give --out")
+        return
+    positional = arguments[2:] if verb == "sweep" and arguments[0] == "--list" else arguments
+    if not positional or positional[0].startswith("-"):
+        raise ValueError(
+            f"{verb} of what? {'A run' if verb == 'evaluate' else 'A configuration'} comes first; see --help"
+        )
+
+
 def result_lines(verb: str, arguments: Sequence[str], job: str) -> list[str]:
     """Where the job will put what it makes, and how to look at it."""
     if verb == "evaluate":
-        return [f"results: {arguments[0]}/evaluation"]
+        return [f"results: {_value_of('--out', arguments) or f'{arguments[0]}/evaluation'}"]
     if verb == "pack":
         return [f"shards: {_value_of('--out', arguments)}"]
     positional = arguments[2:] if arguments[0] == "--list" else arguments
@@ -99,6 +112,7 @@ def main(words: Sequence[str] | None = None) -> int:
         arguments = words[words.index(verb) + 1 :]
         if not arguments:
             raise ValueError(f"{verb} of what? See --help")
+        check_arguments(verb, arguments)
         dry_run = "--dry-run" in before
         script = fill_in(verb, [word for word in before if word != "--dry-run"], arguments)
         if dry_run:

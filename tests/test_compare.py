@@ -17,11 +17,17 @@ from ialcms.result_files import write_results
 from ialcms.results import MixResult
 from tests.evaluation_support import evaluation_config
 
+_SUMMARY = {"step": 7, "num_mix": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
 PAIRS = [("cello", "flute"), ("cello", "tuba"), ("flute", "tuba")]
 
 
 def write_evaluation(
-    folder: Path, gain: dict[str, float], jitter: float = 0.0, silent: tuple[int, ...] = (), first_start: int = 0
+    folder: Path,
+    gain: dict[str, float],
+    jitter: float = 0.0,
+    silent: tuple[int, ...] = (),
+    first_start: int = 0,
+    **options: object,
 ) -> Path:
     """30 mixes of very different difficulty; gain: what every instrument has above the common level."""
     level = 5 * np.random.default_rng(0).standard_normal(30)
@@ -34,7 +40,7 @@ def write_evaluation(
         keys = tuple(f"{name}_{index}" for name in names)
         problem = "silent estimate 1" if index in silent else ""
         results.append(MixResult(index, names, keys, (0, 1), (first_start, 0), MixScores(sources, problem)))
-    write_results(folder, results, {"run": folder.name, "step": 7, "num_mix": 2})
+    write_results(folder, results, _SUMMARY | {"run": folder.name} | options)
     return folder
 
 
@@ -85,6 +91,22 @@ def test_other_mixes(a: Path, tmp_path: Path) -> None:
     b = write_evaluation(tmp_path / "b", {"cello": 0.0, "flute": 0.0, "tuba": 0.0}, first_start=1)
     with pytest.raises(ValueError, match=r"are of different mixes: evaluate both with the same shards .* --mixes "):
         compare(a, b)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"manifest": "abd"}, "are of other shards"), ({"seconds": 3.0}, "are of mixes of 6.0 and 3.0 s: evaluate both")],
+)
+def test_other_sounds_of_the_same_mixes(a: Path, tmp_path: Path, option: dict, message: str) -> None:
+    b = write_evaluation(tmp_path / "b", {"cello": 0.0, "flute": 0.0, "tuba": 0.0}, **option)
+    with pytest.raises(ValueError, match=message):
+        compare(a, b)
+
+
+def test_other_ways_to_the_scores_are_said(a: Path, tmp_path: Path) -> None:
+    b = write_evaluation(tmp_path / "b", {"cello": 0.0, "flute": 0.0, "tuba": 0.0}, hop=65_535, metrics="fast")
+    lines = str(compare(a, b)).splitlines()
+    assert lines[2:4] == ["eval.hop differs: A 11025, B 65535", "eval.metrics differs: A mir_eval, B fast"]
 
 
 def test_command_line_takes_runs(a: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

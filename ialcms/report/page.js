@@ -5,6 +5,9 @@
 const player = document.getElementById("player");
 const announcement = document.getElementById("status");
 const positions = new Map(); // example -> seconds
+// The slider's own step is as fine as a mouse points, too fine for keys.
+const KEY_SECONDS = 0.5;
+const keySteps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
 let current = null; // the sound (figure) that the player holds
 let pendingSeek = null; // seconds to go to as soon as the player knows the sound
 let nextFrame = 0;
@@ -87,7 +90,14 @@ for (const sound of document.querySelectorAll(".sound")) {
     if (sound === current && !player.paused) player.pause();
     else play(sound);
   });
-  sound.querySelector("input").addEventListener("input", (event) => seek(sound, Number(event.target.value)));
+  const slider = sound.querySelector("input");
+  slider.addEventListener("input", () => seek(sound, Number(slider.value)));
+  slider.addEventListener("keydown", (event) => {
+    const steps = keySteps[event.key];
+    if (!steps || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    seek(sound, Math.min(Math.max(Number(slider.value) + steps * KEY_SECONDS, 0), Number(slider.max)));
+  });
 }
 
 for (const toggle of document.querySelectorAll(".toggle")) {
@@ -111,7 +121,10 @@ function sortTable(head) {
   rows.sort((a, b) => {
     const gaps = a.cell.classList.contains("missing") - b.cell.classList.contains("missing");
     if (gaps) return gaps;
-    if (isNumber) return sign * (Number(a.cell.dataset.value) - Number(b.cell.dataset.value));
+    if (isNumber) {
+      const [x, y] = [Number(a.cell.dataset.value), Number(b.cell.dataset.value)];
+      return sign * ((x > y) - (x < y)); // the difference of two infinities is no number
+    }
     return sign * compareTexts(a.cell.textContent, b.cell.textContent);
   });
   for (const other of head.parentElement.cells) other.setAttribute("aria-sort", "none");

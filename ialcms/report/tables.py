@@ -70,7 +70,14 @@ def _cell(value: Cell, is_name: bool, is_number: bool) -> Html:
     if value is None or (place is not None and math.isnan(place)):
         dash = element("span", "–", aria_hidden="true")
         return element(name, dash, element("span", "no value", class_="unseen"), scope=scope, class_=f"{kind} missing")
-    return element(name, readable(value), scope=scope, class_=kind, data_value=place)
+    return element(name, readable(value), scope=scope, class_=kind, data_value=_as_script_reads(place))
+
+
+def _as_script_reads(place: float | None) -> float | str | None:
+    """JavaScript's Number() does not know Python's "inf"."""
+    if place is None or math.isfinite(place):
+        return place
+    return "Infinity" if place > 0 else "-Infinity"
 
 
 def _place(value: Cell) -> float | None:

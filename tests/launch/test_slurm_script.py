@@ -60,6 +60,7 @@ def test_dry_run_prints_the_script_and_submits_nothing(sbatch: Path, capsys: pyt
             ["run folder: runs/demo-1234", "curves: tensorboard --logdir runs/demo-1234"],
         ),
         (["evaluate", "runs/demo"], ["results: runs/demo/evaluation"]),
+        (["evaluate", "runs/demo", "--out", "results/demo"], ["results: results/demo"]),
         (["--array=0-7", "pack", "data/music", "--out=data/shards"], ["shards: data/shards"]),
     ],
 )
@@ -77,6 +78,10 @@ def test_it_submits_and_says_where_things_will_be(
     [
         (["--nodes=2"], "give a verb: train, evaluate, sweep, pack"),
         (["train"], "train of what? See --help"),
+        (["train", "--folder", "runs/x"], "train of what? A configuration comes first; see --help"),
+        (["--array=1-3", "sweep", "--list", "s.txt"], "sweep of what? A configuration comes first; see --help"),
+        (["evaluate", "--out", "results"], "evaluate of what? A run comes first; see --help"),
+        (["--array=0-7", "pack", "data/music"], "pack into which folder? Give --out"),
         (
             ["trian", "train", "x.yaml"],
             "'trian' is neither a verb (train, evaluate, sweep, pack) nor an option of sbatch",

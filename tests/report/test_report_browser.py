@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -30,12 +31,18 @@ def browser():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, make):
     columns = ("Instrument", "A column with a long title", *(f"Another long column {n}" for n in range(6)))
+    endless = Table(
+        "Endless",
+        ("Clip", "SDR"),
+        (("a", 3.0), ("b", math.inf), ("c", -math.inf), ("d", None), ("e", 12.0), ("f", math.inf), ("g", -2.0)),
+        "",
+    )
     wide = Table("Wide", columns, (("violin", *range(7)),), "Scrolls in its own box.")
     return write_report(
         tmp_path_factory.mktemp("report") / "report.html",
         title="demo_run_" + "with_a_long_name_" * 4,
         summary={"SDR (dB)": 10.2, "Mixes": 550, "Checkpoint": "step 100,000"},
-        tables=[make.table(), wide],
+        tables=[make.table(), wide, endless],
         examples=[
             make.example("violin", "flute", why="best", seconds=SECONDS),
             make.example(ATTACK, "clarinet", "an_instrument_with_a_long_name", why="worst", seconds=SECONDS, seed=3),
@@ -187,6 +194,15 @@ def test_players_work_with_the_keyboard_alone(open_page):
     page.keyboard.press("PageDown")  # a tenth of the length
     assert slider.get_attribute("aria-valuetext") == "9.0 of 10.0 seconds"
     assert state(page)["time"] == pytest.approx(9.0, abs=0.01)
+    for keys, now in (
+        (["Home", "ArrowRight", "ArrowRight", "ArrowUp"], 1.5),
+        (["ArrowLeft"], 1.0),
+        (["ArrowDown"] * 3, 0.0),
+    ):
+        for key in keys:
+            page.keyboard.press(key)
+        assert slider.get_attribute("aria-valuetext") == f"{now} of 10.0 seconds"
+        assert state(page)["time"] == pytest.approx(now, abs=0.01)
 
 
 def rows_of(page) -> list[str]:
@@ -209,6 +225,14 @@ def test_tables_sort_by_click(open_page):
     assert sorts_of(page) == ["none", "none", "ascending"]
     table.get_by_role("button", name="Mixes").click()
     assert rows_of(page) == ["erhu", "violin", "flute", "Cello"]  # 110 before 50: by number, not by text
+
+
+def test_infinite_numbers_have_their_place(open_page):
+    page = open_page()
+    table = page.get_by_role("table", name="Endless")
+    for expected in ("bfeagcd", "cgaebfd"):
+        table.get_by_role("button", name="SDR").click()
+        assert "".join(table.locator("tbody th").all_inner_texts()) == expected
 
 
 def test_tables_sort_by_keyboard(open_page):
