@@ -34,7 +34,17 @@ free_port() {
 exec_workers() {
   local head own=()
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  [[ ${SLURM_GPUS_ON_NODE:-0} -gt 0 ]] || own=(--workers "${SLURM_NTASKS_PER_NODE:-1}")
+  if [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]]; then
+    local tasks=${SLURM_NTASKS_PER_NODE:-}
+    # --ntasks alone: SLURM has shared the tasks out, like 2(x3), or 2,1 where the nodes differ
+    [[ -n $tasks || -z ${SLURM_NTASKS:-} ]] || tasks=${SLURM_TASKS_PER_NODE:-}
+    if [[ $tasks == *,* ]]; then
+      say "the nodes have $tasks tasks: one worker on each; for more ask with --ntasks-per-node"
+      tasks=1
+    fi
+    tasks=${tasks%%(*}
+    own=(--workers "${tasks:-1}")
+  fi
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_GPU
   exec srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \

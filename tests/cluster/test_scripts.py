@@ -69,8 +69,18 @@ def test_crashes_are_counted_and_limited(cluster: Cluster, project: Path) -> Non
     assert "crashed 2 times, given up; to go on: sbatch slurm/train.sbatch x.yaml ... --folder run" in job.log
 
 
-def test_a_worker_for_each_gpu(cluster: Cluster, project: Path) -> None:
-    job = train(cluster, project, "--nodes=2", "--gpus-per-node=2", "--cpus-per-task=4", "x.yaml", "steps=2")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--gpus-per-node=2", "--cpus-per-task=4"],
+        ["--gres=gpu:2"],
+        ["--gpus=4"],
+        ["--ntasks=4", "--cpus-per-task=2"],
+    ],
+    ids=" ".join,
+)
+def test_a_worker_for_each_gpu_or_task(cluster: Cluster, project: Path, options: list[str]) -> None:
+    job = train(cluster, project, "--nodes=2", *options, "x.yaml", "steps=2")
     assert job.wait().state == "COMPLETED"
     assert re.findall(r"worker (\d of \d) on n\d", job.log).count("3 of 4") == 1
 
@@ -101,13 +111,13 @@ def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, project:
 
 
 def test_a_sweep_has_a_task_and_a_folder_for_each_line(cluster: Cluster, project: Path) -> None:
-    (project / "sweep.txt").write_text("seed=5 data.num_mix=3\nseed=6\n")
-    told = launch_slurm(cluster, project, "--array=1-2", "sweep", "--list", "sweep.txt", "x.yaml", "steps=2")
-    for task, options in ((1, ["seed=5", "data.num_mix=3"]), (2, ["seed=6"])):
+    (project / "sweep.txt").write_bytes(b"""seed=5 'data.shards="pipe:cat a b"'\r\nseed=6\n""")
+    told = launch_slurm(cluster, project, "--array=1-2", "sweep", "--list", "sweep.txt", "configs.d/x", "steps=2")
+    for task, options in ((1, ["seed=5", 'data.shards="pipe:cat a b"']), (2, ["seed=6"])):
         assert cluster.wait(f"{told['job']}_{task}").state == "COMPLETED"
         folder = f"{told['run folder']}/line-{task}"
         words = (project / folder / "arguments").read_text().splitlines()
-        assert words[:3] == ["train", "x.yaml", "steps=2"]
+        assert words[:3] == ["train", "configs.d/x", "steps=2"]
         assert words[3:-2] == [*options, "--folder", folder]
 
 
