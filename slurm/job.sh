@@ -23,6 +23,9 @@ python=${IALCMS_PYTHON:-.venv/bin/python}
 "$python" -c 'import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ("ialcms", "launch", "torch"))))' \
   || fail "$python has no ialcms: run 'make install' in the project's folder, or name another one in IALCMS_PYTHON" 2
 
+[[ -z ${SLURM_GPUS_PER_TASK:-} && ${SLURM_TRES_PER_TASK:-} != *gpu* ]] \
+  || fail "ask for GPUs with --gpus-per-node instead of --gpus-per-task: one launcher a node starts the workers" 2
+
 # free_port   on this node, which is the first of the job's
 free_port() {
   local port=$((10000 + (SLURM_JOB_ID * 16 + starts) % 20000)) # below those that the system gives away

@@ -39,6 +39,7 @@ def without_daemon(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -
     ("arguments", "own", "message"),
     [
         ([], {}, "the configuration comes first: sbatch slurm/train.sbatch configs/demo.yaml"),
+        (["--gpus-per-task=1", "--ntasks=2", "x.yaml"], {}, "ask for GPUs with --gpus-per-node instead of"),
         (["x.yaml"], {"IALCMS_PYTHON": "/bin/false"}, "/bin/false has no ialcms: run 'make install' in the project"),
     ],
 )
