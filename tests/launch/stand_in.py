@@ -54,7 +54,9 @@ def main() -> int:
     options = dict(word.split("=", 1) for word in words if "=" in word)
     rank, start = os.environ["RANK"], int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if "refuse" in options:
-        if rank == "0":
+        if rank != "0":
+            time.sleep(15)  # as the program's workers do: torchrun ends all as soon as one has ended
+        else:
             print("ialcms: error: there is no such thing", file=sys.stderr)
         return 2
     stop: list[int] = []
