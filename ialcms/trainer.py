@@ -21,9 +21,10 @@ from ialcms import checkpoint
 from ialcms.checkpoint import Progress
 from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size, shared_fields
-from ialcms.data.batches import BadClips, Batch, train_batches, training_clips
+from ialcms.data.batches import BadClips, Batch, train_batches
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
+from ialcms.data.selection import select_clips
 from ialcms.engine import Watchdog, Workers, check_same_fields
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates
@@ -186,7 +187,7 @@ class _Run:
 
 def steps_per_epoch(config: Config, manifest: Manifest) -> int:
     """Steps in which `data.epoch_passes` times as many mixes are drawn as there are training clips."""
-    num_clips = len(training_clips(config, manifest))
+    num_clips = len(select_clips(manifest, "train", config.data.instruments))
     return max(1, round(config.data.epoch_passes * num_clips / config.train.global_batch))
 
 

@@ -205,15 +205,20 @@ def write_video(
             count = round(seconds * rate)
             time = np.arange(count) / rate
             wave = loudness * (noise(channels, count) + (time > 1) * np.sin(2 * np.pi * 300 * time))
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(wave.T.astype(np.float32).reshape(1, -1)), "flt", layout
-            )
-            frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-            resampler = av.AudioResampler(audio.codec_context.format, layout, rate, audio.frame_size or None)
-            for part in [*resampler.resample(frame), *resampler.resample(None)]:
-                container.mux(audio.encode(part))
-            container.mux(audio.encode(None))
+            encode(container, audio, wave, layout, rate)
     return path
+
+
+def encode(
+    container: av.container.OutputContainer, stream: av.AudioStream, wave: np.ndarray, layout: str, rate: int
+) -> None:
+    """wave: (channels, samples)."""
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T.astype(np.float32).reshape(1, -1)), "flt", layout)
+    frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+    resampler = av.AudioResampler(stream.codec_context.format, layout, rate, stream.frame_size or None)
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(stream.encode(part))
+    container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module")
@@ -381,13 +386,7 @@ class TestDamage:
 def write_sound(path: Path, codec: str, seconds: float, layout: str = "stereo", rate: int = 44_100) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
-        wave = noise(1 if layout == "mono" else 2, round(seconds * rate))
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T.reshape(1, -1)), "flt", layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-        resampler = av.AudioResampler(stream.codec_context.format, layout, rate, stream.frame_size or None)
-        for part in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(stream.encode(part))
-        container.mux(stream.encode(None))
+        encode(container, stream, noise(1 if layout == "mono" else 2, round(seconds * rate)), layout, rate)
     return path
 
 

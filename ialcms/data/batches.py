@@ -20,11 +20,12 @@ import torch
 from ..config import Config, check_world_size
 from .batch import Batch
 from .loader import load, most_clips
-from .manifest import Clip, Manifest
+from .manifest import Manifest
 from .normalise import normalise_objects
 from .plan import Plan
+from .selection import select_clips
 
-__all__ = ["BadClips", "Batch", "held_bytes", "normalise_objects", "train_batches", "training_clips"]
+__all__ = ["BadClips", "Batch", "held_bytes", "normalise_objects", "train_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +65,6 @@ def train_batches(
     return _announced(batches, summary)
 
 
-def training_clips(config: Config, manifest: Manifest) -> list[Clip]:
-    """The training clips of the configured instruments."""
-    instruments = config.data.instruments
-    return [clip for clip in manifest.of_split("train") if not instruments or clip.instrument in instruments]
-
-
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
     """About the memory that the clips of a worker with `num_lanes` lanes take at most, in bytes.
 
@@ -106,7 +101,7 @@ class BadClips:
     ) -> None:  # fmt: skip
         """seen: those that a run has met before; speaks: whether they are to be logged, too."""
         self._most = config.data.max_bad_fraction
-        self._num_clips = len(training_clips(config, manifest))
+        self._num_clips = len(select_clips(manifest, "train", config.data.instruments))
         self._speaks, self._clock = speaks, clock
         self._seen = dict.fromkeys(seen)
         self._untold: dict[str, tuple[int, str]] = {}  # by key: step and reason
