@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from .batch import Batch
+from ialcms.data.batch import Batch
 
 T = TypeVar("T")
 

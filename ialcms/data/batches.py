@@ -17,13 +17,13 @@ from contextlib import closing
 
 import torch
 
-from ..config import Config, check_world_size
-from .batch import Batch
-from .loader import load, most_clips
-from .manifest import Manifest
-from .normalise import normalise_objects
-from .plan import Plan
-from .selection import select_clips
+from ialcms.config import Config, check_world_size
+from ialcms.data.batch import Batch
+from ialcms.data.loader import load, most_clips
+from ialcms.data.manifest import Manifest
+from ialcms.data.normalise import normalise_objects
+from ialcms.data.plan import Plan
+from ialcms.data.selection import select_clips
 
 __all__ = ["BadClips", "Batch", "held_bytes", "normalise_objects", "train_batches"]
 

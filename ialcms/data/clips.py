@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from .manifest import Clip, Manifest
-from .pictures import BadClip, error_line, object_picture
+from ialcms.data.manifest import Clip, Manifest
+from ialcms.data.pictures import BadClip, error_line, object_picture
 
 __all__ = ["BadClip", "LoadedClip", "ReadBuffer", "read_clip"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..rng import permutation, uniforms
+from ialcms.rng import permutation, uniforms
 
 
 def deal(

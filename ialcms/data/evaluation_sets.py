@@ -12,11 +12,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..config import DataConfig
-from ..rng import permutation, uniforms
-from .clips import read_clip
-from .manifest import Manifest
-from .selection import require_instruments, select_clips
+from ialcms.config import DataConfig
+from ialcms.data.clips import read_clip
+from ialcms.data.manifest import Manifest
+from ialcms.data.selection import require_instruments, select_clips
+from ialcms.rng import permutation, uniforms
 
 T = TypeVar("T")
 

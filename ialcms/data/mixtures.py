@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .pictures import BadClip
-from .plan import Plan, PlannedClip
-from .store import ClipStore
+from ialcms.data.pictures import BadClip
+from ialcms.data.plan import Plan, PlannedClip
+from ialcms.data.store import ClipStore
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..config import AudioConfig, DataConfig
-from ..rng import permutation, uniforms
-from .deal import deal
-from .manifest import Manifest
-from .selection import require_instruments, select_clips
+from ialcms.config import AudioConfig, DataConfig
+from ialcms.data.deal import deal
+from ialcms.data.manifest import Manifest
+from ialcms.data.selection import require_instruments, select_clips
+from ialcms.rng import permutation, uniforms
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 

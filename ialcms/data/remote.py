@@ -29,7 +29,7 @@ from pathlib import Path
 from webdataset.cache import FileCache
 from webdataset.gopen import gopen
 
-from .manifest import FILE_NAME, Clip, Manifest, read_manifest
+from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest
 
 ATTEMPTS = 3
 

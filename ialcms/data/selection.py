@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from .manifest import SPLITS, Manifest
+from ialcms.data.manifest import SPLITS, Manifest
 
 
 def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = ()) -> np.ndarray:
