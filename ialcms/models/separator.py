@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ialcms.audio import Spectrogram
 from ialcms.config import AudioConfig, ModelConfig
 from ialcms.models.audio_visual import AudioVisualModule
 from ialcms.models.norm import BatchNorm2d
+from ialcms.models.spectrogram import Spectrogram
 from ialcms.models.unet import Decoder, Encoder
 from ialcms.models.visual import VisualNet
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ialcms.audio import Spectrogram
 from ialcms.config import AudioConfig
+from ialcms.models.spectrogram import Spectrogram
 
 FULL = AudioConfig()
 
