@@ -37,9 +37,9 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.plain_dataset import PlainDataset
 from ialcms.config import Config, DataConfig, TrainConfig
-from ialcms.data.batches import normalise_objects, train_batches
-from ialcms.data.clips import read_clip
+from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
+from ialcms.data.train_batches import normalise_objects, train_batches
 from ialcms.demo.dataset import make_dataset
 from launch import local
 from shards.datasets import load_dataset

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from ialcms.config import Config
-from ialcms.data.clips import read_clip
+from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.normalise import IMAGENET_MEAN, IMAGENET_STD
 

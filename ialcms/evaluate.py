@@ -28,15 +28,15 @@ from tqdm import tqdm
 from ialcms import checkpoint
 from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
-from ialcms.data.clips import BadClip
-from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
+from ialcms.data.clip_reader import BadClip
+from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
+from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
 from ialcms.evaluation_page import write_evaluation_page
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import MixScores, score_mix
-from ialcms.mix_list import read_mix_list
 from ialcms.models import Separator
 from ialcms.result_files import MIXES, read_results, write_results
 from ialcms.results import MixResult, choose_examples, format_tables
@@ -60,7 +60,7 @@ def evaluate(
 ) -> Path | None:
     """Score every mix once, write the results into `out`; on the first worker returns the page.
 
-    mix_list: CSV as in `ialcms.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
+    mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
     manifest = open_manifest(config.data.shards)
     options = config.eval

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ialcms.data.evaluation_sets import EvaluationItem
+from ialcms.data.evaluation_mixes import EvaluationItem
 from ialcms.metrics import METRICS, mean_scores
 from ialcms.report.page import Example, Figure, Interval, Source, Table, write_report
 from ialcms.results import MixResult, Row, overall, per_instrument, per_pair, unscored

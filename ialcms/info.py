@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from ialcms.config import Config, check_world_size
-from ialcms.data.batches import normalise_objects
-from ialcms.data.evaluation_sets import list_mixes
+from ialcms.data.clip_store import ClipStore
+from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import FILE_NAME, Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan, PlannedClip, PlannedMix
 from ialcms.data.remote import open_manifest
-from ialcms.data.store import ClipStore
+from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Separator
 from ialcms.models.build import build_networks
 from ialcms.schedule import ramp

@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from ialcms.checkpoint import save_tensors
 from ialcms.config import Config
-from ialcms.data.batches import BadClips, Batch, normalise_objects, train_batches
-from ialcms.data.evaluation_sets import list_mixes, load_mix
+from ialcms.data.evaluation_mixes import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
+from ialcms.data.train_batches import BadClips, Batch, normalise_objects, train_batches
 from ialcms.models.resnet import Backbone
 
 

@@ -2,7 +2,7 @@
 
     import numpy, torch
     from ialcms.config import load_config
-    from ialcms.data.batches import normalise_objects   # only for uint8 pictures
+    from ialcms.data.train_batches import normalise_objects   # only for uint8 pictures
     from ialcms.published import load_published
 
     config = load_config("configs/duet.yaml")

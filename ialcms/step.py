@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ialcms import losses
 from ialcms.config import Config, digest
-from ialcms.data.batches import Batch, normalise_objects
+from ialcms.data.train_batches import Batch, normalise_objects
 from ialcms.engine import Learner, NonFinite, SkippedSteps, Workers, build_learner, check_agreement
 from ialcms.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.models import Critic, SeparatorOutput

@@ -21,10 +21,10 @@ from ialcms import checkpoint
 from ialcms.checkpoint import Progress
 from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size, shared_fields
-from ialcms.data.batches import BadClips, Batch, train_batches
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
+from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import Watchdog, Workers, check_same_fields
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates

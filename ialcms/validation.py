@@ -11,9 +11,9 @@ import torch
 
 from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
-from ialcms.data.evaluation_sets import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
+from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
-from ialcms.data.pictures import BadClip
+from ialcms.data.object_pictures import BadClip
 from ialcms.engine import Workers
 from ialcms.metrics import MixScores, Scores, mean_scores
 from ialcms.models import Separator

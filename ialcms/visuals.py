@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ialcms import heat
-from ialcms.data.batches import normalise_objects
-from ialcms.data.evaluation_sets import EvaluationItem
+from ialcms.data.evaluation_mixes import EvaluationItem
+from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Separator
 from ialcms.report.colours import palette
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from ialcms.config import Config, from_dict
-from ialcms.data.batches import Batch
+from ialcms.data.train_batches import Batch
 
 ROOT = Path(__file__).parents[1]
 # One thread a process; what a test starts finds this checkout's tests, too.

@@ -17,13 +17,13 @@ import pytest
 import torch
 
 from ialcms.cli import main
-from ialcms.data.evaluation_sets import list_mixes
+from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
+from ialcms.data.mix_list import read_mix_list
 from ialcms.engine import Workers
 from ialcms.evaluate import _key, evaluate
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import METRICS, MixScores
-from ialcms.mix_list import read_mix_list
 from ialcms.run_folder import RunFolder
 from ialcms.validation import Validation
 from tests.evaluation_support import evaluation_config, make_run, make_separator, write_evaluation_shards

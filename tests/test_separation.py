@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ialcms.config import Config
-from ialcms.data.batches import normalise_objects
+from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Separator
 from ialcms.separation import separate_recording, window_starts
 from tests.evaluation_support import evaluation_config, make_separator

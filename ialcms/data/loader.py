@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ialcms.data.ahead import in_thread, on_gpu
 from ialcms.data.batch import Batch
+from ialcms.data.clip_store import ClipStore
 from ialcms.data.mixtures import MixArrays, make_mix
 from ialcms.data.plan import Plan
+from ialcms.data.prefetch import in_thread, on_gpu
 from ialcms.data.remote import RemoteManifest
-from ialcms.data.store import ClipStore
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ialcms.data.pictures import BadClip
+from ialcms.data.clip_store import ClipStore
+from ialcms.data.object_pictures import BadClip
 from ialcms.data.plan import Plan, PlannedClip
-from ialcms.data.store import ClipStore
 
 
 @dataclass(frozen=True)

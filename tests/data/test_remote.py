@@ -19,10 +19,10 @@ from data_support import small_config, write_shards
 
 from ialcms.config import Config
 from ialcms.data import remote
-from ialcms.data.batches import Batch, train_batches
-from ialcms.data.clips import read_clip
+from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import RemoteManifest, file_url, open_manifest
+from ialcms.data.train_batches import Batch, train_batches
 
 
 @pytest.fixture(autouse=True)

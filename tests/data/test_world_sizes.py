@@ -11,7 +11,7 @@ import pytest
 from batch_program import GLOBAL_BATCH, config_of, describe
 from data_support import write_shards
 
-from ialcms.data.batches import train_batches
+from ialcms.data.train_batches import train_batches
 from tests.support import torchrun
 
 STEPS, START = 6, 37

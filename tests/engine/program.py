@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 
 from ialcms.config import Config, shared_fields
-from ialcms.data.batches import Batch, normalise_objects
+from ialcms.data.train_batches import Batch, normalise_objects
 from ialcms.engine import Workers, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.step import Experiment

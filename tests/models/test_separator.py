@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ialcms.config import from_dict
-from ialcms.data.batches import normalise_objects
+from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.schedule import turn

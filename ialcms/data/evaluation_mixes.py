@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ialcms.config import DataConfig
-from ialcms.data.clips import read_clip
+from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.selection import require_instruments, select_clips
 from ialcms.rng import permutation, uniforms

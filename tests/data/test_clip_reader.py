@@ -14,9 +14,9 @@ import soundfile
 from data_support import RATE, clip_members, write_shards
 from PIL import Image
 
-from ialcms.data.clips import BadClip, LoadedClip, ReadBuffer, read_clip
+from ialcms.data.clip_reader import BadClip, LoadedClip, ReadBuffer, read_clip
+from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest, read_manifest
-from ialcms.data.store import ClipStore
 
 
 def npy(rows: object, dtype: str = "float32") -> bytes:

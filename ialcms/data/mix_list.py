@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from ialcms.data.evaluation_sets import EvaluationMix
+from ialcms.data.evaluation_mixes import EvaluationMix
 from ialcms.data.manifest import Manifest
 
 

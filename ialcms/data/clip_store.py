@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ialcms.data.clips import LoadedClip, ReadBuffer, read_clip
+from ialcms.data.clip_reader import LoadedClip, ReadBuffer, read_clip
 from ialcms.data.manifest import Manifest
-from ialcms.data.pictures import BadClip
+from ialcms.data.object_pictures import BadClip
 
 
 @dataclass

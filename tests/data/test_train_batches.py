@@ -19,13 +19,13 @@ import pytest
 import torch
 from data_support import small_config, write_shards
 
-from ialcms.data import store
-from ialcms.data.ahead import in_thread
-from ialcms.data.batches import BadClips, Batch, held_bytes, normalise_objects, train_batches
+from ialcms.data import clip_store as store
+from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
-from ialcms.data.store import ClipStore
+from ialcms.data.prefetch import in_thread
+from ialcms.data.train_batches import BadClips, Batch, held_bytes, normalise_objects, train_batches
 
 
 def take(count: int, batches: Iterator[Batch]) -> list[Batch]:
@@ -304,7 +304,7 @@ PROGRAM = """
 import multiprocessing, os, sys, time
 sys.path.insert(0, {support!r})
 from data_support import small_config
-from ialcms.data.batches import train_batches
+from ialcms.data.train_batches import train_batches
 from ialcms.data.manifest import read_manifest
 
 def children(pid):

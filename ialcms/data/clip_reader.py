@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from ialcms.data.manifest import Clip, Manifest
-from ialcms.data.pictures import BadClip, error_line, object_picture
+from ialcms.data.object_pictures import BadClip, error_line, object_picture
 
 __all__ = ["BadClip", "LoadedClip", "ReadBuffer", "read_clip"]
 
