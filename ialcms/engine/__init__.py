@@ -8,9 +8,9 @@ from ialcms.engine.agreement import check_agreement, check_same_fields
 from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import NonFinite, SkippedSteps
+from ialcms.engine.ranks import Workers
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
-from ialcms.engine.workers import Workers
 
 __all__ = [
     "Learner",

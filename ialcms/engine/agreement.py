@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ialcms.engine.workers import Workers
+from ialcms.engine.ranks import Workers
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ialcms.engine.ranks import Workers
 from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waiting
-from ialcms.engine.workers import Workers
 
 
 def synchronise(module: nn.Module, workers: Workers) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from ialcms.config import Config, check_world_size
 from ialcms.engine.deepspeed_settings import read_settings
 from ialcms.engine.learner import DDPLearner, Learner, Network
-from ialcms.engine.workers import Workers, launched_workers
+from ialcms.engine.ranks import Workers, launched_workers
 
 
 def check_engine(config: Config) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.learner import Learner, Network
 from ialcms.engine.nonfinite import poison
+from ialcms.engine.ranks import Workers
 from ialcms.engine.traffic import size
-from ialcms.engine.workers import Workers
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -24,8 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.ranks import Workers
 from ialcms.engine.traffic import size
-from ialcms.engine.workers import Workers
 
 Network = TypeVar("Network", bound=nn.Module)
 

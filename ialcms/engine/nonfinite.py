@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from ialcms.engine.workers import Workers
+from ialcms.engine.ranks import Workers
 
 log = logging.getLogger("ialcms")
 

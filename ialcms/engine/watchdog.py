@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from ialcms.engine.workers import Workers
+from ialcms.engine.ranks import Workers
 
 EXIT_CODE = 1
 _GRACE_S = 3.0  # for the other workers to write their stacks, before a launcher that misses one worker kills them all
