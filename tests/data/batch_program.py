@@ -18,13 +18,10 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from data_support import small_config
-
 from ialcms.config import Config, TrainConfig
 from ialcms.data.manifest import read_manifest
 from ialcms.data.train_batches import Batch, train_batches
+from tests.data.data_support import small_config
 
 GLOBAL_BATCH = 24  # lanes, for 1, 2, 3, 4, 6 and 8 workers
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from data_support import write_shards
 
 from ialcms.data.manifest import Manifest
+from tests.data.data_support import write_shards
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from data_support import RATE, clip_members, write_shards
 from PIL import Image
 
 from ialcms.data.clip_reader import BadClip, LoadedClip, ReadBuffer, read_clip
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest, read_manifest
+from tests.data.data_support import RATE, clip_members, write_shards
 
 
 def npy(rows: object, dtype: str = "float32") -> bytes:

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_support import small_config, write_shards
 
 from ialcms.data import clip_store as store
 from ialcms.data.clip_store import ClipStore
@@ -26,6 +25,7 @@ from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread
 from ialcms.data.train_batches import BadClips, Batch, held_bytes, normalise_objects, train_batches
+from tests.data.data_support import small_config, write_shards
 
 
 def take(count: int, batches: Iterator[Batch]) -> list[Batch]:
@@ -302,8 +302,7 @@ def test_memory_is_bounded_and_reported(shards: Manifest, caplog: pytest.LogCapt
 
 PROGRAM = """
 import multiprocessing, os, sys, time
-sys.path.insert(0, {support!r})
-from data_support import small_config
+from tests.data.data_support import small_config
 from ialcms.data.train_batches import train_batches
 from ialcms.data.manifest import read_manifest
 
@@ -325,7 +324,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="reads /proc")
 def test_loader_processes_ignore_stop_signals_and_end_with_a_killed_run(tmp_path: Path, shards: Manifest) -> None:
     program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(support=str(Path(__file__).parent), folder=str(shards.folder)))
+    program.write_text(PROGRAM.format(folder=str(shards.folder)))
     root = str(Path(__file__).parents[2])
     run = subprocess.Popen(
         [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": root}
@@ -367,7 +366,7 @@ def test_a_lost_loader_process_is_an_error_and_nothing_stays_behind(shards: Mani
 @pytest.mark.distributed
 def test_a_program_can_end_with_its_loader_open(tmp_path: Path, shards: Manifest) -> None:
     program = tmp_path / "program.py"
-    text = PROGRAM.format(support=str(Path(__file__).parent), folder=str(shards.folder))
+    text = PROGRAM.format(folder=str(shards.folder))
     program.write_text(text.replace("    for batch in batches:", "    sys.exit(3)\n    for batch in batches:"))
     root = str(Path(__file__).parents[2])
     run = subprocess.run(

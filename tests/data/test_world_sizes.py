@@ -8,10 +8,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from batch_program import GLOBAL_BATCH, config_of, describe
-from data_support import write_shards
 
 from ialcms.data.train_batches import train_batches
+from tests.data.batch_program import GLOBAL_BATCH, config_of, describe
+from tests.data.data_support import write_shards
 from tests.support import torchrun
 
 STEPS, START = 6, 37
