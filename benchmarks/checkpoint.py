@@ -12,10 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from ialcms.checkpoint import Progress
-from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config
 from ialcms.engine import Workers
+from ialcms.runs.checkpoint import Progress
+from ialcms.runs.checkpoint_writer import CheckpointWriter
 from ialcms.step import Experiment
 
 

@@ -224,7 +224,7 @@ def _train(args: argparse.Namespace) -> int:
     end_with_agent()  # before the imports below, which take seconds
     from ialcms.config import load_config
     from ialcms.engine import Workers, check_engine
-    from ialcms.run_folder import RunFolder
+    from ialcms.runs.run_folder import RunFolder
     from ialcms.trainer import train
 
     config = load_config(args.config, args.overrides)
@@ -238,7 +238,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ialcms.run_folder import RunFolder
+    from ialcms.runs.run_folder import RunFolder
 
     if args.compare:
         from ialcms.compare import compare
@@ -309,21 +309,21 @@ def _pretrain(args: argparse.Namespace) -> int:
 
 
 def _checkpoint_show(args: argparse.Namespace) -> int:
-    from ialcms.checkpoint_tool import show
+    from ialcms.runs.checkpoint_tool import show
 
     print(show(args.path))
     return 0
 
 
 def _checkpoint_diff(args: argparse.Namespace) -> int:
-    from ialcms.checkpoint_tool import diff
+    from ialcms.runs.checkpoint_tool import diff
 
     print(diff(args.first, args.second))
     return 0
 
 
 def _checkpoint_export(args: argparse.Namespace) -> int:
-    from ialcms.checkpoint_tool import export
+    from ialcms.runs.checkpoint_tool import export
 
     print(export(args.path, args.out))
     return 0

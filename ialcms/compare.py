@@ -12,7 +12,7 @@ from ialcms.metrics import METRICS, Scores, mean_scores
 from ialcms.published_scores import published_tables
 from ialcms.result_files import MIXES, read_results
 from ialcms.results import MixResult
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 
 _NAME_WIDTH = 36
 _EQUAL = ("manifest", "seconds")  # of the evaluations' options: they say what the mixes sound like

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ialcms import checkpoint
 from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
 from ialcms.data.clip_reader import BadClip
@@ -40,6 +39,7 @@ from ialcms.metrics import MixScores, score_mix
 from ialcms.models import Separator
 from ialcms.result_files import MIXES, read_results, write_results
 from ialcms.results import MixResult, choose_examples, format_tables
+from ialcms.runs import checkpoint
 from ialcms.separation import Separated, separate_recording
 
 PAGE = "report.html"

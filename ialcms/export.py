@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ialcms import __version__, checkpoint
+from ialcms import __version__
 from ialcms.config import Config, to_dict
 from ialcms.data.normalise import normalise_objects
 from ialcms.inference import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
+from ialcms.runs import checkpoint
 
 _PROGRAM_SUFFIX = ".pt2"
 

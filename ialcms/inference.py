@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ialcms import checkpoint
 from ialcms.config import Config, from_dict
 from ialcms.models import Separator
+from ialcms.runs import checkpoint
 
 FORMAT, VERSION = "ialcms-separator", 1
 
@@ -96,7 +96,7 @@ def checkpoint_folder(source: Path) -> Path:
     """A checkpoint's folder: `source` itself, or the best one of a run's folder. ValueError where there is none."""
     if any((source / name).exists() for name in checkpoint.FILE_NAMES):
         return source
-    from ialcms.run_folder import RunFolder
+    from ialcms.runs.run_folder import RunFolder
 
     run = RunFolder(source)
     if not (run.config.is_file() or run.checkpoints.is_dir()):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import nn
 
-from ialcms import checkpoint
 from ialcms.published import load_into, read_published
-from ialcms.run_folder import RunFolder
+from ialcms.runs import checkpoint
+from ialcms.runs.run_folder import RunFolder
 from ialcms.step import Experiment
 
 log = logging.getLogger("ialcms")

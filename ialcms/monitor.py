@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ialcms.config import Config
 from ialcms.engine import Workers, waited_s
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 from ialcms.tensorboard import BEST_SCORE, Curves
 from ialcms.visuals import View
 

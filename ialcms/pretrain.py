@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ialcms.checkpoint import save_tensors
 from ialcms.config import Config
 from ialcms.data.evaluation_mixes import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.train_batches import BadClips, Batch, normalise_objects, train_batches
 from ialcms.models.resnet import Backbone
+from ialcms.runs.checkpoint import save_tensors
 
 
 def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: float = 2e-3) -> float:

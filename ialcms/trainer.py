@@ -17,9 +17,6 @@ from pathlib import Path
 
 import torch
 
-from ialcms import checkpoint
-from ialcms.checkpoint import Progress
-from ialcms.checkpoint_writer import CheckpointWriter
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
@@ -28,7 +25,10 @@ from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import Watchdog, Workers, check_same_fields
 from ialcms.init_from import init_from
 from ialcms.monitor import Monitor, learning_rates
-from ialcms.run_folder import RunFolder, launch_id
+from ialcms.runs import checkpoint
+from ialcms.runs.checkpoint import Progress
+from ialcms.runs.checkpoint_writer import CheckpointWriter
+from ialcms.runs.run_folder import RunFolder, launch_id
 from ialcms.schedule import turn
 from ialcms.step import Experiment
 from ialcms.stopping import StopRequest

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from scipy.signal import sosfilt
 
-from ialcms import checkpoint
-from ialcms.checkpoint import Progress
 from ialcms.config import Config, from_dict
 from ialcms.data.manifest import Clip, Manifest, Shard, read_manifest, write_manifest
 from ialcms.models import Separator
-from ialcms.run_folder import RunFolder
+from ialcms.runs import checkpoint
+from ialcms.runs.checkpoint import Progress
+from ialcms.runs.run_folder import RunFolder
 
 RATE = 1_000
 INSTRUMENTS = ("bell", "drum", "flute", "harp")

@@ -24,7 +24,7 @@ from ialcms.engine import Workers
 from ialcms.evaluate import _key, evaluate
 from ialcms.journal import Journal, read_journal, start_journal
 from ialcms.metrics import METRICS, MixScores
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 from ialcms.validation import Validation
 from tests.evaluation_support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, ROOT, torchrun

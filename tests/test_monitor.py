@@ -28,7 +28,7 @@ from ialcms.engine import Workers
 from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 from ialcms.step import Experiment
 from ialcms.validation import Validation, ValidationResult
 from tests.evaluation_support import evaluation_config, make_separator, write_evaluation_shards
@@ -442,7 +442,7 @@ import logging, sys, time
 import torch
 from ialcms.engine import Workers
 from ialcms.monitor import Monitor
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 from tests.support import small_config
 
 log = logging.getLogger("ialcms")

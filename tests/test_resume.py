@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ialcms import checkpoint
 from ialcms.cli import main
+from ialcms.runs import checkpoint
 from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
 
 
@@ -23,7 +23,8 @@ def config_file(folder: Path, shards: Path, **train: object) -> Path:
 SLOW_DISK = """
 import sys, time
 from pathlib import Path
-from ialcms import checkpoint, cli
+from ialcms import cli
+from ialcms.runs import checkpoint
 
 folder, flush = Path(sys.argv[1]), checkpoint._flush
 

@@ -14,11 +14,11 @@ import soundfile
 import torch
 from PIL import Image
 
-from ialcms import checkpoint
 from ialcms.cli import main
 from ialcms.config import Config
 from ialcms.models import Separator
-from ialcms.run_folder import RunFolder
+from ialcms.runs import checkpoint
+from ialcms.runs.run_folder import RunFolder
 from ialcms.separate import Box, Click, Separation, separate_file
 from ialcms.separate.pictures import detect_objects, frame_at, object_in_frame, read_frames
 from ialcms.separate.sound import Damage, SoundInfo, measure_sound, read_blocks

@@ -18,7 +18,7 @@ from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
 from ialcms.pretrain import pretrain
-from ialcms.run_folder import RunFolder
+from ialcms.runs.run_folder import RunFolder
 from ialcms.separate import separate_file
 from launch import local
 from shards.datasets import load_dataset

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ialcms import checkpoint
 from ialcms.models import Critic, Separator
 from ialcms.published import to_published
-from ialcms.run_folder import RunFolder
+from ialcms.runs import checkpoint
+from ialcms.runs.run_folder import RunFolder
 
 _SHOWN = 20  # lines of a longer list
 

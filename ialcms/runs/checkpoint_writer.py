@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from ialcms import checkpoint
-from ialcms.checkpoint import Progress, State
 from ialcms.config import Config
+from ialcms.runs import checkpoint
+from ialcms.runs.checkpoint import Progress, State
 
 log = logging.getLogger("ialcms")
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import yaml
 
-from ialcms import checkpoint
 from ialcms.config import Config, load_config, to_dict
+from ialcms.runs import checkpoint
 
 _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ialcms import checkpoint
-from ialcms.checkpoint import Progress
-from ialcms.checkpoint_writer import CheckpointWriter
+from ialcms.runs import checkpoint
+from ialcms.runs.checkpoint import Progress
+from ialcms.runs.checkpoint_writer import CheckpointWriter
 from tests.support import small_config
 
 CONFIG = small_config(train={"checkpoint_every": 2, "keep_checkpoints": 2})
@@ -233,7 +233,7 @@ def test_writer_saves_the_step_asked_for(tmp_path: Path) -> None:
 
 def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("ialcms.checkpoint_writer.time.monotonic", lambda: now)
+    monkeypatch.setattr("ialcms.runs.checkpoint_writer.time.monotonic", lambda: now)
     config = small_config(train={"checkpoint_every": 100, "checkpoint_minutes": 2})
     writer = CheckpointWriter(tmp_path, config, "manifest")
     assert writer.is_due(100)
@@ -253,7 +253,7 @@ def test_failed_writes_warn_and_three_in_a_row_stop(
     writer.wait()
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as full:
-        full.setattr("ialcms.checkpoint_writer.shutil.disk_usage", lambda _: usage._replace(free=10))
+        full.setattr("ialcms.runs.checkpoint_writer.shutil.disk_usage", lambda _: usage._replace(free=10))
         for step in (4, 6):
             writer.write(state(step), Progress(step), is_best=False)
             writer.wait()
@@ -265,7 +265,7 @@ def test_failed_writes_warn_and_three_in_a_row_stop(
     writer.wait()
     for step in (10, 12, 14):
         assert not writer.failed_for_good
-        monkeypatch.setattr("ialcms.checkpoint.torch.save", _broken_disk)
+        monkeypatch.setattr("ialcms.runs.checkpoint.torch.save", _broken_disk)
         writer.write(state(step), Progress(step), is_best=False)
         writer.wait()
     assert writer.failed_for_good
