@@ -24,7 +24,7 @@ from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import Watchdog, Workers, check_same_fields
 from ialcms.init_from import init_from
-from ialcms.monitor import Monitor, learning_rates
+from ialcms.monitoring.monitor import Monitor, learning_rates
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter

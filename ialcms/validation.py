@@ -17,8 +17,8 @@ from ialcms.data.object_pictures import BadClip
 from ialcms.engine import Workers
 from ialcms.metrics import MixScores, Scores, mean_scores
 from ialcms.models import Separator
+from ialcms.monitoring.visuals import View, view_mix
 from ialcms.separation import separate_recording
-from ialcms.visuals import View, view_mix
 
 
 @dataclass(frozen=True)

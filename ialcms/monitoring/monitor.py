@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from ialcms.config import Config
 from ialcms.engine import Workers, waited_s
+from ialcms.monitoring.tensorboard import BEST_SCORE, Curves
+from ialcms.monitoring.visuals import View
 from ialcms.runs.run_folder import RunFolder
-from ialcms.tensorboard import BEST_SCORE, Curves
-from ialcms.visuals import View
 
 log = logging.getLogger("ialcms")
 

@@ -27,7 +27,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.engine import Workers
 from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
+from ialcms.monitoring.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
 from ialcms.runs.run_folder import RunFolder
 from ialcms.step import Experiment
 from ialcms.validation import Validation, ValidationResult
@@ -108,7 +108,7 @@ def test_nothing_reaches_the_host_between_records(folder: RunFolder, monkeypatch
 
 def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("ialcms.monitor.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ialcms.monitoring.monitor.time.monotonic", lambda: now[0])
     monitor = Monitor(folder, small_config(train={"log_every": 4, "global_batch": 8}), Workers(), 0)
     for step in range(4):
         now[0] += 0.5
@@ -380,7 +380,7 @@ def test_a_resumed_run_shows_its_scores_again(folder: RunFolder, capsys: pytest.
 def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the steps behind the first one, which sets things up."""
     now = [500.0]
-    monkeypatch.setattr("ialcms.monitor.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ialcms.monitoring.monitor.time.monotonic", lambda: now[0])
     left = _TimeLeft(steps=5_000)
     left.count(1_001)
     assert left.text(1_001) == ""
@@ -441,7 +441,7 @@ _PROGRAM = """
 import logging, sys, time
 import torch
 from ialcms.engine import Workers
-from ialcms.monitor import Monitor
+from ialcms.monitoring.monitor import Monitor
 from ialcms.runs.run_folder import RunFolder
 from tests.support import small_config
 

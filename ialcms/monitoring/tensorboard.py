@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ialcms.config import Config, flatten, to_dict
-from ialcms.visuals import View, draw_view
+from ialcms.monitoring.visuals import View, draw_view
 
 BEST_SCORE = "best/SDR"
 
