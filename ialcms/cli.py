@@ -241,14 +241,14 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ialcms.runs.run_folder import RunFolder
 
     if args.compare:
-        from ialcms.compare import compare
+        from ialcms.evaluation.compare import compare
 
         overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
         a, b = args.compare
         print(compare(a, b, overrides))
         return 0
     from ialcms.engine import Workers
-    from ialcms.evaluate import evaluate, rewrite_page
+    from ialcms.evaluation.evaluate import evaluate, rewrite_page
 
     if args.run is None:
         raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")

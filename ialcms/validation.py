@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
 from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.object_pictures import BadClip
 from ialcms.engine import Workers
-from ialcms.metrics import MixScores, Scores, mean_scores
+from ialcms.evaluation.bss_eval import score_mix_fast
+from ialcms.evaluation.metrics import MixScores, Scores, mean_scores
+from ialcms.evaluation.windows import separate_recording
 from ialcms.models import Separator
 from ialcms.monitoring.visuals import View, view_mix
-from ialcms.separation import separate_recording
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ialcms.export import export_program, export_weights
 from ialcms.inference import load_model
 from ialcms.runs.run_folder import RunFolder
 from ialcms.separate.resample import Resample
-from tests.evaluation_support import evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.test_separate import write_video
 
 

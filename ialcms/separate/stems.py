@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ialcms.config import Config
 from ialcms.data.normalise import normalise_objects
+from ialcms.evaluation.windows import window_starts
 from ialcms.models import Separator
 from ialcms.separate.resample import Resample
 from ialcms.separate.sound import Block, SoundInfo
-from ialcms.separation import window_starts
 
 ABOVE = ("share", "remainder")
 _MARGIN_S = 0.05  # around a window, so that the resampling filter does not see its edges

@@ -31,7 +31,7 @@ from ialcms.monitoring.monitor import Monitor, _TimeLeft, drop_records_after, le
 from ialcms.runs.run_folder import RunFolder
 from ialcms.step import Experiment
 from ialcms.validation import Validation, ValidationResult
-from tests.evaluation_support import evaluation_config, make_separator, write_evaluation_shards
+from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, make_batch, small_config
 
 

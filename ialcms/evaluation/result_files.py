@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ialcms.bootstrap import LEVEL
-from ialcms.metrics import METRICS, MixScores
-from ialcms.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+from ialcms.evaluation.bootstrap import LEVEL
+from ialcms.evaluation.metrics import METRICS, MixScores
+from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 

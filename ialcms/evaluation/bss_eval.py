@@ -12,13 +12,13 @@ import scipy.fft
 import torch
 from torch import Tensor
 
-from ialcms.metrics import MixScores, find_problem, mix_scores
+from ialcms.evaluation.metrics import MixScores, find_problem, mix_scores
 
 TAPS = 512
 
 
 def score_mix_fast(references: Tensor, estimates: Tensor, taps: int = TAPS) -> MixScores:
-    """`ialcms.metrics.score_mix` for tensors (M, S) on any device."""
+    """`ialcms.evaluation.metrics.score_mix` for tensors (M, S) on any device."""
     problem = find_problem(references, estimates)
     if problem:
         return MixScores(tuple({} for _ in references), problem)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ialcms.bootstrap import Intervals, mean_intervals
-from ialcms.metrics import METRICS, MixScores, Scores, mean_scores
+from ialcms.evaluation.bootstrap import Intervals, mean_intervals
+from ialcms.evaluation.metrics import METRICS, MixScores, Scores, mean_scores
 
 
 @dataclass(frozen=True)

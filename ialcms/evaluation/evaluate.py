@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ialcms.bss_eval import score_mix_fast
 from ialcms.config import Config
 from ialcms.data.clip_reader import BadClip
 from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
@@ -33,14 +32,15 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
-from ialcms.evaluation_page import write_evaluation_page
-from ialcms.journal import Journal, read_journal, start_journal
-from ialcms.metrics import MixScores, score_mix
+from ialcms.evaluation.bss_eval import score_mix_fast
+from ialcms.evaluation.journal import Journal, read_journal, start_journal
+from ialcms.evaluation.metrics import MixScores, score_mix
+from ialcms.evaluation.page import write_evaluation_page
+from ialcms.evaluation.result_files import MIXES, read_results, write_results
+from ialcms.evaluation.results import MixResult, choose_examples, format_tables
+from ialcms.evaluation.windows import Separated, separate_recording
 from ialcms.models import Separator
-from ialcms.result_files import MIXES, read_results, write_results
-from ialcms.results import MixResult, choose_examples, format_tables
 from ialcms.runs import checkpoint
-from ialcms.separation import Separated, separate_recording
 
 PAGE = "report.html"
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ialcms.bootstrap import Intervals, mean_intervals
-from ialcms.metrics import METRICS, Scores, mean_scores
-from ialcms.published_scores import published_tables
-from ialcms.result_files import MIXES, read_results
-from ialcms.results import MixResult
+from ialcms.evaluation.bootstrap import Intervals, mean_intervals
+from ialcms.evaluation.metrics import METRICS, Scores, mean_scores
+from ialcms.evaluation.published_scores import published_tables
+from ialcms.evaluation.result_files import MIXES, read_results
+from ialcms.evaluation.results import MixResult
 from ialcms.runs.run_folder import RunFolder
 
 _NAME_WIDTH = 36

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ialcms.metrics import METRICS, Scores
+from ialcms.evaluation.metrics import METRICS, Scores
 from ialcms.rng import keyed_generator
 
 RESAMPLES = 2_000

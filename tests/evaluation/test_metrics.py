@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ialcms.bss_eval import score_mix_fast
 from ialcms.demo.instruments import INSTRUMENTS
 from ialcms.demo.video import VideoId, draw_video, make_wave
-from ialcms.metrics import METRICS, MixScores, mean_scores, score_mix
+from ialcms.evaluation.bss_eval import score_mix_fast
+from ialcms.evaluation.metrics import METRICS, MixScores, mean_scores, score_mix
 
 SAMPLES = 20_000  # many more than the 512 taps of the filters, which fit a little of any noise
 

@@ -9,10 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ialcms.bootstrap import mean_intervals
-from ialcms.metrics import METRICS, MixScores, Scores
-from ialcms.result_files import read_results, write_results
-from ialcms.results import MixResult, choose_examples, format_tables, overall, per_instrument, per_pair, unscored
+from ialcms.evaluation.bootstrap import mean_intervals
+from ialcms.evaluation.metrics import METRICS, MixScores, Scores
+from ialcms.evaluation.result_files import read_results, write_results
+from ialcms.evaluation.results import (
+    MixResult,
+    choose_examples,
+    format_tables,
+    overall,
+    per_instrument,
+    per_pair,
+    unscored,
+)
 
 
 def scores(value: float) -> Scores:

@@ -21,12 +21,12 @@ from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.engine import Workers
-from ialcms.evaluate import _key, evaluate
-from ialcms.journal import Journal, read_journal, start_journal
-from ialcms.metrics import METRICS, MixScores
+from ialcms.evaluation.evaluate import _key, evaluate
+from ialcms.evaluation.journal import Journal, read_journal, start_journal
+from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.runs.run_folder import RunFolder
 from ialcms.validation import Validation
-from tests.evaluation_support import evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, ROOT, torchrun
 
 
@@ -107,7 +107,7 @@ def test_scoring_processes_have_one_thread() -> None:
     """As a program of its own: here another test may have started the server of forked processes already."""
     program = """
 import os
-from ialcms.evaluate import _scoring_pool
+from ialcms.evaluation.evaluate import _scoring_pool
 with _scoring_pool(1) as pool:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         print(pool.submit(os.getenv, name).result())

@@ -7,9 +7,9 @@ import torch
 
 from ialcms.config import Config
 from ialcms.data.train_batches import normalise_objects
+from ialcms.evaluation.windows import separate_recording, window_starts
 from ialcms.models import Separator
-from ialcms.separation import separate_recording, window_starts
-from tests.evaluation_support import evaluation_config, make_separator
+from tests.evaluation.support import evaluation_config, make_separator
 
 
 @pytest.fixture(scope="module")

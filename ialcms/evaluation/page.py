@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.data.evaluation_mixes import EvaluationItem
-from ialcms.metrics import METRICS, mean_scores
+from ialcms.evaluation.metrics import METRICS, mean_scores
+from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+from ialcms.evaluation.windows import Separated
 from ialcms.report.page import Example, Figure, Interval, Source, Table, write_report
-from ialcms.results import MixResult, Row, overall, per_instrument, per_pair, unscored
-from ialcms.separation import Separated
 
 _COLUMNS = tuple(f"{name} (dB)" for name in METRICS)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from ialcms.metrics import MixScores
+from ialcms.evaluation.metrics import MixScores
 
 
 def read_journal(folder: Path, key: str) -> dict[int, MixScores]:

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from ialcms.cli import main
-from ialcms.compare import compare
 from ialcms.config import to_dict
-from ialcms.metrics import METRICS, MixScores
-from ialcms.published_scores import PUBLISHED, published_tables
-from ialcms.result_files import write_results
-from ialcms.results import MixResult
-from tests.evaluation_support import evaluation_config
+from ialcms.evaluation.compare import compare
+from ialcms.evaluation.metrics import METRICS, MixScores
+from ialcms.evaluation.published_scores import PUBLISHED, published_tables
+from ialcms.evaluation.result_files import write_results
+from ialcms.evaluation.results import MixResult
+from tests.evaluation.support import evaluation_config
 
 _SUMMARY = {"step": 7, "num_mix": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
 PAIRS = [("cello", "flute"), ("cello", "tuba"), ("flute", "tuba")]
