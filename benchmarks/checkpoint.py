@@ -16,7 +16,7 @@ from ialcms.config import Config
 from ialcms.engine import Workers
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
-from ialcms.step import Experiment
+from ialcms.training.step import Experiment
 
 
 def main() -> None:

@@ -219,13 +219,13 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ialcms.stopping import end_with_agent
+    from ialcms.training.stop_request import end_with_agent
 
     end_with_agent()  # before the imports below, which take seconds
     from ialcms.config import load_config
     from ialcms.engine import Workers, check_engine
     from ialcms.runs.run_folder import RunFolder
-    from ialcms.trainer import train
+    from ialcms.training.trainer import train
 
     config = load_config(args.config, args.overrides)
     check_engine(config)
@@ -302,7 +302,7 @@ def _info(args: argparse.Namespace) -> int:
 
 def _pretrain(args: argparse.Namespace) -> int:
     from ialcms.config import load_config
-    from ialcms.pretrain import pretrain
+    from ialcms.training.pretrain import pretrain
 
     pretrain(load_config(args.config, args.overrides), args.out, args.steps, args.batch)
     return 0

@@ -1,4 +1,4 @@
-"""The long form of tests/test_kill.py: python -m tests.kill_soak --kills 100"""
+"""The long form of tests/training/test_kill.py: python -m tests.kill_soak --kills 100"""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from tests.conftest import make_demo_shards
-from tests.kill_runs import (
+from tests.support import write_small_config
+from tests.training.kill_runs import (
     Kill,
     differences,
     differing_bits,
@@ -20,7 +21,6 @@ from tests.kill_runs import (
     run_to_the_end,
     start,
 )
-from tests.support import write_small_config
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ from ialcms.config import Config, shared_fields
 from ialcms.data.train_batches import Batch, normalise_objects
 from ialcms.engine import Workers, check_same_fields
 from ialcms.engine.batchnorm import synchronise
-from ialcms.step import Experiment
+from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
 STEPS = 20

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.kill_runs import last_step, result
 from tests.support import ON_CPU, ROOT, write_small_config
+from tests.training.kill_runs import last_step, result
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 STEPS = 2_000

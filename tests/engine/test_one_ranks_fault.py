@@ -16,7 +16,7 @@ from tests.support import python, torchrun, write_small_config
 
 FAULT = """
 import os, sys
-from ialcms import trainer
+from ialcms.training import trainer
 from ialcms.cli import main
 
 whole = trainer.train_batches

@@ -9,7 +9,7 @@ from ialcms.config import from_dict
 from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.schedule import turn
+from ialcms.training.schedule import turn
 from tests.support import make_batch, small_config
 
 

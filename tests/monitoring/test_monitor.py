@@ -29,8 +29,8 @@ from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.monitoring.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
 from ialcms.runs.run_folder import RunFolder
-from ialcms.step import Experiment
-from ialcms.validation import Validation, ValidationResult
+from ialcms.training.step import Experiment
+from ialcms.training.validation import Validation, ValidationResult
 from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, make_batch, small_config
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_runs import differences
 from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
+from tests.training.kill_runs import differences
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

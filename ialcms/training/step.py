@@ -23,12 +23,12 @@ from ialcms import losses
 from ialcms.config import Config, digest
 from ialcms.data.train_batches import Batch, normalise_objects
 from ialcms.engine import Learner, NonFinite, SkippedSteps, Workers, build_learner, check_agreement
-from ialcms.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.pairs import MemoryBank, Pairs
 from ialcms.rng import uniforms
-from ialcms.schedule import Turn, turn
+from ialcms.training.memory_bank import MemoryBank, Pairs
+from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
+from ialcms.training.schedule import Turn, turn
 
 Scalars = dict[str, Tensor]
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ialcms import trainer
 from ialcms.cli import main
+from ialcms.training import trainer
 
 train_batches = trainer.train_batches
 

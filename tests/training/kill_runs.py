@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments, for tests/test_kill.py and tests/kill_soak.py."""
+"""Runs that are killed at random moments, for tests/training/test_kill.py and tests/kill_soak.py."""
 
 from __future__ import annotations
 

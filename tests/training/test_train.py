@@ -189,7 +189,9 @@ def test_deepspeed_and_its_launcher_train_the_same_run(whole_run: Path, config_f
 def test_a_sleeping_worker_ends_the_run(config_file: Path, tmp_path: Path) -> None:
     """Worker 1 falls asleep in step 2, worker 0 waits for it in its pass: both say where they are."""
     folder, values = tmp_path / "run", ["train.timeout_s=12", "train.validate_every=100"]
-    result = torchrun(2, str(ROOT / "tests/sleepy.py"), "train", str(config_file), "--folder", str(folder), *values)
+    result = torchrun(
+        2, str(ROOT / "tests/training/sleepy.py"), "train", str(config_file), "--folder", str(folder), *values
+    )
     assert result.returncode != 0
     for rank, place in ((0, "_separate"), (1, "fall_asleep")):
         assert f"step 2 took longer than 12 s (train.timeout_s) on worker {rank}; its stacks are in" in result.stderr

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kill_runs import differences, run_to_the_end, start
 from tests.support import write_small_config
+from tests.training.kill_runs import differences, run_to_the_end, start
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

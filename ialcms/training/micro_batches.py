@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ialcms.data.train_batches import Batch
 from ialcms.models import SeparatorOutput
-from ialcms.pairs import Pairs
+from ialcms.training.memory_bank import Pairs
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:

@@ -95,7 +95,7 @@ def test_a_launchers_restart_does_not_repeat_an_explicit_resume(
         assert main([*start, "--resume", "none"]) == 0
     log = folder / "train.log"
     with monkeypatch.context() as launch:  # a node that joins or leaves is no restart to torchrun's count
-        launch.setattr("ialcms.stopping.end_with_agent", lambda: None)
+        launch.setattr("ialcms.training.stop_request.end_with_agent", lambda: None)
         launch.setenv("TORCHELASTIC_RUN_ID", "a")
         assert main([*start, "--resume", first]) == 0
         assert log.read_text().count("going on from step 1 of 3") == 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ialcms.schedule import ramp, turn
+from ialcms.training.schedule import ramp, turn
 from tests.support import small_config
 
 

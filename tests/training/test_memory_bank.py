@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ialcms.pairs import MemoryBank, plan_pairs
 from ialcms.rng import uniforms
+from ialcms.training.memory_bank import MemoryBank, plan_pairs
 
 
 def components(first: int, count: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from ialcms.published import load_into, read_published
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
-from ialcms.step import Experiment
+from ialcms.training.step import Experiment
 
 log = logging.getLogger("ialcms")
 

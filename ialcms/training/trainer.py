@@ -23,16 +23,16 @@ from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import Watchdog, Workers, check_same_fields
-from ialcms.init_from import init_from
 from ialcms.monitoring.monitor import Monitor, learning_rates
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
 from ialcms.runs.run_folder import RunFolder, launch_id
-from ialcms.schedule import turn
-from ialcms.step import Experiment
-from ialcms.stopping import StopRequest
-from ialcms.validation import Validation
+from ialcms.training.init_from import init_from
+from ialcms.training.schedule import turn
+from ialcms.training.step import Experiment
+from ialcms.training.stop_request import StopRequest
+from ialcms.training.validation import Validation
 
 log = logging.getLogger("ialcms")
 

@@ -9,7 +9,7 @@ import torch
 
 from ialcms.config import Config
 from ialcms.engine import Workers
-from ialcms.step import Experiment
+from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
 
