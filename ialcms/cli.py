@@ -266,7 +266,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _separate(args: argparse.Namespace) -> int:
-    from ialcms.separate import Box, Click, separate_file
+    from ialcms.inference import Box, Click, separate_file
 
     objects: list[Box | Click] = [*map(Box.parse, args.boxes), *map(Click.parse, args.click)]
     result = separate_file(
@@ -279,7 +279,7 @@ def _separate(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from ialcms.export import export_program, export_weights
+    from ialcms.inference.export import export_program, export_weights
 
     if args.torch_export:
         print(export_program(args.source, args.out, args.objects))

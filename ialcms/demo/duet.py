@@ -14,7 +14,7 @@ from PIL import Image
 from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
 from ialcms.demo.video_files import KINDS, write_video
-from ialcms.separate import Box
+from ialcms.inference import Box
 from shards.entries import Entry
 
 KIND = dataclasses.replace(KINDS[0], frames_per_second=Fraction(FRAMES_PER_SECOND))  # as many frames as there are

@@ -17,8 +17,8 @@ import torch
 from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
+from ialcms.inference import separate_file
 from ialcms.runs.run_folder import RunFolder
-from ialcms.separate import separate_file
 from ialcms.training.pretrain import pretrain
 from launch import local
 from shards.datasets import load_dataset

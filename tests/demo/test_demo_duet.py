@@ -14,7 +14,7 @@ from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
 from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
-from ialcms.separate import Box
+from ialcms.inference import Box
 from shards.entries import Entry, read_index
 
 PAIR = ("violin", "tuba")

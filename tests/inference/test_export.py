@@ -16,12 +16,12 @@ import torchaudio
 
 from ialcms.cli import main
 from ialcms.data.normalise import normalise_objects
-from ialcms.export import export_program, export_weights
 from ialcms.inference import load_model
+from ialcms.inference.export import export_program, export_weights
+from ialcms.inference.resample import Resample
 from ialcms.runs.run_folder import RunFolder
-from ialcms.separate.resample import Resample
 from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
-from tests.test_separate import write_video
+from tests.inference.test_separate_file import write_video
 
 
 @pytest.fixture(scope="module")

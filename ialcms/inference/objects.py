@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ialcms.config import DataConfig
-from ialcms.separate.sound import Damage, decode, open_media
+from ialcms.inference.sound import Damage, decode, open_media
 
 Frame = Tensor  # (H, W, 3) uint8
 

@@ -18,7 +18,7 @@ import torch
 from av.audio.resampler import AudioResampler
 from torch import Tensor
 
-from ialcms.separate.resample import COMMON_RATE, has_filter
+from ialcms.inference.resample import COMMON_RATE, has_filter
 
 Block = Tensor  # (C, n) float32
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from ialcms.config import Config
 from ialcms.data.normalise import normalise_objects
 from ialcms.evaluation.windows import window_starts
+from ialcms.inference.resample import Resample
+from ialcms.inference.sound import Block, SoundInfo
 from ialcms.models import Separator
-from ialcms.separate.resample import Resample
-from ialcms.separate.sound import Block, SoundInfo
 
 ABOVE = ("share", "remainder")
 _MARGIN_S = 0.05  # around a window, so that the resampling filter does not see its edges

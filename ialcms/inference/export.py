@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ialcms import __version__
 from ialcms.config import Config, to_dict
 from ialcms.data.normalise import normalise_objects
-from ialcms.inference import FORMAT, VERSION, Model, load_model
+from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
 

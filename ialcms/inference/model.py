@@ -4,7 +4,7 @@ from ialcms.inference import load_model
 model = load_model("duet.pt")
 stems = model.separate(wave, 44_100, pictures)  # (C, n) floats, (K, 3, S, S) uint8 -> (K, C, n)
 
-The exported file needs torch alone (and PyAV for `ialcms.separate`, which reads and writes media). Nothing in it is
+The exported file needs torch alone (and PyAV for `ialcms.inference`, which reads and writes media). Nothing in it is
 executed: it is read with weights_only=True.
 """
 
@@ -40,11 +40,11 @@ class Model:
     def separate(self, wave: Tensor, sample_rate: int, pictures: Tensor, above: str = "share") -> Tensor:
         """wave (C, n) of any length and whole rate, pictures (K, 3, S, S) uint8 -> stems (K, C, n), on the CPU.
 
-        Like `ialcms.separate.separate_file`, for sounds that are in memory. ValueError for other shapes, and
+        Like `ialcms.inference.separate_file`, for sounds that are in memory. ValueError for other shapes, and
         for a rate from which no filter of a sensible size leads to the network's.
         """
-        from ialcms.separate.sound import SoundInfo
-        from ialcms.separate.stems import StemMaker
+        from ialcms.inference.sound import SoundInfo
+        from ialcms.inference.stems import StemMaker
 
         side = self.picture_side
         if pictures.dim() != 4 or pictures.shape[1:] != (3, side, side) or pictures.dtype != torch.uint8:

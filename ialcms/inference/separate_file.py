@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from ialcms.config import Config
-from ialcms.inference import load_model
-from ialcms.separate.overlay import still_frames, write_overlays
-from ialcms.separate.pictures import (
+from ialcms.inference.model import load_model
+from ialcms.inference.objects import (
     Box,
     Click,
     Frame,
@@ -30,8 +29,9 @@ from ialcms.separate.pictures import (
     object_of_picture,
     read_frames,
 )
-from ialcms.separate.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
-from ialcms.separate.stems import ABOVE, StemMaker
+from ialcms.inference.overlay import still_frames, write_overlays
+from ialcms.inference.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
+from ialcms.inference.stems import ABOVE, StemMaker
 
 _RECORD = "separation.json"
 log = logging.getLogger("ialcms")

@@ -19,8 +19,8 @@ from av.audio.resampler import AudioResampler
 from torch import Tensor
 
 from ialcms.heat import lay_heat
-from ialcms.separate.pictures import Frame, SoundObject, resize, video_frame
-from ialcms.separate.sound import SoundInfo, audio_frame, read_blocks
+from ialcms.inference.objects import Frame, SoundObject, resize, video_frame
+from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
 
 STILL_FRAMES_PER_SECOND = 8
 _TIME_BASE = Fraction(1, 90_000)
