@@ -24,6 +24,7 @@ setup(
         "tensorboard>=2.15",  # curves, sounds and pictures of a run
         "pyyaml>=6",  # configuration files
         "tqdm>=4.66",  # progress bars
+        "matplotlib>=3.8",  # colour map of heat maps and spectrograms
     ],
     extras_require={
         "deepspeed": ["deepspeed>=0.19"],  # ZeRO engines; install with DS_BUILD_OPS=0 --no-build-isolation
@@ -33,6 +34,7 @@ setup(
             "pytest-timeout>=2.3",  # a hanging worker must not hang the tests
             "psutil>=5.9",  # finds the workers of a run that a test kills
             "playwright>=1.49",  # drives Debian's Chromium in the report's tests
+            "import-linter>=2",  # holds the order of the packages
             "ruff==0.17.*",
             "mypy==2.4.*",
             "types-PyYAML",

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ialcms.files import DETECTOR_OPTIONS
 from shards.datasets import CoseparationThresholds, Dataset, InstrumentRule, MusicThresholds
-from shards.files import DETECTOR_OPTIONS
 
 Detections = NDArray[np.float32]
 

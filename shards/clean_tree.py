@@ -7,13 +7,14 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+from ialcms.files import write_whole
+from ialcms.processes import map_ordered
+from ialcms.progress import Progress
 from shards.clean import Cleaned, check_rule, clean_clip, read_detections
 from shards.datasets import Dataset
 from shards.encode import encode_array
 from shards.entries import Entry, list_frames
-from shards.files import write_whole
 from shards.report import Report, check_bad
-from shards.workers import Progress, map_ordered
 
 REPORT_NAME = "clean_report.json"
 

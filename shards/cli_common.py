@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from shards.workers import default_jobs
+from ialcms.processes import available_cores
 
 _SHOWN = 20  # names printed of a longer list
 
@@ -21,7 +21,7 @@ def add_verb(subparsers: Any, name: str, summary: str, details: str, *examples: 
         epilog="\n  ".join(["example:", *examples]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=positive, default=default_jobs(), help="processes (default: one per core)")
+    parser.add_argument("--jobs", type=positive, default=available_cores(), help="processes (default: one per core)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, write nothing")
     return parser
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.data.manifest import read_manifest
+from ialcms.files import write_whole
 from shards.cli_common import add_verb
-from shards.files import write_whole
 
 PICTURE_NAME = "stats.png"
 TABLE_NAME = "stats.csv"

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ialcms.files import CLIPS_REPORT, write_whole
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset, read_video_list
-from shards.files import CLIPS_REPORT, write_whole
 from shards.video_lists import FORMATS, Listed, read_list
 
 # What decodes videos and runs networks is imported when it is needed: the other verbs start without torch.

@@ -25,13 +25,14 @@ import av
 import torch
 from PIL import Image
 
+from ialcms.files import CLIPS_REPORT, claim, write_whole
+from ialcms.processes import map_ordered
+from ialcms.progress import Progress
 from shards.encode import encode_audio, encode_jpeg, scaled_size
-from shards.files import CLIPS_REPORT, claim, write_whole
 from shards.index import TreeLayout
 from shards.stretches import Stretch, Wanted
 from shards.video import read_frames, read_sound
 from shards.video_lists import Listed
-from shards.workers import Progress, map_ordered
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
 _RECORDS = ".clips"

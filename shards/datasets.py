@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from shards.files import open_text
+from ialcms.files import open_text
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
 

@@ -25,12 +25,13 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import pil_to_tensor
 
+from ialcms.files import DETECTOR_OPTIONS, claim, write_whole
+from ialcms.processes import asset, map_ordered
+from ialcms.progress import Progress
 from shards.detector import load_detector
 from shards.encode import PICTURE_ERRORS, encode_array
 from shards.entries import list_frames
-from shards.files import DETECTOR_OPTIONS, claim, write_whole
 from shards.index import TreeLayout
-from shards.workers import Progress, asset, map_ordered
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torchvision.models.detection.backbone_utils import mobilenet_backbone, resn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from shards.files import write_whole
+from ialcms.files import write_whole
 
 BACKBONES = ("resnet50", "mobilenet", "small")
 _FORMAT = "ialcms-detector"

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ialcms.files import open_text, write_whole
+from ialcms.progress import Progress
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
 from shards.encode import PICTURE_ERRORS
-from shards.files import open_text, write_whole
-from shards.workers import Progress
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ialcms.data.manifest import SPLITS
-from shards.files import open_text, write_whole
+from ialcms.files import open_text, write_whole
 
 MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
 _HEADER = ["audio_path", "frames_path", "detection_path"]

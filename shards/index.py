@@ -8,9 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ialcms.processes import map_threads
 from ialcms.rng import permutation
 from shards.entries import Entry
-from shards.workers import map_threads
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 

@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 
 from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
+from ialcms.processes import map_ordered
+from ialcms.progress import Progress
 from shards.clean import check_rule
 from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
-from shards.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
 from shards.report import Report, check_bad
 from shards.shard_writer import ShardWriter, refuse_strays, shard_files, shard_name
-from shards.workers import Progress, map_ordered
 
 REPORT_NAME = "pack_report.json"
 _RECORDS = ".packing"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ialcms.files import write_whole
 from shards.clean import Cleaned
 from shards.entries import Entry
-from shards.files import write_whole
 
 
 @dataclass

@@ -21,11 +21,12 @@ import soundfile
 from PIL import Image
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.files import write_whole
+from ialcms.processes import map_ordered
+from ialcms.progress import Progress
 from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
 from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
-from shards.files import write_whole
 from shards.shard_writer import shard_files
-from shards.workers import Progress, map_ordered
 
 _READ_BYTES = 1 << 20
 _RECORDS = ".verifying"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from shards.files import open_text
+from ialcms.files import open_text
 
 FORMATS = ("music", "vggsound", "audioset")
 DUET_SIGN = "+"  # joins the instruments of a duet to a folder name

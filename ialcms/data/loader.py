@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from ialcms.data.mixtures import MixArrays, make_mix
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread, on_gpu
 from ialcms.data.remote import RemoteManifest
+from ialcms.processes import end_with_parent
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
@@ -186,16 +185,9 @@ def _join(parts: list[Batch | Failure], pin: bool) -> Batch:
 def _init_process(_: int) -> None:
     torch.set_num_threads(1)
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # if the server of forked processes was there before
-    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
     # torch's own watchdog looks at the parent's process number, which is that of the server of forked processes: it
     # lives as long as its children do, and all of them would outlive a training process that was killed
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 @contextmanager

@@ -14,14 +14,14 @@ else. `manifest.json` is what makes planning, exact resume and verification poss
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from ialcms.files import write_whole
 
 FORMAT = "ialcms-shards"
 VERSION = 1
@@ -86,17 +86,8 @@ def write_manifest(manifest: Manifest) -> Path:
     # one clip a line: a manifest of 100,000 clips stays readable and diffable
     clips = values.pop("clips")
     head = json.dumps(values, indent=1)[:-2]
-    temporary = path.with_suffix(".json.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(head + ',\n "clips": [\n' + ",\n".join("  " + json.dumps(clip) for clip in clips) + "\n ]\n}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ValueError(f"cannot write {path}: {error.strerror or error}; make room and start again") from error
+    lines = ",\n".join("  " + json.dumps(clip) for clip in clips)
+    write_whole(path, head + ',\n "clips": [\n' + lines + "\n ]\n}\n")
     return path
 
 

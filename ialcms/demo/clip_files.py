@@ -5,10 +5,7 @@ Everything is written under a temporary name and renamed, so that what has its f
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +14,7 @@ import soundfile
 
 from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, Clip, VideoId
+from ialcms.files import replacing
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,3 @@ def write_clip(root: Path, paths: ClipPaths, clip: Clip, jpeg_quality: int) -> N
         temporary.mkdir()
         for number, frame in enumerate(clip.frames, start=1):
             frame.save(temporary / f"{number:06d}.jpg", quality=jpeg_quality)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` for a file or folder that takes the place of `path` once it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    _remove(temporary)  # of a run that was killed
-    yield temporary
-    if path.is_dir():  # an incomplete one: only files can be replaced by renaming
-        _remove(path)
-    os.replace(temporary, path)
-
-
-def temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

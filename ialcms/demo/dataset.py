@@ -28,11 +28,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ialcms.demo.clip_files import clip_paths, is_finished, replacing, temporary_name, write_clip
+from ialcms.demo.clip_files import clip_paths, is_finished, write_clip
 from ialcms.demo.instruments import BY_NAME, INSTRUMENTS
 from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
-from ialcms.demo.workers import available_cores, worker_pool
+from ialcms.files import replacing, temporary_name
+from ialcms.processes import available_cores, worker_pool
 
 FORMAT = "ialcms-demo"
 VERSION = 1  # raise it when the same options give other clips

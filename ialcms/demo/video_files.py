@@ -28,12 +28,12 @@ from av.audio.resampler import AudioResampler
 from PIL import Image
 from tqdm import tqdm
 
-from ialcms.demo.clip_files import replacing
 from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
 from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
-from ialcms.demo.workers import available_cores, worker_pool
+from ialcms.files import replacing
+from ialcms.processes import available_cores, worker_pool
 
 BOXES_NAME = "boxes.csv"
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")

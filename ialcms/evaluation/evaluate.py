@@ -9,14 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 import tempfile
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -40,6 +37,7 @@ from ialcms.evaluation.result_files import MIXES, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
 from ialcms.evaluation.windows import Separated, separate_recording
 from ialcms.models import Separator
+from ialcms.processes import available_cores, worker_pool
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"
@@ -216,31 +214,12 @@ def _scorer(config: Config, workers: Workers) -> Iterator:
 
         yield score
         return
-    with _scoring_pool(_processes(workers)) as pool:
+    with worker_pool(_processes(workers), start="forkserver") as pool:
         yield lambda item, separated: pool.submit(score_mix, item.sources, separated.estimates.numpy())
 
 
-@contextmanager
-def _scoring_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one BLAS thread each, which end with this one, also when it is killed."""
-    context = multiprocessing.get_context("forkserver")
-    with _one_thread_each(), ProcessPoolExecutor(processes, context, _end_with_parent) as pool:
-        yield pool
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _processes(workers: Workers) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // workers.local_world_size)
+    return max(1, available_cores() // workers.local_world_size)
 
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:
@@ -248,19 +227,3 @@ def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixRes
         return tuple(getattr(manifest.clips[index], name) for index in mix.clips)
 
     return MixResult(mix.index, of_clips("instrument"), of_clips("key"), mix.rows, mix.starts, scores)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside get one BLAS thread: many at once would only fight for the cores."""
-    names: Iterable[str] = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

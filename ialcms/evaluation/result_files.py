@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from ialcms.evaluation.bootstrap import LEVEL
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+from ialcms.files import write_whole
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 
@@ -41,7 +42,7 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
         "per_instrument": {row.names[0]: _plain(row) for row in instruments},
         "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in pairs],
     }
-    _write_text(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
@@ -96,15 +97,8 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _write_csv(path: Path, titles: Sequence[str], rows: Iterable[tuple]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(titles)
-        writer.writerows(rows)
-    os.replace(temporary, path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(titles)
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from ialcms import __version__
 from ialcms.config import Config, to_dict
 from ialcms.data.normalise import normalise_objects
+from ialcms.files import replacing
 from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
@@ -72,15 +72,10 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
     model = load_model(source, "cpu")
     samples, side = model.config.audio.num_samples, model.picture_side
     example = torch.zeros(samples), torch.zeros(num_objects, 3, side, side, dtype=torch.uint8)
-    temporary = out.with_name(f".{out.stem}.tmp{_PROGRAM_SUFFIX}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own packing
-            program = torch.export.export(WindowProgram(model.separator).eval(), example)
-            torch.export.save(program, temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out, suffix=_PROGRAM_SUFFIX) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own packing
+        program = torch.export.export(WindowProgram(model.separator).eval(), example)
+        torch.export.save(program, temporary)
     return (
         f"{_describe(model)} -> {out} ({out.stat().st_size / 1e6:.1f} MB)\n"
         f"inputs   mix ({samples},) float32 at {model.config.audio.sample_rate} Hz, "

@@ -4,8 +4,7 @@ from ialcms.inference import load_model
 model = load_model("duet.pt")
 stems = model.separate(wave, 44_100, pictures)  # (C, n) floats, (K, 3, S, S) uint8 -> (K, C, n)
 
-The exported file needs torch alone (and PyAV for `ialcms.inference`, which reads and writes media). Nothing in it is
-executed: it is read with weights_only=True.
+Nothing in an exported file is executed: it is read with weights_only=True. It needs neither DeepSpeed nor TensorBoard.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import torch
 from av.audio.resampler import AudioResampler
 from torch import Tensor
 
-from ialcms.heat import lay_heat
+from ialcms.heatmap import lay_heat
 from ialcms.inference.objects import Frame, SoundObject, resize, video_frame
 from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
 

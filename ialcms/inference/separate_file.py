@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from ialcms.config import Config
+from ialcms.files import write_whole
 from ialcms.inference.model import load_model
 from ialcms.inference.objects import (
     Box,
@@ -213,6 +213,4 @@ def _write_record(
         "objects": [{"name": name, "place": sounding.place} for name, sounding in zip(names, found)],
         "damaged": {stream: dataclasses.asdict(found_there) for stream, found_there in damage.items()},
     }
-    temporary = out / f".{_RECORD}.tmp"
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(temporary, out / _RECORD)
+    write_whole(out / _RECORD, json.dumps(record, indent=1) + "\n")

@@ -6,7 +6,6 @@ import datetime
 import json
 import logging
 import math
-import os
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from ialcms.config import Config
 from ialcms.engine import Workers, waited_s
+from ialcms.files import write_whole
 from ialcms.monitoring.tensorboard import BEST_SCORE, Curves
 from ialcms.monitoring.visuals import View
 from ialcms.runs.run_folder import RunFolder
@@ -256,9 +256,7 @@ def drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:
                 rows.append(row)
         except ValueError:
             log.warning("%s: dropped a damaged line", path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(lines))
-    os.replace(temporary, path)
+    write_whole(path, "".join(lines))
     return rows
 
 

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ialcms import heat
+from ialcms import heatmap
 from ialcms.data.evaluation_mixes import EvaluationItem
 from ialcms.data.train_batches import normalise_objects
+from ialcms.heatmap import palette
 from ialcms.models import Separator
-from ialcms.report.colours import palette
 
 RANGE_DB = 72.0  # of the spectrograms, from the darkest to the brightest colour
 _TILE = 200  # side in px
@@ -94,7 +94,7 @@ def lay_heat(
 
     limits: lowest and highest value of the maps that are to be compared, where it is not this one alone.
     """
-    laid = heat.lay_heat(torch.tensor(picture), torch.tensor(localisation), limits)
+    laid = heatmap.lay_heat(torch.tensor(picture), torch.tensor(localisation), limits)
     return laid.numpy()
 
 

@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.report.colours import palette
+from ialcms.heatmap import palette
 from ialcms.report.content import Wave
 
 _PEAK = 0.9  # of full scale, of an example's loudest sound

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from ialcms.files import write_whole
 from ialcms.report.content import Example, Figure, Interval, Source, Table, check_example, check_table
 from ialcms.report.elements import Html, element, join
 from ialcms.report.examples import example_article, example_link
@@ -43,13 +43,7 @@ def write_report(
     page = _fit(title, summary, tables, examples, sample_rate, max_bytes)
 
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(page)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, page)
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.report.colours import palette
+from ialcms.heatmap import palette
 
 ROWS, COLUMNS = 160, 560
 LOWEST_HZ = 55.0

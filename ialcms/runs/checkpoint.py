@@ -24,6 +24,7 @@ import torch
 
 from ialcms import __version__
 from ialcms.config import Config, binding_fields, digest, from_dict
+from ialcms.files import flush_folder, replacing
 
 log = logging.getLogger("ialcms")
 
@@ -65,7 +66,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
     if folder.exists():  # left by a run that went on from an older checkpoint
         shutil.rmtree(folder)
     os.rename(temporary, folder)
-    _flush_folder(root)
+    flush_folder(root)
     return folder
 
 
@@ -85,7 +86,7 @@ def _write_files(folder: Path, config: Config, manifest_digest: str, state: Stat
     with open(folder / _META, "w") as file:
         json.dump(sealed(meta), file, indent=1)
         _flush(file)
-    _flush_folder(folder)
+    flush_folder(folder)
 
 
 def keep_as_best(folder: Path) -> None:
@@ -99,7 +100,7 @@ def keep_as_best(folder: Path) -> None:
     shutil.copytree(folder, temporary, copy_function=_link_or_copy)
     shutil.rmtree(root / f"{_BEST}{step}", ignore_errors=True)
     os.rename(temporary, root / f"{_BEST}{step}")
-    _flush_folder(root)
+    flush_folder(root)
     for older in _folders(root, _BEST):
         if older.name != f"{_BEST}{step}":
             shutil.rmtree(older)
@@ -235,12 +236,9 @@ def load_state(folder: Path) -> State:
 
 def save_tensors(state: State, path: Path) -> None:
     """One file of tensors and plain values, written under a temporary name, flushed and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
+    # given a path instead of a file, torch would not say what the system found wrong
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
-        _flush(file)
-    os.replace(temporary, path)
 
 
 def sealed(meta: dict[str, Any]) -> dict[str, Any]:
@@ -291,11 +289,3 @@ def _sha256(path: Path) -> str:
 def _flush(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from ialcms.config import Config, load_config, to_dict
+from ialcms.files import replacing, write_whole
 from ialcms.runs import checkpoint
 
 _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
@@ -44,7 +45,8 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.config, yaml.safe_dump(to_dict(config), sort_keys=False))
+            with replacing(self.config) as temporary:
+                temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
             with open(self.environment, "a") as file:
                 file.write(json.dumps(_environment(world_size)) + "\n")
         except OSError as error:
@@ -67,7 +69,7 @@ class RunFolder:
         self.finished.unlink(missing_ok=True)
 
     def finish(self, step: int) -> None:
-        _write(self.finished, f"{step}\n")
+        write_whole(self.finished, f"{step}\n")
 
     def best_checkpoint(self) -> Path:
         """The checkpoint of the best validation; ValueError where there is none."""
@@ -88,12 +90,6 @@ class RunFolder:
 
 def launch_id() -> str | None:
     return os.environ.get("TORCHELASTIC_RUN_ID")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _environment(world_size: int) -> dict[str, Any]:

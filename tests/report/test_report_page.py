@@ -183,7 +183,7 @@ def test_an_old_report_stays_when_the_new_one_cannot_be_written(tmp_path, make, 
         raise OSError("disk went away")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk went away"):
+    with pytest.raises(ValueError, match="disk went away"):
         write(path, title="second")
     assert path.read_text() == before
     assert os.listdir(path.parent) == ["report.html"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ialcms.report.colours import palette
+from ialcms.heatmap import palette
 from ialcms.report.figures import decibels, readable
 from ialcms.report.media import playback_gain
 from ialcms.report.spectrogram import (

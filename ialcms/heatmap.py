@@ -1,17 +1,28 @@
-"""Heat maps over pictures, with torch alone."""
+"""Heat maps over pictures, and the colours that show a level everywhere: matplotlib's magma.
+
+Its lightness rises evenly, so that no level stands out because of its hue and a print in grey keeps the order.
+"""
 
 from __future__ import annotations
 
+import matplotlib
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-from ialcms.colours import level_colours
 
 _OPACITY = 0.75  # at the highest place, so that the picture stays in sight
 _SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
-_PALETTE = torch.tensor(
-    level_colours(384)[-256:], dtype=torch.float32
-)  # without the dark ones, which would stain the picture
+
+
+def palette(size: int = 256) -> NDArray[np.uint8]:
+    """(size, 3) sRGB from the lowest to the highest level."""
+    levels = np.linspace(0.0, 1.0, size)
+    return matplotlib.colormaps["magma"](levels, bytes=True)[:, :3]  # type: ignore[no-any-return]
+
+
+# without the dark ones, which would stain the picture
+_BRIGHT = torch.tensor(palette(384)[-256:], dtype=torch.float32)
 
 
 def lay_heat(picture: Tensor, localisation: Tensor, limits: tuple[float, float] | None = None) -> Tensor:
@@ -26,5 +37,5 @@ def lay_heat(picture: Tensor, localisation: Tensor, limits: tuple[float, float] 
         stretched[None, None], picture.shape[:2], mode="bicubic", align_corners=False, antialias=True
     )[0, 0].clamp(0, 1)
     opacity = (_OPACITY * smooth).unsqueeze(-1)
-    colour = _PALETTE[(255 * smooth).round().long()]
+    colour = _BRIGHT[(255 * smooth).round().long()]
     return torch.lerp(picture.float(), colour, opacity).round().to(torch.uint8)

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shards.workers import Progress, asset, map_ordered, map_threads
+from ialcms.processes import asset, map_ordered, map_threads
+from ialcms.progress import Progress
 
 
 def _own_asset(item: int) -> tuple[int, str]:
@@ -60,7 +61,7 @@ def test_a_process_that_dies_is_told():
 
 
 def test_progress_in_a_log_file_is_lines(capsys, monkeypatch):
-    monkeypatch.setattr("shards.workers.LOG_INTERVAL_S", -1.0)
+    monkeypatch.setattr("ialcms.progress.LOG_INTERVAL_S", -1.0)
     with Progress(4, "pack") as progress:
         progress.advance()
         progress.advance(2)
@@ -70,7 +71,7 @@ def test_progress_in_a_log_file_is_lines(capsys, monkeypatch):
 
 
 def test_what_was_done_before_does_not_count_for_the_rate(capsys, monkeypatch):
-    monkeypatch.setattr("shards.workers.LOG_INTERVAL_S", -1.0)
+    monkeypatch.setattr("ialcms.progress.LOG_INTERVAL_S", -1.0)
     with Progress(1000, "pack") as progress:
         progress.skip(990)
         progress.advance(0)  # no rate is known yet
