@@ -1,4 +1,4 @@
-"""The exported separator: the same stems, safe to load, where DeepSpeed and TensorBoard are missing; as a program; faults."""
+"""The exported separator: the same stems, safe to load, without DeepSpeed and TensorBoard; as a program; faults."""
 
 from __future__ import annotations
 
