@@ -9,7 +9,7 @@ setup(
     description="Distributed training of picture-guided sound separation (IAL-CMS) on WebDataset shards",
     python_requires=">=3.11",
     packages=find_packages(include=["ialcms", "ialcms.*", "shards", "shards.*", "launch", "launch.*"]),
-    package_data={"ialcms": ["report/*.html", "report/*.css", "report/*.js"]},
+    package_data={"ialcms.report": ["templates/*"]},
     install_requires=[
         "torch==2.11.*",  # networks, torchrun, DDP, distributed checkpoints
         "torchaudio==2.11.*",  # resampling
@@ -24,6 +24,7 @@ setup(
         "tensorboard>=2.15",  # curves, sounds and pictures of a run
         "pyyaml>=6",  # configuration files
         "tqdm>=4.66",  # progress bars
+        "jinja2>=3.1",  # templates of the listening page
         "matplotlib>=3.8",  # colour map of heat maps and spectrograms
     ],
     extras_require={
