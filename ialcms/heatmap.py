@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+COLOUR_MAP = "magma"
+LEVEL_RANGE_DB = 60.0  # of every spectrogram, from the darkest to the brightest colour
 _OPACITY = 0.75  # at the highest place, so that the picture stays in sight
 _SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 
@@ -18,7 +20,7 @@ _SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 def palette(size: int = 256) -> NDArray[np.uint8]:
     """(size, 3) sRGB from the lowest to the highest level."""
     levels = np.linspace(0.0, 1.0, size)
-    return matplotlib.colormaps["magma"](levels, bytes=True)[:, :3]  # type: ignore[no-any-return]
+    return matplotlib.colormaps[COLOUR_MAP](levels, bytes=True)[:, :3]  # type: ignore[no-any-return]
 
 
 # without the dark ones, which would stain the picture

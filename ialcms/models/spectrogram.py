@@ -67,6 +67,10 @@ class RowResample(nn.Module):
         self.register_buffer("lower", lower.long(), persistent=False)
         self.register_buffer("weight", (position - lower).float().unsqueeze(-1), persistent=False)
 
+    def positions(self) -> Tensor:
+        """(len(positions),) float64: the row that each output row samples, with its fraction."""
+        return self.lower.double() + self.weight.squeeze(-1).double()
+
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
         below = x.index_select(-2, self.lower)

@@ -5,25 +5,25 @@ Shapes: M sources of L samples, F x T log-frequency spectrograms, h x w cells of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from ialcms import heatmap
 from ialcms.data.evaluation_mixes import EvaluationItem
-from ialcms.data.train_batches import normalise_objects
-from ialcms.heatmap import palette
+from ialcms.data.normalise import normalise_objects
+from ialcms.heatmap import COLOUR_MAP, LEVEL_RANGE_DB
 from ialcms.models import Separator
 
-RANGE_DB = 72.0  # of the spectrograms, from the darkest to the brightest colour
-_TILE = 200  # side in px
-_GAP = 6
-_LABEL_HEIGHT = 18
-_PALETTE = palette(256)
+_TILE_INCHES, _DPI = 2.4, 100
+_TICKS_HZ = (100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 
 Picture = NDArray[np.uint8]  # (height, width, 3)
 
@@ -38,10 +38,12 @@ class View:
     waves: dict[str, NDArray[np.float32]]  # "mix", "violin target", "violin estimate", ...: (L,)
     levels: dict[str, NDArray[np.float32]]  # the same names: (F, T) in dB
     masks: NDArray[np.float32]  # (M, F, T), at least 0
+    seconds: float  # of the window
+    row_hz: NDArray[np.float64]  # (F,) the frequency of each row, rising
 
 
 @torch.inference_mode()
-def view_mix(separator: Separator, item: EvaluationItem, device: torch.device) -> View:
+def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, device: torch.device) -> View:
     """Pass one window, item.sources (M, L), through a separator in evaluation mode."""
     sources = torch.as_tensor(item.sources).to(device)
     pictures = torch.as_tensor(item.pictures).to(device)
@@ -50,15 +52,18 @@ def view_mix(separator: Separator, item: EvaluationItem, device: torch.device) -
     waves = {"mix": sources.sum(0), "sum of estimates": estimates.sum(0)}
     for n, name in enumerate(item.instruments):
         waves |= {f"{name} target": sources[n], f"{name} estimate": estimates[n]}
-    magnitudes = separator.spectrogram.to_log(separator.spectrogram.stft(torch.stack(list(waves.values()))).abs())
+    spectrogram = separator.spectrogram
+    magnitudes = spectrogram.to_log(spectrogram.stft(torch.stack(list(waves.values()))).abs())
     levels = 20 * torch.log10(magnitudes + 1e-7)
     return View(
-        item.instruments,
-        item.pictures,
-        output.localisation[0, :, 0].cpu().numpy(),
-        {name: wave.cpu().numpy() for name, wave in waves.items()},
-        {name: level.cpu().numpy() for name, level in zip(waves, levels)},
-        output.mask[0, :, 0].float().cpu().numpy(),
+        names=item.instruments,
+        pictures=item.pictures,
+        localisation=output.localisation[0, :, 0].cpu().numpy(),
+        waves={name: wave.cpu().numpy() for name, wave in waves.items()},
+        levels={name: level.cpu().numpy() for name, level in zip(waves, levels)},
+        masks=output.mask[0, :, 0].float().cpu().numpy(),
+        seconds=sources.shape[1] / sample_rate,
+        row_hz=spectrogram.to_log.positions().cpu().numpy() * sample_rate / spectrogram.n_fft,
     )
 
 
@@ -66,25 +71,38 @@ def draw_view(view: View) -> Picture:
     """All of a view in one picture: the mix in the first row, then a row per source.
 
     Spectrograms share one scale, the brightest colour being the mix's loudest cell; masks are dark at 0 and brightest
-    at 1 and above.
+    at 1 and above. Axes are in seconds and kHz.
     """
     top = float(view.levels["mix"].max())
-
-    def level(name: str) -> Image.Image:
-        return _coloured((view.levels[name] - top) / RANGE_DB + 1)
-
-    rows = [[None, None, ("mix", level("mix")), ("sum of estimates", level("sum of estimates")), None]]
-    for n, name in enumerate(view.names):
+    rows, columns = 1 + len(view.names), 5
+    size = (_TILE_INCHES * columns + 0.8, _TILE_INCHES * rows + 0.4)
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    in_levels = (top - LEVEL_RANGE_DB, top)
+    levels = _spectrogram(axes[0, 2], view, view.levels["mix"], "mix", limits=in_levels)
+    together = "sum of estimates"
+    _spectrogram(axes[0, 3], view, view.levels[together], together, limits=in_levels)
+    for column in (0, 1, 4):
+        axes[0, column].set_axis_off()
+    for row, name in enumerate(view.names, start=1):
+        n = row - 1
         picture = view.pictures[n].transpose(1, 2, 0)
         lowest, highest = float(view.localisation[n].min()), float(view.localisation[n].max())
-        rows.append([
-            (name, Image.fromarray(np.ascontiguousarray(picture))),
-            (f"localisation {lowest:.2f} to {highest:.2f}", Image.fromarray(lay_heat(picture, view.localisation[n]))),
-            (f"{name} target", level(f"{name} target")),
-            (f"{name} estimate", level(f"{name} estimate")),
-            (f"{name} mask, up to {view.masks[n].max():.2f}", _coloured(view.masks[n])),
-        ])  # fmt: skip
-    return _montage(rows)
+        _picture(axes[row, 0], picture, name)
+        _picture(axes[row, 1], lay_heat(picture, view.localisation[n]), f"where: {lowest:.2f} to {highest:.2f}")
+        for column, kind in ((2, "target"), (3, "estimate")):
+            title = f"{name} {kind}"
+            _spectrogram(axes[row, column], view, view.levels[title], title, limits=in_levels)
+        title = f"{name} mask, up to {np.nanmax(view.masks[n]):.2f}"
+        _spectrogram(axes[row, 4], view, view.masks[n], title, limits=(0.0, 1.0))
+    for column in (2, 3, 4):
+        axes[-1, column].set_xlabel("time (s)", fontsize=7)
+    for row in range(rows):
+        axes[row, 2].set_ylabel("frequency (kHz)", fontsize=7)
+    figure.colorbar(levels, ax=axes[:, 4].tolist(), label="level (dB); masks from 0 to 1", shrink=0.8, aspect=40)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def lay_heat(
@@ -98,21 +116,30 @@ def lay_heat(
     return laid.numpy()
 
 
-def _coloured(values: NDArray[np.floating]) -> Image.Image:
-    """(F, T) with 0 darkest and 1 brightest, the lowest frequency in row 0 -> a tile, the lowest at the bottom."""
-    shade = np.round(255 * np.nan_to_num(values[::-1]).clip(0, 1)).astype(np.uint8)
-    return Image.fromarray(_PALETTE[shade])
+def _picture(axes: Axes, picture: Picture, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=8)
+    axes.set_axis_off()
 
 
-def _montage(rows: Sequence[Sequence[tuple[str, Image.Image] | None]]) -> Picture:
-    """Tiles with a label above each, on white; None leaves a place empty."""
-    step_x, step_y = _TILE + _GAP, _TILE + _LABEL_HEIGHT + _GAP
-    sheet = Image.new("RGB", (step_x * max(map(len, rows)) + _GAP, step_y * len(rows) + _GAP), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for row, tiles in enumerate(rows):
-        for column, tile in enumerate(tiles):
-            if tile is not None:
-                x, y = _GAP + column * step_x, _GAP + row * step_y
-                draw.text((x, y), tile[0], fill="black", font=font)
-                sheet.paste(tile[1].resize((_TILE, _TILE), Image.Resampling.BILINEAR), (x, y + _LABEL_HEIGHT))
-    return np.asarray(sheet)
+def _spectrogram(
+    axes: Axes, view: View, values: NDArray[np.floating], title: str, limits: tuple[float, float]
+) -> AxesImage:
+    """values (F, T), the lowest frequency in row 0; rows are evenly spaced, and the ticks say where a frequency is."""
+    num_rows = len(values)
+    image = axes.imshow(
+        np.nan_to_num(values),
+        origin="lower",
+        aspect="auto",
+        extent=(0.0, view.seconds, -0.5, num_rows - 0.5),
+        cmap=COLOUR_MAP,
+        vmin=limits[0],
+        vmax=limits[1],
+        interpolation="nearest",
+    )
+    shown = [hz for hz in _TICKS_HZ if view.row_hz[0] <= hz <= view.row_hz[-1]]
+    axes.set_yticks(np.interp(shown, view.row_hz, np.arange(num_rows)), [f"{hz / 1000:g}" for hz in shown])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:g}"))
+    axes.tick_params(labelsize=7)
+    axes.set_title(title, fontsize=8)
+    return image

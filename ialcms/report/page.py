@@ -8,10 +8,10 @@ from pathlib import Path
 from markupsafe import Markup
 
 from ialcms.files import write_whole
+from ialcms.heatmap import LEVEL_RANGE_DB
 from ialcms.report.content import Example, Figure, Interval, Source, Table, check_example, check_table
 from ialcms.report.examples import example_view
 from ialcms.report.rendering import content_hash, source_text, template
-from ialcms.report.spectrogram import RANGE_DB
 from ialcms.report.tables import key_figure_views, table_views
 
 __all__ = ["Example", "Figure", "Interval", "Source", "Table", "write_report"]
@@ -64,7 +64,7 @@ def _fit(
         "script_hash": content_hash(script),
         "key_figures": key_figure_views(summary),
         "tables": table_views(tables),
-        "range_db": f"{RANGE_DB:g}",
+        "range_db": f"{LEVEL_RANGE_DB:g}",
     }
     page_template, example_template = template("page.html"), template("example.html").module
     links: list[Markup] = []

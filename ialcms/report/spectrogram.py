@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.heatmap import palette
+from ialcms.heatmap import LEVEL_RANGE_DB, palette
 
 ROWS, COLUMNS = 160, 560
 LOWEST_HZ = 55.0
-RANGE_DB = 60.0  # from the darkest to the brightest colour
 _WINDOW_S = 0.09
 _FLOOR = 1e-14  # power; keeps the logarithm of silence finite
 _QUIETEST_TOP_DB = -60.0  # a sound whose peak is lower is drawn as dark as it is
@@ -63,8 +62,8 @@ def top_level(levels: NDArray[np.float64]) -> float:
 
 
 def render(levels: NDArray[np.float64], top_db: float) -> bytes:
-    """(R, C) dB -> PNG; `top_db` and above is brightest, `RANGE_DB` below it darkest."""
-    shade = np.clip((levels - top_db) / RANGE_DB + 1, 0, 1) * (_LEVELS - 1)
+    """(R, C) dB -> PNG; `top_db` and above is brightest, `LEVEL_RANGE_DB` below it darkest."""
+    shade = np.clip((levels - top_db) / LEVEL_RANGE_DB + 1, 0, 1) * (_LEVELS - 1)
     image = Image.fromarray(np.round(shade).astype(np.uint8))
     image.putpalette(palette(_LEVELS).tobytes())
     file = io.BytesIO()

@@ -85,7 +85,7 @@ class Validation:
         places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
         with _evaluating(separator):
             return [
-                view_mix(separator, item, self._workers.device)
+                view_mix(separator, item, self._config.audio.sample_rate, self._workers.device)
                 for place, end in zip(places, [*places[1:], len(self._mixes)])
                 if (item := self._first_usable(self._mixes[place:end])) is not None
             ]

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ialcms.heatmap import palette
+from ialcms.heatmap import LEVEL_RANGE_DB, palette
 from ialcms.report.figures import decibels, readable
 from ialcms.report.media import playback_gain
 from ialcms.report.spectrogram import (
     COLUMNS,
     LOWEST_HZ,
-    RANGE_DB,
     ROWS,
     frequency_ticks,
     log_spectrogram,
@@ -71,7 +70,7 @@ def test_halving_the_sound_takes_six_decibels_from_every_level():
 
 def test_the_picture_spans_the_range_below_its_top():
     levels = np.full((ROWS, COLUMNS), -20.0)
-    levels[0, 0] = -20.0 - RANGE_DB / 2
+    levels[0, 0] = -20.0 - LEVEL_RANGE_DB / 2
     levels[1, 1] = -200.0
     image = Image.open(io.BytesIO(render(levels, top_db=-20.0))).convert("RGB")
     colours = palette(40).tolist()
