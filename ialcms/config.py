@@ -129,6 +129,20 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig:
+    """How a trained separator is used on a mix; the best that is known by default. See ialcms/evaluation/masking.py."""
+
+    masks: str = "wiener"  # share each cell out by masks**exponent; or plain: mask times mix, as published
+    exponent: float = 2.0  # of wiener
+    consistency: bool = True  # of plain: what the sources leave of the mix is added back evenly
+    pictures: int = 7  # of each object, spread over its clip, whose masks are averaged; 1 as published
+    join: str = "hann"  # overlapping windows fade into each other; or mean: they count evenly, as published
+
+
+PUBLISHED = ProtocolConfig(masks="plain", consistency=False, pictures=1, join="mean")
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     split: str = "test"
     num_mix: int = 2  # solos per mix
@@ -140,6 +154,7 @@ class EvalConfig:
     validation_draws: int = 2  # mixes per combination in the validation during training: one window each
     metrics: str = "mir_eval"  # the reference; or fast: the same to 1e-6 dB, on the worker's own device
     examples: int = 12  # mixes shown in the report
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)  # shown beside the published one
 
 
 @dataclass(frozen=True)
@@ -270,6 +285,8 @@ def check(config: Config) -> None:
     _choice("train.gradient_compression", train.gradient_compression, ("none", "bf16"))
     _choice("train.precision", train.precision, ("float32", "bf16"))
     _choice("eval.metrics", config.eval.metrics, ("mir_eval", "fast"))
+    _choice("eval.protocol.masks", config.eval.protocol.masks, ("wiener", "plain"))
+    _choice("eval.protocol.join", config.eval.protocol.join, ("hann", "mean"))
     _choice("eval.split", config.eval.split, ("train", "val", "test"))
     if config.uses_critic and config.clips_per_mix < 2:
         raise ValueError(

@@ -37,7 +37,7 @@ class EvaluationItem:
     keys: tuple[str, ...]
     instruments: tuple[str, ...]
     sources: np.ndarray  # (M, S) float32; the mix is their sum
-    pictures: np.ndarray  # (M, 3, crop, crop) uint8, centre crops, not mirrored
+    pictures: np.ndarray  # (M, P, 3, crop, crop) uint8, centre crops, not mirrored; the mix's own detection first
 
 
 def list_mixes(
@@ -76,16 +76,22 @@ def list_mixes(
     return mixes
 
 
-def load_mix(manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int) -> EvaluationItem:
-    """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here."""
-    clips = [
-        read_clip(manifest, index, [row], (start, num_samples))
-        for index, row, start in zip(mix.clips, mix.rows, mix.starts)
-    ]
+def load_mix(
+    manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int, num_pictures: int = 1
+) -> EvaluationItem:
+    """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here.
+
+    num_pictures: P, of each object: the detection of the mix, and others spread evenly over the clip's detections. A
+    clip that has fewer gives some of them more than once.
+    """
     offset = (data.image_resize - data.image_crop) // 2
     centre = slice(offset, offset + data.image_crop)
-    sources = [clip.window(0, num_samples) for clip in clips]
-    pictures = [clip.picture(row, data.image_resize)[:, centre, centre] for clip, row in zip(clips, mix.rows)]
+    sources, pictures = [], []
+    for index, row, start in zip(mix.clips, mix.rows, mix.starts):
+        rows = picture_rows(manifest.clips[index].num_boxes, row, num_pictures)
+        clip = read_clip(manifest, index, sorted(set(rows)), (start, num_samples))
+        sources.append(clip.window(0, num_samples))
+        pictures.append(np.stack([clip.picture(row, data.image_resize)[:, centre, centre] for row in rows]))
     return EvaluationItem(
         mix,
         tuple(manifest.clips[index].key for index in mix.clips),
@@ -93,6 +99,12 @@ def load_mix(manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_sampl
         np.stack(sources),
         np.stack(pictures),
     )
+
+
+def picture_rows(num_boxes: int, row: int, count: int) -> list[int]:
+    """`row`, then count - 1 rows spread evenly over a clip's detections, which are in the order of its frames."""
+    spread = (np.arange(1, count) - 0.5) / max(count - 1, 1) * num_boxes
+    return [row, *spread.astype(int).tolist()]
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> list[T]:

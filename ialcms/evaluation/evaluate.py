@@ -35,7 +35,7 @@ from ialcms.evaluation.metrics import MixScores, score_mix
 from ialcms.evaluation.page import write_evaluation_page
 from ialcms.evaluation.result_files import MIXES, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
-from ialcms.evaluation.windows import Separated, separate_recording
+from ialcms.evaluation.windows import MixSeparator, Separated
 from ialcms.models import Separator
 from ialcms.processes import available_cores, worker_pool
 from ialcms.runs import checkpoint
@@ -171,7 +171,7 @@ def _separate(
     num_samples = round(config.eval.seconds * config.audio.sample_rate)
     item = load_mix(manifest, mix, config.data, num_samples)
     sources, pictures = torch.as_tensor(item.sources), torch.as_tensor(item.pictures)
-    separated = separate_recording(separator, sources.sum(0).to(device), pictures.to(device), config, config.eval.hop)
+    (separated,) = MixSeparator(separator, config, config.eval.hop)(sources.sum(0).to(device), pictures.to(device))
     return item, Separated(separated.estimates.cpu(), separated.localisation.cpu())
 
 

@@ -85,7 +85,7 @@ def _example(why: str, item: EvaluationItem, separated: Separated, result: MixRe
         Source(
             instrument=item.instruments[n],
             clip=item.keys[n],
-            picture=item.pictures[n].transpose(1, 2, 0),
+            picture=item.pictures[n, 0].transpose(1, 2, 0),
             localisation=separated.localisation[n].numpy(),
             reference=item.sources[n],
             estimate=separated.estimates[n].numpy(),

@@ -1,24 +1,33 @@
-"""Separating recordings of any length: overlapping windows through the network, estimates averaged.
+"""Separating a mix of any length: overlapping windows through the network, masks to sounds, windows joined.
 
-Shapes: M sources of S samples, L samples a window, H x W cells of the visual feature.
+The one place where a trained separator meets a recording at the network's own rate: validation, evaluation and the
+report use it. (`ialcms.inference.stems` does the same for recordings of any rate, in bounded memory.)
+
+Shapes: M sources of S samples, P pictures of each, G windows of L samples that pass the network together, Fq x T linear
+spectrogram, H x W cells of the visual feature.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ialcms.config import Config
+from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.normalise import normalise_objects
+from ialcms.evaluation.masking import source_spectra
 from ialcms.models import Separator
+
+FADE_FLOOR = 1e-3  # weight at a window's very ends; the sum of weights divides it out
 
 
 @dataclass(frozen=True)
 class Separated:
     estimates: Tensor  # (M, S) float32
-    localisation: Tensor  # (M, H, W) in (0, 1), mean over the windows
+    localisation: Tensor  # (M, H, W) in (0, 1), of the first picture, mean over the windows
 
 
 def window_starts(num_samples: int, window: int, hop: int) -> list[int]:
@@ -30,30 +39,68 @@ def window_starts(num_samples: int, window: int, hop: int) -> list[int]:
     return starts if starts[-1] == last else [*starts, last]
 
 
-@torch.inference_mode()
-def separate_recording(separator: Separator, mix: Tensor, pictures: Tensor, config: Config, hop: int) -> Separated:
-    """Separate one recording, mix (S,), guided by one picture per source, (M, 3, side, side) uint8.
+def window_weights(join: str, window: int) -> Tensor:
+    """(window,) by which a window counts at each of its samples: evenly, or fading in and out without a seam."""
+    if join == "mean":
+        return torch.ones(window)
+    position = (torch.arange(window, dtype=torch.float32) + 0.5) / window
+    return torch.sin(math.pi * position).square().clamp(min=FADE_FLOOR)
 
-    The pictures pass the visual net once; `eval.batch_windows` windows pass the audio networks together. A recording
-    shorter than a window is padded with silence at its end.
-    """
-    window = config.audio.num_samples
-    num_samples, num_sources = len(mix), len(pictures)
-    padded = torch.nn.functional.pad(mix, (0, max(0, window - num_samples)))
-    starts = window_starts(len(padded), window, hop)
-    visual, _ = separator.visual(normalise_objects(pictures))
-    total = padded.new_zeros(num_sources, len(padded))
-    count = padded.new_zeros(len(padded))
-    maps = []
-    for first in range(0, len(starts), config.eval.batch_windows):
-        part = starts[first : first + config.eval.batch_windows]
-        spectrum = separator.spectrogram.stft(torch.stack([padded[s : s + window] for s in part]))
-        repeated = visual.repeat(len(part), 1, 1, 1)
-        output = separator.separate(spectrum, repeated, repeated, (num_sources, 1))
-        waves = separator.component_waves(output, window).squeeze(2)  # (windows, M, L)
-        for start, wave in zip(part, waves):
-            total[:, start : start + window] += wave
-            count[start : start + window] += 1
-        maps.append(output.localisation.squeeze(2))
-    estimates = (total / count)[:, :num_samples]
-    return Separated(estimates, torch.cat(maps).mean(0))
+
+class MixSeparator:
+    """Separates recordings with one separator, in evaluation mode, by one or more protocols at once."""
+
+    def __init__(self, separator: Separator, config: Config, hop: int) -> None:
+        """hop: samples between windows. `eval.batch_windows` windows pass the audio networks together."""
+        self._separator, self._window, self._hop = separator, config.audio.num_samples, hop
+        self._group = config.eval.batch_windows
+
+    @torch.inference_mode()
+    def __call__(
+        self, mix: Tensor, pictures: Tensor, protocols: Sequence[ProtocolConfig] = (PUBLISHED,)
+    ) -> list[Separated]:
+        """mix (S,), pictures (M, P, 3, side, side) uint8 -> what each protocol makes of them.
+
+        A protocol takes the first `pictures` ones of each source (all, where there are fewer) and averages their masks.
+        Every picture passes the visual net once, and every window the audio encoder. A recording shorter than a window
+        is padded with silence at its end.
+        """
+        num_samples, (num_sources, num_pictures) = len(mix), pictures.shape[:2]
+        used = min(num_pictures, max(protocol.pictures for protocol in protocols))
+        padded = torch.nn.functional.pad(mix, (0, max(0, self._window - num_samples)))
+        starts = window_starts(len(padded), self._window, self._hop)
+        visual, _ = self._separator.visual(normalise_objects(pictures[:, :used].flatten(0, 1)))
+        joins = [_Joined(padded, num_sources, window_weights(p.join, self._window)) for p in protocols]
+        maps = []
+        for first in range(0, len(starts), self._group):
+            part = starts[first : first + self._group]
+            windows = torch.stack([padded[start : start + self._window] for start in part])
+            spectrum = self._separator.spectrogram.stft(windows)
+            repeated = visual.repeat(len(part), 1, 1, 1)
+            output = self._separator.separate(spectrum, repeated, repeated, (num_sources, used))
+            for protocol, join in zip(protocols, joins):
+                mask = output.mask[:, :, : protocol.pictures].mean(dim=2)  # (G, M, F, T)
+                spectra = source_spectra(self._separator.spectrogram.to_linear(mask), spectrum, protocol)
+                join.add(part, self._separator.spectrogram.istft(spectra, self._window))
+            maps.append(output.localisation[:, :, 0])
+        localisation = torch.cat(maps).mean(0)
+        return [Separated(join.result()[:, :num_samples], localisation) for join in joins]
+
+
+class _Joined:
+    """The weighted mean of overlapping windows."""
+
+    def __init__(self, mix: Tensor, num_sources: int, weights: Tensor) -> None:
+        self._weights = weights.to(mix.device)
+        self._total = mix.new_zeros(num_sources, len(mix))
+        self._weight = mix.new_zeros(len(mix))
+
+    def add(self, starts: Sequence[int], waves: Tensor) -> None:
+        """waves (G, M, L)."""
+        for start, wave in zip(starts, waves):
+            inside = slice(start, start + len(self._weights))
+            self._total[:, inside] += self._weights * wave
+            self._weight[inside] += self._weights
+
+    def result(self) -> Tensor:
+        return self._total / self._weight

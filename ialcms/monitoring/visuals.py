@@ -46,7 +46,7 @@ class View:
 def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, device: torch.device) -> View:
     """Pass one window, item.sources (M, L), through a separator in evaluation mode."""
     sources = torch.as_tensor(item.sources).to(device)
-    pictures = torch.as_tensor(item.pictures).to(device)
+    pictures = torch.as_tensor(item.pictures[:, 0]).to(device)
     output = separator(sources.sum(0, keepdim=True), normalise_objects(pictures)[None, :, None])
     estimates = separator.component_waves(output, sources.shape[1])[0, :, 0]
     waves = {"mix": sources.sum(0), "sum of estimates": estimates.sum(0)}
@@ -57,7 +57,7 @@ def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, devic
     levels = 20 * torch.log10(magnitudes + 1e-7)
     return View(
         names=item.instruments,
-        pictures=item.pictures,
+        pictures=item.pictures[:, 0],
         localisation=output.localisation[0, :, 0].cpu().numpy(),
         waves={name: wave.cpu().numpy() for name, wave in waves.items()},
         levels={name: level.cpu().numpy() for name, level in zip(waves, levels)},

@@ -86,6 +86,6 @@ def _held_out_accuracy(
     right = 0
     for mix in mixes:
         item = load_mix(manifest, mix, config.data, manifest.sample_rate)
-        logits = network(normalise_objects(torch.as_tensor(item.pictures).to(device)))
+        logits = network(normalise_objects(torch.as_tensor(item.pictures[:, 0]).to(device)))
         right += instruments[int(logits.argmax())] == item.instruments[0]
     return right / len(mixes)

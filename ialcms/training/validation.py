@@ -16,7 +16,7 @@ from ialcms.data.object_pictures import BadClip
 from ialcms.engine import Workers
 from ialcms.evaluation.bss_eval import score_mix_fast
 from ialcms.evaluation.metrics import MixScores, Scores, mean_scores
-from ialcms.evaluation.windows import separate_recording
+from ialcms.evaluation.windows import MixSeparator
 from ialcms.models import Separator
 from ialcms.monitoring.visuals import View, view_mix
 
@@ -111,8 +111,8 @@ class Validation:
             return tuple(clip.instrument for clip in clips), tuple(clip.key for clip in clips), unscored
         sources = torch.as_tensor(item.sources).to(device)
         pictures = torch.as_tensor(item.pictures).to(device)
-        window = self._config.audio.num_samples
-        separated = separate_recording(separator, sources.sum(0), pictures, self._config, window)
+        separate = MixSeparator(separator, self._config, hop=self._config.audio.num_samples)
+        (separated,) = separate(sources.sum(0), pictures)
         return item.instruments, item.keys, score_mix_fast(sources, separated.estimates)
 
 

@@ -88,7 +88,7 @@ def test_load_mix(shards: Manifest) -> None:
         assert item.mix == mix
         assert item.sources.shape == (3, 300)
         assert item.sources.dtype == np.float32
-        assert item.pictures.shape == (3, 3, 16, 16)
+        assert item.pictures.shape == (3, 1, 3, 16, 16)
         assert item.pictures.dtype == np.uint8
         for place, index in enumerate(mix.clips):
             clip = read_clip(shards, index)
@@ -96,7 +96,7 @@ def test_load_mix(shards: Manifest) -> None:
             assert item.instruments[place] == shards.clips[index].instrument
             assert np.array_equal(item.sources[place], clip.window(mix.starts[place], 300))
             # centre crop: (20 - 16) / 2
-            assert np.array_equal(item.pictures[place], clip.picture(mix.rows[place], 20)[:, 2:18, 2:18])
+            assert np.array_equal(item.pictures[place, 0], clip.picture(mix.rows[place], 20)[:, 2:18, 2:18])
 
 
 def test_short_clips_are_padded(shards: Manifest) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from ialcms.config import Config
+from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.train_batches import normalise_objects
-from ialcms.evaluation.windows import separate_recording, window_starts
+from ialcms.evaluation.windows import MixSeparator, Separated, window_starts, window_weights
 from ialcms.models import Separator
 from tests.evaluation.support import evaluation_config, make_separator
 
@@ -28,6 +30,14 @@ def recording(num_samples: int) -> torch.Tensor:
 
 def pictures(count: int) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+
+
+def separate_recording(
+    separator: Separator, mix: torch.Tensor, objects: torch.Tensor, config: Config, hop: int
+) -> Separated:
+    """By the published protocol; objects (M, 3, side, side)."""
+    (separated,) = MixSeparator(separator, config, hop)(mix, objects.unsqueeze(1))
+    return separated
 
 
 @pytest.mark.parametrize(
@@ -92,3 +102,38 @@ def test_a_short_recording_is_padded_with_silence(separator: Separator, config: 
     assert separated.estimates.shape == (2, 200)
     padded = separate_recording(separator, torch.nn.functional.pad(mix, (0, 110)), objects, config, hop=100)
     torch.testing.assert_close(separated.estimates, padded.estimates[:, :200])
+
+
+def test_protocols_share_one_pass_and_do_not_change_each_other(separator: Separator, config: Config) -> None:
+    mix, objects = recording(700), pictures(6).unflatten(0, (2, 3))
+    best = ProtocolConfig(pictures=3)
+    separate = MixSeparator(separator, config, hop=150)
+    published, filtered = separate(mix, objects, (PUBLISHED, best))
+    (alone,) = separate(mix, objects, (best,))
+    torch.testing.assert_close(
+        published.estimates, separate_recording(separator, mix, objects[:, 0], config, 150).estimates
+    )
+    torch.testing.assert_close(filtered.estimates, alone.estimates)
+    torch.testing.assert_close(filtered.estimates.sum(0), mix, rtol=0, atol=1e-6)
+    assert not torch.allclose(published.estimates.sum(0), mix, atol=1e-3)
+
+
+def test_masks_of_an_objects_pictures_are_averaged(separator: Separator, config: Config) -> None:
+    mix, objects = recording(310), pictures(4).unflatten(0, (2, 2))
+    both, first, second = (
+        MixSeparator(separator, config, hop=310)(mix, chosen, (replace(PUBLISHED, pictures=2),))[0].estimates
+        for chosen in (objects, objects[:, :1], objects[:, 1:])
+    )
+    torch.testing.assert_close(both, (first + second) / 2, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(first, second, atol=1e-4)
+
+
+def test_a_cross_fade_of_a_constant_is_that_constant() -> None:
+    for join in ("hann", "mean"):
+        weights = window_weights(join, 310)
+        total, weight = torch.zeros(700), torch.zeros(700)
+        for start in window_starts(700, 310, 150):
+            total[start : start + 310] += 0.25 * weights
+            weight[start : start + 310] += weights
+        torch.testing.assert_close(total / weight, torch.full((700,), 0.25))
+    assert window_weights("hann", 310)[0] < 0.01 < window_weights("hann", 310)[155]

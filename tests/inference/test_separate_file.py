@@ -16,7 +16,7 @@ from PIL import Image
 
 from ialcms.cli import main
 from ialcms.config import Config
-from ialcms.evaluation.windows import separate_recording, window_starts
+from ialcms.evaluation.windows import window_starts
 from ialcms.inference import Box, Click, Separation, separate_file
 from ialcms.inference.objects import detect_objects, frame_at, object_in_frame, read_frames
 from ialcms.inference.sound import Damage, SoundInfo, measure_sound, read_blocks
@@ -25,6 +25,7 @@ from ialcms.models import Separator
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from tests.evaluation.support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.evaluation.test_windows import separate_recording
 
 BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
 
