@@ -27,6 +27,7 @@ def synchronise(module: nn.Module, workers: Workers) -> nn.Module:
             kind = SyncBatchNorm if workers.device.type == "cuda" else GlobalBatchNorm
             replacement = kind(child.num_features, child.eps, child.momentum)
             replacement.traffic = workers.traffic
+            replacement.whole = _WholeBatch(workers)
             replacement.weight, replacement.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():
                 replacement.register_buffer(buffer, value)
@@ -56,6 +57,29 @@ def _running_statistics(module: nn.Module) -> Iterator[Tensor]:
 
 def _is_trained(layer: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+class _WholeBatch:
+    """Collectives of a BatchNorm layer that is computed together with what follows it."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.parts, self._traffic = workers.world_size, workers.traffic
+
+    def gather(self, own: Tensor) -> Tensor:
+        every = own.new_empty(self.parts * len(own), *own.shape[1:])
+        self._traffic.all_gather("batchnorm", own.numel() * own.element_size())
+        with waiting():
+            dist.all_gather_into_tensor(every, own)
+        return every.view(self.parts, *own.shape)
+
+    def sum(self, own: Tensor) -> Tensor:
+        self._traffic.all_reduce("batchnorm", own.numel() * own.element_size())
+        with waiting():
+            dist.all_reduce(own)
+        return own
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
+        return self  # of the workers, not of the layer
 
 
 def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
