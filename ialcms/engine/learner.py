@@ -14,7 +14,7 @@ micro-batches and workers, and the reduction happens once, at the last micro-bat
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -38,7 +38,9 @@ class Learner(Generic[Network]):
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
-        self._saved_buffers: list[Tensor] = []
+        self._trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        self._moving: list[list[Tensor]] = []  # what a pass changes besides gradients, by type
+        self._saved: list[list[Tensor]] = []
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
@@ -59,7 +61,7 @@ class Learner(Generic[Network]):
 
     def _clip(self) -> Tensor:
         """Clip the gradients, and drop them where they are not finite; returns their norm before."""
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        parameters = [p for p in self._trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not bool(norm.isfinite()):
             self.optimizer.zero_grad(set_to_none=True)
@@ -74,13 +76,15 @@ class Learner(Generic[Network]):
 
     def save_buffers(self) -> None:
         """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
-        buffers = list(self.module.buffers())
-        if not self._saved_buffers:
-            self._saved_buffers = [torch.empty_like(buffer) for buffer in buffers]
-        torch._foreach_copy_(self._saved_buffers, buffers)
+        if not self._saved:
+            self._moving = _by_type(_moving_buffers(self.module))
+            self._saved = [[torch.empty_like(buffer) for buffer in buffers] for buffers in self._moving]
+        for saved, buffers in zip(self._saved, self._moving):
+            torch._foreach_copy_(saved, buffers)
 
     def restore_buffers(self) -> None:
-        torch._foreach_copy_(list(self.module.buffers()), self._saved_buffers)
+        for saved, buffers in zip(self._saved, self._moving):
+            torch._foreach_copy_(buffers, saved)
 
     def average_running_statistics(self) -> None:
         """After a step, where each worker normalises by its own part: the same running statistics on all."""
@@ -126,7 +130,10 @@ class DDPLearner(Learner[Network]):
         # Buffers are equal on all workers from the start and stay so (global statistics), so they need no broadcast at
         # every pass. Nor is there a search for unused parameters: every pass uses all of them.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
-        self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False)
+        # Gradients live in the buckets that are sent: no copies there and back.
+        self._wrapped = DistributedDataParallel(
+            _Network(module), broadcast_buffers=False, gradient_as_bucket_view=True
+        )
         self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
@@ -172,3 +179,22 @@ class _Network(nn.Module):
         if args:
             return self.network(*args)
         return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum()
+
+
+def _moving_buffers(module: nn.Module) -> Iterator[Tensor]:
+    """Buffers that a training pass may change: not constants, and none of frozen layers."""
+    for layer in module.modules():
+        parameters = list(layer.parameters(recurse=False))
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            continue
+        for name, buffer in layer.named_buffers(recurse=False):
+            if name not in layer._non_persistent_buffers_set:
+                yield buffer
+
+
+def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """In lists of one type each: a list of mixed types is copied one by one."""
+    groups: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.dtype, []).append(tensor)
+    return list(groups.values())

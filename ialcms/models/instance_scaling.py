@@ -122,7 +122,8 @@ class _ScaleInstances(torch.autograd.Function):
             d_mean = d_mean + 2 * d_share * (mean - batch_mean)
         steep = d_variance * (2 / cells)
         d_x = _affine(x, steep, d_mean / cells - steep * mean).addcmul_(gradient, scale[:, :, None, None])
-        return d_x, d_slope * inverse, torch.zeros_like(weight), d_scale * slope * root, d_offset, None, None
+        d_bias = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
+        return d_x, d_slope * inverse, d_bias, d_scale * slope * root, d_offset, None, None
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
