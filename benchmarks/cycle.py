@@ -34,6 +34,7 @@ from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
 from ialcms.models import Separator, upsampled_conv
+from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 
 ROOT = Path(__file__).parents[1]
@@ -81,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--naive", action=argparse.BooleanOptionalAction, default=True, help="measure it beside ours")
     parser.add_argument("--small", action="store_true", help="small networks, to see that it runs")
     parser.add_argument("--threads", type=int, help="of a CPU")
-    parser.add_argument("--upsampling", choices=upsampled_conv.FORMS, default="auto", help="form of the decoder's blocks")
+    parser.add_argument(
+        "--upsampling", choices=upsampled_conv.FORMS, default="auto", help="form of the decoder's blocks"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration of our form")
     parser.add_argument("--no-costs", action="store_true", help="times only")
     parser.add_argument("--out", type=Path, help="folder for cycle.json, written after each part")
@@ -127,11 +130,12 @@ def set_precision(config: Config) -> None:
 def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
     set_precision(config)
     experiment = Experiment(config, Workers())
-    _let_masks_differ(experiment.separator.module)
-    if not with_naive:
-        return experiment, None
     assert experiment.critic is not None
     assert experiment.bank is not None
+    _let_masks_differ(experiment.separator.module)
+    _fill(experiment.bank)
+    if not with_naive:
+        return experiment, None
     modules = (experiment.separator.module, experiment.critic.module)
     return experiment, NaiveExperiment(config, *modules, experiment.bank)
 
@@ -144,6 +148,16 @@ def _let_masks_differ(separator: Separator) -> None:
         torch.nn.init.normal_(block.style.gain.weight)
 
 
+def _fill(bank: MemoryBank) -> None:
+    """Sounds in the bank that are unlike those of noise, for the same reason."""
+    capacity, rows, frames = bank.slots.shape
+    generator = torch.Generator().manual_seed(1)
+    sounds = (
+        10 * torch.rand(capacity, rows, 1, generator=generator) * torch.rand(capacity, 1, frames, generator=generator)
+    )
+    bank.load_state_dict({"slots": sounds, "filled": torch.tensor(capacity), "next_slot": torch.tensor(0)})
+
+
 def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     """Largest differences between the forms of a step in which both learn: losses, absolute or relative to their
     size; gradients of each network, relative to their norm. The critic's rate is 0, as Adam's first step makes full
@@ -152,6 +166,9 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     ours, naive = build(config, with_naive=True)
     assert naive is not None
     assert ours.critic is not None
+    with torch.no_grad():  # where both hinges of the critic pull, all but equal pulls cancel and rounding is left
+        for critic in (ours.critic.module, naive.critic):
+            critic.b.fill_(-2.0)
     batch = make_batch(config, first_step(config), ours.workers.device)
     optimizers = {
         "separator": (ours.separator.optimizer, naive.separator_optimizer),
@@ -245,7 +262,9 @@ def _wait(device: torch.device) -> None:
 
 def _print(result: dict[str, Any], config: Config) -> None:
     heading = f"{result['precision']}, {result['batch']} mixes a step"
-    print(f"| {heading} | s a cycle (median, best) | mixes a second | multiply-adds, G | GB | operators | memory, GB | kernels | waits |")
+    print(
+        f"| {heading} | s a cycle (median, best) | mixes a second | multiply-adds, G | GB | operators | memory, GB | kernels | waits |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for name, seconds in result["seconds"].items():
         median = statistics.median(seconds)

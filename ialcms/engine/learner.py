@@ -131,9 +131,7 @@ class DDPLearner(Learner[Network]):
         # every pass. Nor is there a search for unused parameters: every pass uses all of them.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
         # Gradients live in the buckets that are sent: no copies there and back.
-        self._wrapped = DistributedDataParallel(
-            _Network(module), broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False, gradient_as_bucket_view=True)
         self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)

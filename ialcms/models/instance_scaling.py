@@ -129,6 +129,8 @@ class _ScaleInstances(torch.autograd.Function):
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """scale * x + shift, each (n, c), in the type of x; computed in theirs."""
     scale, shift = scale[:, :, None, None], shift[:, :, None, None]
-    if x.dtype == scale.dtype or torch.compiler.is_compiling():
+    if x.dtype == scale.dtype:  # no `to` that does nothing: in an autograd function dynamo loses the gradient there
+        return torch.addcmul(shift, x, scale)
+    if torch.compiler.is_compiling():
         return torch.addcmul(shift, x, scale).to(x.dtype)
     return torch.addcmul(shift, x, scale, out=torch.empty_like(x))  # one pass: it casts on its way

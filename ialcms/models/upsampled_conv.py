@@ -32,18 +32,19 @@ FORMS = ("auto", "full", "half", "direct")
 
 
 def _constant(build: Build) -> Build:
-    """Built once for its arguments; torch.compile takes the result as it is, torch.export traces how it comes about."""
-    known: dict[tuple[object, ...], Tensor] = {}
+    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer."""
+    known: dict[tuple[Any, ...], Tensor] = {}
 
     def constant(*key: Any) -> Tensor:
+        if key in known:
+            return known[key]
         if torch.compiler.is_compiling():
             return build(*key)
-        if key not in known:
-            with torch.inference_mode(False), torch.no_grad():
-                known[key] = build(*key)
+        with torch.inference_mode(False), torch.no_grad():
+            known[key] = build(*key)
         return known[key]
 
-    return torch.compiler.assume_constant_result(constant)  # type: ignore[no-any-return]
+    return constant  # type: ignore[return-value]
 
 
 def _shifted_upsampling(cells: int, size: int) -> Tensor:
