@@ -1,4 +1,4 @@
-"""What a piece of a program costs, whatever the machine: multiply-adds, bytes, operators; and its memory and kernels."""
+"""What a piece of a program costs: multiply-adds, bytes and operators, whatever the machine; memory and kernels."""
 
 from __future__ import annotations
 

@@ -34,6 +34,7 @@ from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
 from ialcms.models import Separator, upsampled_conv
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 
@@ -123,12 +124,8 @@ def first_step(config: Config) -> int:
     return (last // every + 1) * every
 
 
-def set_precision(config: Config) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
-
-
 def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
-    set_precision(config)
+    set_arithmetic(config, fixed_shapes=True)
     experiment = Experiment(config, Workers())
     assert experiment.critic is not None
     assert experiment.bank is not None
@@ -260,12 +257,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
+_COSTS = ("multiply-adds, G", "GB moved", "operators", "memory, GB", "kernels", "host waits")
+
+
 def _print(result: dict[str, Any], config: Config) -> None:
     heading = f"{result['precision']}, {result['batch']} mixes a step"
-    print(
-        f"| {heading} | s a cycle (median, best) | mixes a second | multiply-adds, G | GB | operators | memory, GB | kernels | waits |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["s a cycle (median, best)", "mixes a second", *_COSTS]
+    print(f"| {' | '.join([heading, *columns])} |")
+    print("|---" * (1 + len(columns)) + "|")
     for name, seconds in result["seconds"].items():
         median = statistics.median(seconds)
         rate = config.train.separator_every * result["batch"] / median

@@ -94,6 +94,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """torch's, with what it sends counted."""
 
     traffic: Traffic
+    whole: _WholeBatch
 
     def forward(self, input: Tensor) -> Tensor:
         output = super().forward(input)
@@ -106,6 +107,7 @@ class GlobalBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics are those of all workers' batches together."""
 
     traffic: Traffic
+    whole: _WholeBatch
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

@@ -9,6 +9,7 @@ import torch
 from ialcms.config import Config
 from ialcms.models.critic import Critic
 from ialcms.models.separator import Separator
+from ialcms.models.unet import UpBlock
 from ialcms.models.weights import load_backbone
 
 
@@ -33,6 +34,7 @@ def _freeze_what_has_no_effect(separator: Separator) -> None:
     in the optimizer's groups, so that both are as they always were.
     """
     for block in separator.decoder.blocks:
+        assert isinstance(block, UpBlock)
         block.norm.bias.requires_grad_(False)
 
 

@@ -122,13 +122,13 @@ class Critic(nn.Module):
             every = magnitudes if partners is None else torch.cat([magnitudes, partners])
             return self.g(_as_picture(every)).mean(dim=(2, 3))  # type: ignore[no-any-return]
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
-        weights = [layer.weight for layer in self.g[::2]]
+        weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
 
     def _pass(self, weights: list[Tensor], magnitudes: Tensor) -> Tensor:
         """g with these weights, averaged over the cells."""
         x = _as_picture(magnitudes)
-        for weight, activation in zip(weights, self.g[1::2]):
+        for weight, activation in zip(weights, list(self.g)[1::2]):
             x = activation(F.conv2d(x, weight, stride=2, padding=1))
         return x.mean(dim=(2, 3))
 

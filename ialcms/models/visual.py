@@ -79,7 +79,7 @@ class VisualNet(nn.Module):
         with torch.no_grad():
             low_level, last = self.backbone(image)
         feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))
-        for layer in self.decoder[1:]:
+        for layer in list(self.decoder)[1:]:
             feature = layer(feature)
         visual = F.normalize(self.common_space(feature).float(), dim=1)
         if not self.training or self.dropout.p == 0:
