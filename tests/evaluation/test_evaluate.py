@@ -107,8 +107,8 @@ def test_scoring_processes_have_one_thread() -> None:
     """As a program of its own: here another test may have started the server of forked processes already."""
     program = """
 import os
-from ialcms.evaluation.evaluate import _scoring_pool
-with _scoring_pool(1) as pool:
+from ialcms.processes import worker_pool
+with worker_pool(1, start="forkserver") as pool:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         print(pool.submit(os.getenv, name).result())
 """
