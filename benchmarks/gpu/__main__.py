@@ -19,9 +19,9 @@ from benchmarks.gpu.part import Outcome, Part, PartProcess
 from benchmarks.gpu.report import LOG, TEXT, write_report
 from benchmarks.gpu.setting import Setting
 
-_TO_MAKE_SHARDS = ("soundfile", "scipy", "yaml", "tqdm", "PIL", "av", "torchaudio")
+_TO_MAKE_SHARDS = ("soundfile", "scipy", "yaml", "tqdm", "PIL")
 _TO_TEST = ("pytest", "soundfile", "scipy", "yaml", "tqdm")
-_TO_TRAIN = ("soundfile", "yaml", "tqdm", "tensorboard", "scipy")
+_TO_TRAIN = ("soundfile", "yaml", "tqdm", "tensorboard", "scipy", "matplotlib")
 
 # In the order of their importance: the last ones go first where time is short.
 PARTS = (
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run.leave_out("interrupted")
         finally:
             run.close()
-    print(f"report: {options.out / TEXT}")
+    print(f"\n{(options.out / TEXT).read_text()}\nreport: {options.out / TEXT}")
     return 0
 
 

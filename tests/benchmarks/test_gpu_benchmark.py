@@ -18,7 +18,9 @@ from benchmarks.gpu.summary import summary_rows
 from tests.support import ON_CPU, ROOT, python
 
 # what a machine with torch, torchvision and NumPy has not
-EXTRAS = "soundfile,webdataset,av,deepspeed,mir_eval,scipy,yaml,tqdm,tensorboard,matplotlib,psutil,pytest,torchaudio"
+EXTRAS = (
+    "soundfile,webdataset,av,deepspeed,mir_eval,scipy,yaml,tqdm,tensorboard,matplotlib,jinja2,psutil,pytest,torchaudio"
+)
 
 
 def report_of(folder: Path) -> dict:
@@ -72,7 +74,7 @@ def test_a_checkout_with_torch_torchvision_and_numpy_alone(tmp_path: Path) -> No
     done = python("-m", "tests.blocked", EXTRAS, "-m", "benchmarks.gpu", *options, names)
     assert done.returncode == 0, done.stderr
     reasons = {entry["part"]: entry["reason"] for entry in report_of(tmp_path)["parts"]}
-    assert "soundfile, yaml, tqdm, tensorboard, scipy is missing" in reasons["training"]
+    assert "soundfile, yaml, tqdm, tensorboard, scipy, matplotlib is missing" in reasons["training"]
     assert all("is missing" in reason for reason in reasons.values())
     modules = [f"benchmarks.gpu.parts.{name}" for name in ("environment", "numbers", "steps", "launches", "ranks")]
     done = python("-m", "tests.blocked", EXTRAS, "-c", f"import benchmarks.gpu.child, {', '.join(modules)}")
