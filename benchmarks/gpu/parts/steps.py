@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.counting import count_step
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.setting import Recorder, Setting
-from benchmarks.gpu.sizes import has_field, make_batch, sized_config
+from benchmarks.gpu.sizes import has_field, make_batch, set_arithmetic, sized_config
 from ialcms.config import Config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
@@ -64,7 +64,7 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
     """seconds: for everything about this form."""
     began = time.monotonic()
     device = setting.torch_device
-    set_tf32(config)
+    set_arithmetic(config)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with Workers() as workers:
@@ -98,11 +98,6 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
             flops = counted_flops(experiment, cycle)
             recorder.add(f"{label}: multiply-adds of a cycle", flops / 2e9, "G")
             recorder.add(f"{label}: reached", flops / cycle_s / 1e12, "TFLOP/s")
-
-
-def set_tf32(config: Config) -> None:
-    """As the trainer does."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
 
 
 def run_cycle(experiment: Experiment, cycle: list[Batch], number: int) -> None:
