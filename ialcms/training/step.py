@@ -81,11 +81,6 @@ class Experiment:
                 scalars = {}
         return scalars
 
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """By their names; the same modules that learn."""
-        learners = {"separator": self.separator, "critic": self.critic}
-        return {name: learner.module for name, learner in learners.items() if learner is not None}
-
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
         return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bf16)
@@ -104,6 +99,11 @@ class Experiment:
         if self.critic is not None and self.bank is not None:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        """By their names; the same modules that learn."""
+        learners = {"separator": self.separator, "critic": self.critic}
+        return {name: learner.module for name, learner in learners.items() if learner is not None}
 
     def _learn(self, batch: Batch, now: Turn, scalars: Scalars) -> None:
         """Adds to `scalars` what is known, so that it is there for the report when something is not finite."""
