@@ -100,11 +100,6 @@ class Experiment:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """By their names; the same modules that learn."""
-        learners = {"separator": self.separator, "critic": self.critic}
-        return {name: learner.module for name, learner in learners.items() if learner is not None}
-
     def _learn(self, batch: Batch, now: Turn, scalars: Scalars) -> None:
         """Adds to `scalars` what is known, so that it is there for the report when something is not finite."""
         parts = split_batch(batch, self.config.train.accumulation)
