@@ -45,8 +45,10 @@ def test_all_parts_on_a_cpu(tmp_path: Path) -> None:
     assert set(states) == {part.key for part in PARTS} | {"made_up_shards"}
     assert states.pop("ranks") == "left out"  # it needs two GPUs
     assert set(states.values()) <= {"done", "out of time"}, (tmp_path / "log.txt").read_text()
-    assert figures(report, "numbers")["cpu float32: outputs and losses in training mode"] < 1e-3  # type: ignore[operator]
-    assert figures(report, "numbers")["cpu float32: gradient of the critic"] < 1e-3  # type: ignore[operator]
+    assert (
+        figures(report, "numbers")["cpu float32 beside float64 on the CPU: outputs and losses in training mode"] < 1e-3
+    )  # type: ignore[operator]
+    assert figures(report, "numbers")["cpu float32 beside float64 on the CPU: gradient of the critic"] < 1e-3  # type: ignore[operator]
     assert figures(report, "steps eager")["float32, batch 4: rate"] > 0  # type: ignore[operator]
     assert figures(report, "launches")["float32, both learn: operations of torch"] > 100  # type: ignore[operator]
     assert "skipped" in str(figures(report, "gpu_tests")["results"])
