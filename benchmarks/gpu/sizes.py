@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 from typing import Any
 
 import torch
@@ -40,15 +38,6 @@ def sized_config(small: bool, global_batch: int = 8, **train: Any) -> Config:
 def has_field(name: str) -> bool:
     """Whether the `train` section of this version has a field."""
     return name in {field.name for field in dataclasses.fields(Config().train)}
-
-
-def set_arithmetic(config: Config, fixed_shapes: bool = True) -> None:
-    """How the GPU computes, as the trainer sets it; fixed_shapes: False as the evaluation does."""
-    if importlib.util.find_spec("ialcms.models.arithmetic") is None:  # a version that leaves it to the trainer
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
-        return
-    arithmetic = importlib.import_module("ialcms.models.arithmetic")
-    arithmetic.set_arithmetic(config, fixed_shapes=fixed_shapes)
 
 
 def make_batch(config: Config, step: int, device: torch.device, lanes: int | None = None) -> Batch:

@@ -97,7 +97,7 @@ def odd(how: str, seconds: float = 20.0) -> Part:
 
 def run_parts(parts: list[Part], folder: Path, minutes: float = 8.0) -> list[Outcome]:
     (folder / "work").mkdir()
-    about = {"device": "cpu", "num_gpus": 0, "small": True, "parts": None, "minutes": minutes, "command": "",
+    about = {"device": "cpu", "num_gpus": 0, "small": False, "parts": None, "minutes": minutes, "command": "",
              "started": ""}  # fmt: skip
     with open(folder / "log.txt", "w") as log:
         run = _Run(parts, folder, folder / "work", about, log, time.monotonic() + 60 * minutes)

@@ -8,8 +8,9 @@ from benchmarks.gpu.counting import count_step, places_of_waiting
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.parts.steps import run_cycle
 from benchmarks.gpu.setting import Recorder, Setting
-from benchmarks.gpu.sizes import has_field, make_batch, set_arithmetic, sized_config
+from benchmarks.gpu.sizes import has_field, make_batch, sized_config
 from ialcms.engine import Workers
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -38,7 +39,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[str, Any]) -> None:
     config = sized_config(setting.small, 4 if setting.small else 8, **fields)
     device = setting.torch_device
-    set_arithmetic(config)
+    set_arithmetic(config, fixed_shapes=True)
     with Workers() as workers:
         experiment = Experiment(config, workers, pretrained=False)
         cycle = [make_batch(config, step, device) for step in range(config.train.separator_every)]

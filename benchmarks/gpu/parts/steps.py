@@ -17,10 +17,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu.counting import count_step
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.setting import Recorder, Setting
-from benchmarks.gpu.sizes import has_field, make_batch, set_arithmetic, sized_config
+from benchmarks.gpu.sizes import has_field, make_batch, sized_config
 from ialcms.config import Config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
 # fields of the `train` section by the form's name
@@ -64,7 +65,7 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
     """seconds: for everything about this form."""
     began = time.monotonic()
     device = setting.torch_device
-    set_arithmetic(config)
+    set_arithmetic(config, fixed_shapes=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with Workers() as workers:
