@@ -15,6 +15,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
@@ -90,7 +92,7 @@ def train(
         with (
             StopRequest(folder.stop_file) as stop,
             watchdog,
-            StepProfile(looks, folder.profile, experiment.networks(), workers.device, progress.step) as profile,
+            StepProfile(looks, folder.profile, _networks(experiment), workers.device, progress.step) as profile,
         ):
             run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
                        profile)  # fmt: skip
@@ -226,3 +228,9 @@ def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
         f"{config.train.global_batch} mixes a step on {workers.world_size} "
         f"worker{'' if workers.world_size == 1 else 's'} ({workers.device.type})"
     )
+
+
+def _networks(experiment: Experiment) -> dict[str, nn.Module]:
+    """Those that learn, by their names."""
+    learners = {"separator": experiment.separator, "critic": experiment.critic}
+    return {name: learner.module for name, learner in learners.items() if learner is not None}
