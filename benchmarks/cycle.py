@@ -28,12 +28,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.costs import Costs, measure
+from benchmarks.costs import PeakMemory, count, launches
 from benchmarks.naive_method import NaiveExperiment
 from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
-from ialcms.models import Separator, upsampled_conv
+from ialcms.models import Separator, layout, upsampled_conv
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.batch = options.batch or [8 if options.device == "cuda" else 2]
     if options.threads:
         torch.set_num_threads(options.threads)
-    upsampled_conv.FORM = options.upsampling
+    upsampled_conv.FORM, layout.LAYOUT = options.upsampling, options.layout
     _describe_machine(options.device)
     results: list[dict[str, Any]] = []
     if options.naive:
@@ -87,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--upsampling", choices=upsampled_conv.FORMS, default="auto", help="form of the decoder's blocks"
     )
+    parser.add_argument("--layout", choices=layout.LAYOUTS, default="auto", help="of pictures in memory")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration of our form")
-    parser.add_argument("--no-costs", action="store_true", help="times only")
+    parser.add_argument("--costs", action=argparse.BooleanOptionalAction, default=True, help="count, not only time")
     parser.add_argument("--out", type=Path, help="folder for cycle.json, written after each part")
     return parser
 
@@ -228,24 +229,25 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
         _wait(device)
         return clock() - start
 
-    costs: dict[str, Costs] = {}
+    costs: dict[str, dict[str, int]] = {}
     for name, step in forms.items():
-        cycle(step, next(numbers))  # the first one compiles, tunes and allocates
-        if not options.no_costs:
-            batches = [make_batch(config, next(numbers) + n, device) for n in range(config.train.separator_every)]
-            costs[name] = measure(lambda step=step, batches=batches: [step(each) for each in batches], device)
+        costs[name] = _counts(lambda step=step: cycle(step, next(numbers)), device, options.costs)
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(options.repeats):
+    for repeat in range(options.repeats):
         first = next(numbers)
         for name, step in forms.items():
-            seconds[name].append(cycle(step, first))
+            with PeakMemory(device) as memory:
+                seconds[name].append(cycle(step, first))
+            if repeat == 0:
+                costs[name]["memory_bytes"] = memory.num_bytes
     result = {
         "precision": precision,
         "batch": batch,
         "upsampling": options.upsampling,
+        "layout": options.layout,
         "set": options.set,
         "seconds": seconds,
-        "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+        "costs": costs,
     }
     if naive is not None:
         result["ratio"] = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["naive"]))
@@ -253,12 +255,28 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
     return result
 
 
+def _counts(run: Callable[[], object], device: torch.device, wanted: bool) -> dict[str, int]:
+    """What a cycle costs; in any case runs one, which compiles, tunes and allocates."""
+    if not wanted:
+        run()
+        return {}
+    found = dataclasses.asdict(count(run))
+    return found | dataclasses.asdict(launches(run)) if device.type == "cuda" else found
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-_COSTS = ("multiply-adds, G", "GB moved", "operators", "memory, GB", "kernels", "host waits")
+_COSTS = {
+    "multiply-adds, G": ("multiply_adds", 1e9, 0),
+    "GB moved": ("num_bytes", 1e9, 1),
+    "operators": ("operators", 1, 0),
+    "memory, GB": ("memory_bytes", 1e9, 2),
+    "kernels": ("kernels", 1, 0),
+    "host waits": ("host_waits", 1, 0),
+}
 
 
 def _print(result: dict[str, Any], config: Config) -> None:
@@ -270,16 +288,9 @@ def _print(result: dict[str, Any], config: Config) -> None:
         median = statistics.median(seconds)
         rate = config.train.separator_every * result["batch"] / median
         row = [name, f"{median:.4g}, {min(seconds):.4g}", f"{rate:.3g}"]
-        cost = result["costs"].get(name)
-        if cost is not None:
-            row += [
-                f"{cost['multiply_adds'] / 1e9:.0f}",
-                f"{cost['num_bytes'] / 1e9:.1f}",
-                str(cost["operators"]),
-                f"{cost['memory_bytes'] / 1e9:.2f}",
-                "-" if cost["kernels"] is None else str(cost["kernels"]),
-                "-" if cost["synchronisations"] is None else str(cost["synchronisations"]),
-            ]
+        cost = result["costs"][name]
+        for key, unit, digits in _COSTS.values():
+            row.append(f"{cost[key] / unit:.{digits}f}" if key in cost else "-")
         print(f"| {' | '.join(row)} |")
     if "ratio" in result:
         print(f"\nmedian ratio of the cycles: {result['ratio']:.2f}")
