@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from benchmarks.costs import PeakMemory, count
@@ -21,6 +22,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_both_forms_of_a_cycle_agree_without_other_packages(tmp_path: Path) -> None:
     done = python(
         "-c", PLAIN, "--device", "cpu", "--small", "--batch", "2", "--repeats", "1", "--precision", "float32", "bf16",
@@ -40,6 +42,7 @@ def test_both_forms_of_a_cycle_agree_without_other_packages(tmp_path: Path) -> N
         assert len(case["seconds"]["ours"]) == 1
 
 
+@pytest.mark.slow
 def test_forms_that_differ_are_an_error(tmp_path: Path) -> None:
     broken = PLAIN.replace(
         "from benchmarks.cycle import main",
