@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import av
 import numpy as np
 from numpy.typing import NDArray
+
+from ialcms.media.pictures import Shown
 
 MARGIN_S = 0.1  # of sound around a stretch, so that the resampler's filter does not see its edges
 LONGEST_STILL_S = 60.0  # a picture on the screen for longer is a jump in the time stamps
@@ -125,13 +126,13 @@ class SoundAssembly:
 class FrameAssembly:
     """Picks the picture on the screen at each of the times of the stretches."""
 
-    def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[av.VideoFrame], bytes]) -> None:
+    def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[Shown], bytes]) -> None:
         self._fps, self._encode = frames_per_second, encode
         self._num_frames = round(wanted.seconds * frames_per_second)
         self._wanted = wanted
         self._stretch: Stretch | None = wanted.first
         self._pictures: list[bytes] = []
-        self._shown: av.VideoFrame | None = None
+        self._shown: Shown | None = None
         self._end_s = wanted.from_s  # of the frame shown
         self._picture: bytes | None = None  # of the frame shown, once it was needed
 
@@ -139,8 +140,9 @@ class FrameAssembly:
     def done(self) -> bool:
         return self._stretch is None
 
-    def add(self, time_s: float, end_s: float, frame: av.VideoFrame) -> Iterator[tuple[int, list[bytes]]]:
-        """A frame that is on the screen from `time_s` on, the one before it until then; `end_s` is when it is over."""
+    def add(self, shown: Shown) -> Iterator[tuple[int, list[bytes]]]:
+        """A frame; the one before it is on the screen until its time."""
+        time_s = shown.time_s
         if time_s - self._end_s > LONGEST_STILL_S:
             yield from self.finish()
             # one that begins a little before this frame is filled up with it, as others at their end
@@ -151,7 +153,7 @@ class FrameAssembly:
             self._pictures, self._shown = [], None
         while self._shown is not None and self._stretch is not None and self._due_s() < time_s - 1e-6:
             yield from self._take()
-        self._shown, self._picture, self._end_s = frame, None, max(self._end_s, end_s)
+        self._shown, self._picture, self._end_s = shown, None, max(self._end_s, shown.end_s)
 
     def finish(self) -> Iterator[tuple[int, list[bytes]]]:
         while self._shown is not None and self._stretch is not None and self._due_s() < self._end_s:

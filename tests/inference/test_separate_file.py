@@ -66,14 +66,14 @@ def stems_of(maker: StemMaker, wave: np.ndarray, block: int = 77) -> np.ndarray:
 class TestStems:
     def test_at_the_networks_rate_a_window_is_what_evaluation_gives(self, separator: Separator, config: Config) -> None:
         wave, objects = noise(1, 310), pictures(2)
-        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 310, 0.0)), wave)
+        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 310)), wave)
         expected = separate_recording(separator, torch.from_numpy(wave[0]), objects, config, hop=310)
         np.testing.assert_allclose(stems[:, 0], expected.estimates.numpy(), atol=2e-6)
 
     def test_windows_fade_into_each_other(self, separator: Separator, config: Config) -> None:
         """Weighted means of the windows, taken one by one; the weights rise and fall and never jump."""
         wave, objects = noise(1, 800), pictures(2)
-        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 800, 0.0)), wave)
+        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 800)), wave)
         fade = np.maximum(np.sin(np.pi * (np.arange(310) + 0.5) / 310) ** 2, 1e-3)
         total, weight = np.zeros((2, 800)), np.zeros(800)
         for start in window_starts(800, 310, 155):
@@ -86,7 +86,7 @@ class TestStems:
     @pytest.mark.parametrize("num_samples", [200, 310, 311, 465, 2000])
     def test_batches_and_blocks_change_nothing(self, separator: Separator, num_samples: int) -> None:
         wave, objects = noise(2, num_samples), pictures(3)
-        info = SoundInfo(RATE, 2, num_samples, 0.0)
+        info = SoundInfo(RATE, 2, num_samples)
         results = []
         for batch, block in ((1, 13), (16, 5000)):
             changed = evaluation_config(eval={"batch_windows": batch})
@@ -112,9 +112,7 @@ class TestStems:
         )
         objects = pictures(2)
         high_stems, low_stems = (
-            stems_of(StemMaker(separator, config, objects, SoundInfo(r, 1, len(x), 0.0)), x[None].astype(np.float32))[
-                :, 0
-            ]
+            stems_of(StemMaker(separator, config, objects, SoundInfo(r, 1, len(x))), x[None].astype(np.float32))[:, 0]
             for r, x in ((rate, wave), (RATE, low))
         )
         for high, low_stem in zip(high_stems, low_stems):
@@ -129,7 +127,7 @@ class TestStems:
         time = np.arange(rate) / rate
         wave = (noise(1, rate) + 0.2 * np.sin(2 * np.pi * 1500 * time)).astype(np.float32)
         objects = pictures(2)
-        info = SoundInfo(rate, 1, rate, 0.0)
+        info = SoundInfo(rate, 1, rate)
 
         def tone(stem: np.ndarray) -> float:
             return float(2 * np.abs(np.mean(stem * np.exp(-2j * np.pi * 1500 * time))) / 0.2)
@@ -145,23 +143,23 @@ class TestStems:
         """What plays on the left only stays there; both channels get the same masks."""
         wave = noise(2, 700)
         wave[1] = 0
-        stems = stems_of(StemMaker(separator, config, pictures(2), SoundInfo(RATE, 2, 700, 0.0)), wave)
+        stems = stems_of(StemMaker(separator, config, pictures(2), SoundInfo(RATE, 2, 700)), wave)
         assert np.abs(stems[:, 0]).max() > 0.01
         assert np.abs(stems[:, 1]).max() == 0
 
     def test_localisation_over_time(self, separator: Separator, config: Config) -> None:
-        maker = StemMaker(separator, config, pictures(2), SoundInfo(RATE, 1, 620, 0.0))
+        maker = StemMaker(separator, config, pictures(2), SoundInfo(RATE, 1, 620))
         stems_of(maker, noise(1, 620))
         assert [second for second, _ in maker.localisation] == pytest.approx([0.155, 0.31, 0.465])
         assert all(found.shape == (2, 2, 2) for _, found in maker.localisation)
 
     def test_a_rate_that_no_filter_leads_from(self, separator: Separator, config: Config) -> None:
         with pytest.raises(ValueError, match="leads from 44101 to 1000 Hz; resample the sound to 48000 Hz first"):
-            StemMaker(separator, config, pictures(1), SoundInfo(44_101, 1, 100, 0.0))
+            StemMaker(separator, config, pictures(1), SoundInfo(44_101, 1, 100))
 
     def test_memory_does_not_grow_with_the_length(self, separator: Separator, config: Config) -> None:
         """Pieces are handed on as they are finished, the sound is read as it is needed."""
-        info = SoundInfo(RATE, 1, 50_000, 0.0)
+        info = SoundInfo(RATE, 1, 50_000)
         maker = StemMaker(separator, config, pictures(2), info)
         read = [0]
 

@@ -1,0 +1,134 @@
+"""From packets to frames with their times, past what is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+
+from ialcms.media.container import Stream, picture_stream, sound_stream, stream_tells_length, told_length_s
+from ialcms.media.time_line import TimeLine
+
+_ROUNDING_S = 0.25  # of the length that a file tells of a stream
+_OTHER_STREAM_S = 1.0  # a stream may be shorter than the file by this
+
+
+@dataclass
+class Damage:
+    """What is missing in a stream."""
+
+    packets: int = 0  # that could not be decoded
+    first_s: float | None = None  # where the first of them is
+    holes: int = 0  # places without sound, by the time stamps
+    hole_s: float = 0.0  # their length together
+    first_hole_s: float | None = None
+    overlap_s: float = 0.0  # of sound that came twice, by the time stamps; its second half is left out
+    jumps: tuple[str, ...] = ()  # of the time stamps, in words
+    breaks_off_s: float | None = None  # where the stream ends, if the file says that it is longer
+    told_s: float | None = None  # how long the file says that it is
+
+    def add(self, at_s: float | None) -> None:
+        """A packet that could not be decoded."""
+        self.packets += 1
+        self.first_s = at_s if self.first_s is None else self.first_s
+
+    def add_hole(self, at_s: float, length_s: float) -> None:
+        self.holes, self.hole_s = self.holes + 1, self.hole_s + length_s
+        self.first_hole_s = at_s if self.first_hole_s is None else self.first_hole_s
+
+    def end(self, container: av.container.InputContainer, stream: Stream, line: TimeLine, end_s: float) -> None:
+        """The stream was read to its end, which is at `end_s`."""
+        self.jumps = tuple(map(str, line.jumps))
+        told_s = told_length_s(container, stream)
+        rounding_s = _ROUNDING_S if stream_tells_length(container, stream) else _OTHER_STREAM_S
+        if told_s is not None and not line.jumps and told_s - end_s > rounding_s:
+            self.breaks_off_s, self.told_s = end_s, told_s
+
+    def __bool__(self) -> bool:
+        return bool(self.parts())
+
+    def __str__(self) -> str:
+        return "; ".join(self.parts())
+
+    def parts(self) -> list[str]:
+        parts = []
+        if self.packets:
+            where = "" if self.first_s is None else f", the first at {self.first_s:.1f} s"
+            parts.append(f"damaged packets: {self.packets}{where}")
+        if self.holes:
+            parts.append(f"holes: {self.holes}, {self.hole_s:.1f} s together, the first at {self.first_hole_s:.1f} s")
+        if self.overlap_s:
+            parts.append(f"time stamps overlap by {self.overlap_s:.1f} s")
+        parts.extend(self.jumps)
+        if self.breaks_off_s is not None:
+            parts.append(f"breaks off at {self.breaks_off_s:.1f} s of {self.told_s or 0.0:.1f} s")
+        return parts
+
+
+@dataclass
+class _Mark:
+    """What a packet hands on to its frame."""
+
+    shift_s: float
+    pixel_ratio: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    frame: Any  # av.AudioFrame or av.VideoFrame
+    time_s: float | None  # on the file's time line; None where the file has no time stamps
+    pixel_ratio: Fraction | None  # width to height of a picture's pixels, as coded in it
+    after_damage: bool  # something before it could not be decoded
+
+
+def decode(
+    container: av.container.InputContainer,
+    stream: Stream,
+    line: TimeLine,
+    damage: Damage,
+    stop_at_damage: bool = False,
+) -> Iterator[Decoded]:
+    """The frames of a stream in order. Packets that cannot be decoded are left out and counted in `damage`.
+
+    The packets of the other stream are read with them: they take part in what the time is. `stop_at_damage`: end at
+    the first damage that comes behind a good frame.
+    """
+    context = stream.codec_context
+    context.copy_opaque = True
+    others = [other for other in (sound_stream(container), picture_stream(container)) if other is not None]
+    mark, at_s, begun, damaged = _Mark(line.shift_s), None, False, False
+    try:
+        for packet in container.demux(*{other.index: other for other in (*others, stream)}.values()):
+            time_s = line.place(packet)
+            is_end = packet.dts is None and packet.pts is None
+            if packet.stream_index != stream.index or (not packet.size and not is_end):
+                continue
+            at_s = at_s if time_s is None else time_s
+            if packet.size:
+                mark = packet.opaque = _Mark(line.shift_s)
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, ValueError):  # ValueError: of a frame that PyAV cannot describe
+                damage.add(at_s)
+                damaged = True
+                if begun and stop_at_damage:
+                    return
+                continue
+            mark.pixel_ratio = getattr(context, "sample_aspect_ratio", None)
+            for frame in frames:
+                yield _placed(frame, mark, damaged)
+                begun, damaged = True, False
+    except av.FFmpegError:
+        damage.add(at_s)  # of the container itself: nothing behind this place can be found
+
+
+def _placed(frame: Any, latest: _Mark, after_damage: bool) -> Decoded:
+    mark = frame.opaque or latest
+    stamp = frame.dts if frame.pts is None else frame.pts
+    time_s = None
+    if stamp is not None and frame.time_base:
+        time_s = float(stamp * frame.time_base) + mark.shift_s
+    return Decoded(frame, time_s, mark.pixel_ratio, after_damage)

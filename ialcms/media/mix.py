@@ -1,0 +1,129 @@
+"""Sound of any sample format, rate and channel layout -> one or two channels at one rate.
+
+Shapes: C channels (1 or 2), n samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import torch
+from av.filter import Graph
+from torch import Tensor
+
+from ialcms.media.container import keep_layout
+
+_LAYOUTS = {1: "mono", 2: "stereo"}
+_FULL_SCALE = {"fltp": 1.0, "s32p": 2.0**31}
+
+
+@dataclass(frozen=True)
+class SoundFormat:
+    """What sound is turned into."""
+
+    sample_rate: int
+    num_channels: int  # 1 or 2
+    # FFmpeg weighs channels so that their sum cannot clip only where the format could not hold more: in whole numbers
+    never_clips: bool = False
+
+    @property
+    def sample_format(self) -> str:
+        return "s32p" if self.never_clips else "fltp"
+
+
+@dataclass(frozen=True)
+class SoundKind:
+    """What a decoder gives."""
+
+    sample_format: str
+    layout: str
+    num_channels: int
+    sample_rate: int
+
+    @classmethod
+    def of(cls, frame: av.AudioFrame) -> SoundKind:
+        return cls(frame.format.name, keep_layout(frame.layout), frame.layout.nb_channels, frame.sample_rate)
+
+    def __str__(self) -> str:
+        return f"{self.num_channels} channels of the layout '{self.layout}' at {self.sample_rate} Hz"
+
+
+class Mixer:
+    """Turns frames of one kind into one format. ValueError for a kind that cannot be mixed.
+
+    Channels are mixed by FFmpeg's rules for their layout. Where it has none: of ambisonics, two microphones that face
+    left and right (or their sum, for one channel); of two channels with unusual places, the first is left; of more,
+    each channel has an equal share in both.
+    """
+
+    def __init__(self, kind: SoundKind, wanted: SoundFormat) -> None:
+        # a single channel is not made quieter for being played from two places
+        self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1
+        self._scale = _FULL_SCALE[wanted.sample_format]
+        layout = _LAYOUTS[wanted.num_channels // self._copies]
+        ways = (None, _pan(kind, layout)) if kind.num_channels > 0 else ()
+        for pan in ways:
+            try:
+                self._graph = _graph(kind, wanted, layout, pan)
+            except (av.FFmpegError, ValueError, OverflowError):
+                continue
+            return
+        raise ValueError(f"{kind} cannot be mixed to {layout}; export it with one or two channels")
+
+    def __call__(self, frame: av.AudioFrame | None) -> Iterator[Tensor]:
+        """The (C, n) float32 that are ready; None: what is left. Raises av.FFmpegError."""
+        if frame is not None:
+            frame.pts = None  # by its time the resampler would fill gaps by itself
+        self._graph.push(frame)
+        while True:
+            try:
+                mixed = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            assert isinstance(mixed, av.AudioFrame)
+            if not mixed.samples:
+                continue
+            samples = self._floats(mixed)
+            yield samples.repeat(self._copies, 1) if self._copies > 1 else samples
+
+    def _floats(self, frame: av.AudioFrame) -> Tensor:
+        dtype = torch.float32 if self._scale == 1.0 else torch.int32
+        planes = [torch.frombuffer(plane, dtype=dtype, count=frame.samples) for plane in frame.planes]
+        samples = torch.stack(planes)
+        return samples if self._scale == 1.0 else (samples.double() / self._scale).float()
+
+
+def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, pan: str | None) -> Graph:
+    graph = Graph()
+    source = graph.add(
+        "abuffer",
+        sample_rate=str(kind.sample_rate),
+        sample_fmt=kind.sample_format,
+        channel_layout=kind.layout,
+        time_base=str(Fraction(1, kind.sample_rate)),
+    )
+    target = graph.add(
+        "aformat",
+        sample_rates=str(wanted.sample_rate),
+        sample_fmts=wanted.sample_format,
+        channel_layouts=layout,
+    )
+    between = [] if pan is None else [graph.add("pan", pan)]
+    graph.link_nodes(source, *between, target, graph.add("abuffersink"))
+    graph.configure()
+    return graph
+
+
+def _pan(kind: SoundKind, layout: str) -> str:
+    """How channels are mixed that FFmpeg has no rules for, in the words of its filter 'pan'."""
+    if re.match(r"ambisonic [1-9]", kind.layout):  # channels W, Y, Z, X, ...: all around, left minus right, ...
+        return "mono|c0=c0" if layout == "mono" else "stereo|c0=0.5*c0+0.5*c1|c1=0.5*c0-0.5*c1"
+    if kind.num_channels == 2 and layout == "stereo":
+        return "stereo|c0=c0|c1=c1"
+    terms = [f"{1 / kind.num_channels}*c{channel}" for channel in range(kind.num_channels)]
+    mean = "+".join(terms)
+    return f"mono|c0={mean}" if layout == "mono" else f"stereo|c0={mean}|c1={mean}"
