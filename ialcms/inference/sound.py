@@ -25,7 +25,7 @@ from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 Block = Tensor  # (C, n) float32
 
 _SILENT = 1e-6  # peak, of full scale
-_NAMED_HOLE_S = 0.05  # shorter ones are rounding
+_NAMED_HOLE_S = 0.1  # shorter ones are rounding, or a codec's padding
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _WRITTEN_SAMPLES = 65_536  # of one frame
 _WAV_LIMIT_BYTES = 4_000_000_000  # a WAV file counts its bytes in 32 bits; longer ones become RF64

@@ -12,7 +12,8 @@ import av
 
 from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream
 
-LONGEST_HOLE_S = 60.0  # in all streams at once: nobody records nothing for longer
+LONGEST_HOLE_S = 600.0  # in all streams at once: nobody records nothing for longer
+_LONGEST_PAUSE_S = 60.0  # longer jumps forward are doubted if the time stamps come back from them
 _BACK_S = 0.5  # a stream whose time stamps go back by more has begun anew
 _BACK_OF_BROADCAST_S = 0.1  # in formats that are made to be cut and joined
 
@@ -42,47 +43,55 @@ class TimeLine:
     """
 
     def __init__(self, container: av.container.InputContainer, longest_hole_s: float) -> None:
-        self._begin_s = origin_s(container)
         self._back_s = _BACK_OF_BROADCAST_S if _may_begin_anew(container) else _BACK_S
         self._longest_hole_s = longest_hole_s
+        self._begin_s = origin_s(container)
         self._last_s: dict[int, float] = {}  # of each stream's latest packet
         self._end_s = -math.inf  # of all packets so far
         self._believed_s: float | None = None  # where a jump forward that was believed came from
-        self._moved_s = 0.0
+        self._newest_shift_s = -self._begin_s
+        self._shifts_s: dict[int, float] = {}  # of each stream
+        self.shift_s = -self._begin_s  # what is to be added to the time stamps of the latest packet
         self.jumps: list[Jump] = []
-
-    @property
-    def shift_s(self) -> float:
-        """What is to be added to the time stamps of the latest packet."""
-        return self._moved_s - self._begin_s
 
     def place(self, packet: av.Packet) -> float | None:
         """When a packet is decoded, in seconds on the line; None for one without a decoding time stamp."""
+        stream = packet.stream_index
+        self.shift_s = self._shifts_s.get(stream, self._newest_shift_s)
         if packet.dts is None or not packet.time_base:
             return None
         stamp_s = float(packet.dts * packet.time_base)
+        last_s = self._last_s.get(stream)
+        if last_s is not None and not self._goes_on(stamp_s + self.shift_s, stamp_s + self._newest_shift_s, last_s):
+            self.shift_s = self._newest_shift_s
         time_s = stamp_s + self.shift_s
-        last_s = self._last_s.get(packet.stream_index)
         if last_s is not None and time_s < last_s - self._back_s:
             if self._believed_s is not None and time_s >= self._believed_s - self._back_s:
                 self._last_s, self._end_s, self._believed_s = {}, time_s, None
             else:
-                time_s = self._go_on_at(self._end_s, stamp_s, last_s)
-        elif self._last_s and time_s > self._end_s + LONGEST_HOLE_S:
+                time_s = self._move(stamp_s, last_s)
+        elif self._last_s and time_s > self._end_s + _LONGEST_PAUSE_S:
             if time_s > self._end_s + self._longest_hole_s:
-                time_s = self._go_on_at(self._end_s, stamp_s, self._end_s)
+                time_s = self._move(stamp_s, self._end_s)
             else:
                 self._believed_s = self._end_s
         length_s = float((packet.duration or 0) * packet.time_base)
-        self._last_s[packet.stream_index] = time_s
-        self._end_s = max(self._end_s, time_s + min(max(length_s, 0.0), LONGEST_HOLE_S))
+        self._shifts_s[stream], self._last_s[stream] = self.shift_s, time_s
+        self._end_s = max(self._end_s, time_s + min(max(length_s, 0.0), _LONGEST_PAUSE_S))
         return time_s
 
-    def _go_on_at(self, at_s: float, stamp_s: float, last_s: float) -> float:
-        self.jumps.append(Jump(at_s, last_s - self._moved_s, stamp_s - self._begin_s))
-        self._moved_s = at_s - (stamp_s - self._begin_s)
-        self._last_s = {}  # streams may begin a little apart
-        return at_s
+    def _goes_on(self, time_s: float, newest_s: float, last_s: float) -> bool:
+        """Whether a packet belongs to its stream's latest one, and not behind the others' latest jump.
+
+        Where files are joined, a stream's last packets before the place may come after another's first ones behind it.
+        """
+        return time_s >= last_s - self._back_s and abs(time_s - last_s) <= abs(newest_s - last_s)
+
+    def _move(self, stamp_s: float, last_s: float) -> float:
+        """The time of a packet that goes on where all streams had come to, whatever its time stamp says."""
+        self.jumps.append(Jump(self._end_s, last_s - self.shift_s - self._begin_s, stamp_s - self._begin_s))
+        self._newest_shift_s = self.shift_s = self._end_s - stamp_s
+        return self._end_s
 
 
 def _may_begin_anew(container: av.container.InputContainer) -> bool:
