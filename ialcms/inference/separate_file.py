@@ -84,7 +84,7 @@ def separate_file(
     damage = {"sound": Damage(), "pictures": Damage()}
     info = measure_sound(source, config.audio.sample_rate, damage["sound"])
     if damage["sound"]:
-        log.warning("the sound of %s is damaged; silence stands for what is missing (%s)", source, damage["sound"])
+        log.warning("the sound of %s is not whole: %s (silence stands for what is missing)", source, damage["sound"])
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
@@ -108,7 +108,7 @@ def separate_file(
         with _bar(unit="frame", desc="videos") as bar:
             mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
         if damage["pictures"]:
-            log.warning("the pictures of %s are damaged; some frames are missing (%s)", source, damage["pictures"])
+            log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
     _remove_earlier(out, {source, *stems, remainder, *mp4s})
     _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
     return Separation(tuple(stems), remainder, tuple(mp4s))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ialcms.media.container import keep_layout
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
+_GUESSED_CHANNELS = 8  # up to as many
 _FULL_SCALE = {"fltp": 1.0, "s32p": 2.0**31}
 
 
@@ -55,9 +56,9 @@ class SoundKind:
 class Mixer:
     """Turns frames of one kind into one format. ValueError for a kind that cannot be mixed.
 
-    Channels are mixed by FFmpeg's rules for their layout. Where it has none: of ambisonics, two microphones that face
-    left and right (or their sum, for one channel); of two channels with unusual places, the first is left; of more,
-    each channel has an equal share in both.
+    Channels are mixed by FFmpeg's rules for their layout; up to 8 that have no places count as its usual layout of as
+    many. Where it has no rules: of ambisonics, two microphones that face left and right (the one for all sides, for
+    mono); of two channels with unusual places, the first is left; of more, each has an equal share in both.
     """
 
     def __init__(self, kind: SoundKind, wanted: SoundFormat) -> None:
@@ -65,8 +66,7 @@ class Mixer:
         self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1
         self._scale = _FULL_SCALE[wanted.sample_format]
         layout = _LAYOUTS[wanted.num_channels // self._copies]
-        ways = (None, _pan(kind, layout)) if kind.num_channels > 0 else ()
-        for pan in ways:
+        for pan in _ways(kind, layout):
             try:
                 self._graph = _graph(kind, wanted, layout, pan)
             except (av.FFmpegError, ValueError, OverflowError):
@@ -118,12 +118,17 @@ def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, pan: str | None) -
     return graph
 
 
-def _pan(kind: SoundKind, layout: str) -> str:
-    """How channels are mixed that FFmpeg has no rules for, in the words of its filter 'pan'."""
-    if re.match(r"ambisonic [1-9]", kind.layout):  # channels W, Y, Z, X, ...: all around, left minus right, ...
-        return "mono|c0=c0" if layout == "mono" else "stereo|c0=0.5*c0+0.5*c1|c1=0.5*c0-0.5*c1"
-    if kind.num_channels == 2 and layout == "stereo":
-        return "stereo|c0=c0|c1=c1"
+def _ways(kind: SoundKind, layout: str) -> tuple[str | None, ...]:
+    """How to mix, in the words of FFmpeg's filter 'pan'; None: by FFmpeg's own rules. The first that works counts."""
+    if kind.num_channels < 1:
+        return ()
     terms = [f"{1 / kind.num_channels}*c{channel}" for channel in range(kind.num_channels)]
     mean = "+".join(terms)
-    return f"mono|c0={mean}" if layout == "mono" else f"stereo|c0={mean}|c1={mean}"
+    equal = f"mono|c0={mean}" if layout == "mono" else f"stereo|c0={mean}|c1={mean}"
+    if kind.layout == f"{kind.num_channels} channels" and kind.num_channels > _GUESSED_CHANNELS:
+        return (equal,)  # FFmpeg's guess would leave some out
+    if re.match(r"ambisonic [1-9]", kind.layout):  # channels W, Y, Z, X, ...: all sides, left minus right, ...
+        return ("mono|c0=c0",) if layout == "mono" else ("stereo|c0=0.5*c0+0.5*c1|c1=0.5*c0-0.5*c1",)
+    if kind.num_channels == 2 and layout == "stereo":
+        return None, "stereo|c0=c0|c1=c1"
+    return None, equal
