@@ -56,9 +56,11 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]
                 break
         if not assembly.done:
             course.stop(told_length_s(container, stream), bool(damage.packets))
+        if not assembly.done and not damage.packets:
+            damage.end(container, stream, line, course.end_s or 0.0)
+            problems.extend(damage.of_file())
         for number, window in assembly.finish():
             sounds[number] = _resample(window, rate, sample_rate, wanted.seconds)
-    problems.extend(str(jump) for jump in line.jumps)
     return sounds
 
 
@@ -89,7 +91,6 @@ def read_frames(
             if assembly.done:
                 return
         course.stop(told_length_s(container, stream), bool(damage.packets))
-        problems.extend(str(jump) for jump in line.jumps)
         yield from assembly.finish()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from ialcms.media.container import open_container, sound_stream
 from ialcms.media.decode import Damage
 from ialcms.media.mix import SoundFormat
-from ialcms.media.sound import Piece, read_pieces, silence, working_rate
+from ialcms.media.sound import Piece, first_rate, read_pieces, silence, working_rate
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
 Block = Tensor  # (C, n) float32
@@ -51,7 +51,7 @@ def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> 
         stream = sound_stream(container)
         if stream is None:
             raise ValueError(f"{path} has no sound; there is nothing to separate")
-        rate = working_rate(stream.rate, model_rate)
+        rate = working_rate(first_rate(container, stream), model_rate)
     count, peak, num_channels = 0, 0.0, 1
     for piece in _follow_each_other(path, SoundFormat(rate, 2), damage):
         if not bool(piece.samples.isfinite().all()):

@@ -19,6 +19,7 @@ _PACKETS_ALONE = ("mp3", "aac", "ac3", "eac3", "dts")  # formats that are nothin
 # ... but for what encoders of MP3 write into the first one: flags, frames, bytes
 _LENGTH_TAG = re.compile(rb"(?:Xing|Info)(.{12})", re.DOTALL)
 _LONGER_THAN_TOLD = 17 / 16  # as FFmpeg has it
+_UNKNOWN_SIZE = 0xFFFFFFFF
 _HEAD_BYTES = 1_000_000  # pictures and texts may come before it
 _NAMED_PLACES = re.compile(r"\d+ channels \(")  # how FFmpeg describes a layout that has no name
 
@@ -54,9 +55,10 @@ def told_length_s(container: av.container.InputContainer, stream: Stream) -> flo
     begin_s = origin_s(container)
     told = []
     if container.duration:
-        told.append(container.duration / av.time_base)
+        told.append(container.duration / av.time_base * _told_share(container))
     if stream.duration and stream.time_base:
-        told.append(float(((stream.start_time or 0) + stream.duration) * stream.time_base) - begin_s)
+        end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        told.append((end_s - begin_s) * _told_share(container))
     if match := _tagged_length(stream):
         hours, minutes, seconds = map(float, match.groups())
         told.append(3600 * hours + 60 * minutes + seconds - begin_s)
@@ -76,12 +78,26 @@ def _is_guessed(container: av.container.InputContainer) -> bool:
     """Whether a file tells nothing of its length, which FFmpeg guesses from its size."""
     if container.format.name not in _PACKETS_ALONE:
         return False
-    with open(container.name.removeprefix(_PROTOCOL), "rb") as file:
-        tag = _LENGTH_TAG.search(file.read(_HEAD_BYTES))
+    tag = _LENGTH_TAG.search(_head(container, _HEAD_BYTES))
     if tag is None:
         return True
     flags, _, num_bytes = struct.unpack(">III", tag[1])
     return flags & 3 != 3 or container.size > num_bytes * _LONGER_THAN_TOLD  # several files joined
+
+
+def _told_share(container: av.container.InputContainer) -> float:
+    """How many times as long a file should be, by its head. (FFmpeg believes the size of a WAV file, not its head.)"""
+    if container.format.name != "wav":
+        return 1.0
+    kind, told_bytes = struct.unpack("<4sI", _head(container, 8))
+    if kind != b"RIFF" or told_bytes in (0, _UNKNOWN_SIZE):  # written by a program that could not go back
+        return 1.0
+    return max(1.0, (told_bytes + 8) / container.size)
+
+
+def _head(container: av.container.InputContainer, num_bytes: int) -> bytes:
+    with open(container.name.removeprefix(_PROTOCOL), "rb") as file:
+        return file.read(num_bytes)
 
 
 def keep_layout(layout: av.AudioLayout) -> str:

@@ -13,6 +13,8 @@ from ialcms.media.container import Stream, picture_stream, sound_stream, stream_
 from ialcms.media.time_line import TimeLine
 
 _ROUNDING_S = 0.25  # of the length that a file tells of a stream
+_LARGEST_TAIL = 0.1  # of a file, behind its last packet
+_TABLES_LAST = ("mov,mp4,m4a,3gp,3g2,mj2",)  # formats whose tables may be long and come last
 _OTHER_STREAM_S = 1.0  # a stream may be shorter than the file by this
 
 
@@ -29,6 +31,7 @@ class Damage:
     jumps: tuple[str, ...] = ()  # of the time stamps, in words
     breaks_off_s: float | None = None  # where the stream ends, if the file says that it is longer
     told_s: float | None = None  # how long the file says that it is
+    unread_bytes: int = 0  # behind the last packet that FFmpeg found, where it must be a good part of the file
 
     def add(self, at_s: float | None) -> None:
         """A packet that could not be decoded."""
@@ -46,6 +49,8 @@ class Damage:
         rounding_s = _ROUNDING_S if stream_tells_length(container, stream) else _OTHER_STREAM_S
         if told_s is not None and not line.jumps and told_s - end_s > rounding_s:
             self.breaks_off_s, self.told_s = end_s, told_s
+        if container.format.name not in _TABLES_LAST and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
+            self.unread_bytes = container.size - line.read_bytes
 
     def __bool__(self) -> bool:
         return bool(self.parts())
@@ -62,10 +67,14 @@ class Damage:
             parts.append(f"holes: {self.holes}, {self.hole_s:.1f} s together, the first at {self.first_hole_s:.1f} s")
         if self.overlap_s:
             parts.append(f"time stamps overlap by {self.overlap_s:.1f} s")
-        parts.extend(self.jumps)
         if self.breaks_off_s is not None:
             parts.append(f"breaks off at {self.breaks_off_s:.1f} s of {self.told_s or 0.0:.1f} s")
-        return parts
+        return parts + self.of_file()
+
+    def of_file(self) -> list[str]:
+        """What is wrong with the file, not with one of its streams."""
+        unread = f"the file's last {self.unread_bytes} bytes cannot be read"
+        return [*self.jumps, unread] if self.unread_bytes else list(self.jumps)
 
 
 @dataclass

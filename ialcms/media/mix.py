@@ -66,9 +66,9 @@ class Mixer:
         self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1
         self._scale = _FULL_SCALE[wanted.sample_format]
         layout = _LAYOUTS[wanted.num_channels // self._copies]
-        for pan in _ways(kind, layout):
+        for mixing in _ways(kind, layout):
             try:
-                self._graph = _graph(kind, wanted, layout, pan)
+                self._graph = _graph(kind, wanted, layout, mixing)
             except (av.FFmpegError, ValueError, OverflowError):
                 continue
             return
@@ -97,7 +97,7 @@ class Mixer:
         return samples if self._scale == 1.0 else (samples.double() / self._scale).float()
 
 
-def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, pan: str | None) -> Graph:
+def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, mixing: _Filter | None) -> Graph:
     graph = Graph()
     source = graph.add(
         "abuffer",
@@ -112,23 +112,31 @@ def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, pan: str | None) -
         sample_fmts=wanted.sample_format,
         channel_layouts=layout,
     )
-    between = [] if pan is None else [graph.add("pan", pan)]
+    between = [] if mixing is None else [graph.add(mixing.name, mixing.arguments)]
     graph.link_nodes(source, *between, target, graph.add("abuffersink"))
     graph.configure()
     return graph
 
 
-def _ways(kind: SoundKind, layout: str) -> tuple[str | None, ...]:
-    """How to mix, in the words of FFmpeg's filter 'pan'; None: by FFmpeg's own rules. The first that works counts."""
+@dataclass(frozen=True)
+class _Filter:
+    """A filter of FFmpeg with its arguments."""
+
+    name: str
+    arguments: str
+
+
+def _ways(kind: SoundKind, layout: str) -> tuple[_Filter | None, ...]:
+    """How to mix; None: by FFmpeg's own rules. The first that works counts."""
     if kind.num_channels < 1:
         return ()
     terms = [f"{1 / kind.num_channels}*c{channel}" for channel in range(kind.num_channels)]
     mean = "+".join(terms)
-    equal = f"mono|c0={mean}" if layout == "mono" else f"stereo|c0={mean}|c1={mean}"
+    equal = _Filter("pan", f"mono|c0={mean}" if layout == "mono" else f"stereo|c0={mean}|c1={mean}")
     if kind.layout == f"{kind.num_channels} channels" and kind.num_channels > _GUESSED_CHANNELS:
         return (equal,)  # FFmpeg's guess would leave some out
     if re.match(r"ambisonic [1-9]", kind.layout):  # channels W, Y, Z, X, ...: all sides, left minus right, ...
-        return ("mono|c0=c0",) if layout == "mono" else ("stereo|c0=0.5*c0+0.5*c1|c1=0.5*c0-0.5*c1",)
+        return (_Filter("pan", "mono|c0=c0" if layout == "mono" else "stereo|c0=0.5*c0+0.5*c1|c1=0.5*c0-0.5*c1"),)
     if kind.num_channels == 2 and layout == "stereo":
-        return None, "stereo|c0=c0|c1=c1"
+        return None, _Filter("channelmap", "map=0|1:channel_layout=stereo")
     return None, equal

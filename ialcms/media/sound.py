@@ -6,7 +6,9 @@ Shapes: C channels (1 or 2), n samples.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,11 +18,12 @@ from torch import Tensor
 
 from ialcms.media.decode import Damage, Decoded, decode
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
-from ialcms.media.time_line import TimeLine
+from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
 COMMON_RATE = 48_000  # from which there is a filter to any usual rate
 _MAX_TAPS = 5_000_000  # of a filter from one rate to another
 _RATES = (500, 800_000)  # Hz; others are those of a damaged head
+_FIRST_FRAMES = 9
 _ROUNDING_S = 0.05  # time stamps are rounded, in mkv to milliseconds: only a real gap or jump moves the place
 _ROUNDING_AT_DAMAGE_S = 0.005  # where something is known to be missing
 
@@ -43,6 +46,14 @@ def has_filter(rate: int, target_rate: int) -> bool:
 def working_rate(source_rate: int, target_rate: int) -> int:
     """At which sound is read: the source's rate, if a filter of a sensible size leads on to the target's."""
     return source_rate if source_rate > 0 and has_filter(source_rate, target_rate) else COMMON_RATE
+
+
+def first_rate(container: av.container.InputContainer, stream: av.AudioStream) -> int:
+    """The rate that a stream begins with; what the container says of it may be that of a later part."""
+    decoded = decode(container, stream, TimeLine(container, LONGEST_HOLE_S), Damage())
+    # not of the first one: FFmpeg's MP3 decoder gives it the container's rate
+    rates = [int(entry.frame.sample_rate) for entry in itertools.islice(decoded, _FIRST_FRAMES)]
+    return statistics.mode(rates) if rates else int(stream.rate)
 
 
 def read_pieces(

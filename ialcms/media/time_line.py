@@ -53,10 +53,12 @@ class TimeLine:
         self._shifts_s: dict[int, float] = {}  # of each stream
         self.shift_s = -self._begin_s  # what is to be added to the time stamps of the latest packet
         self.jumps: list[Jump] = []
+        self.read_bytes = 0  # of the file, to the end of the furthest packet
 
     def place(self, packet: av.Packet) -> float | None:
         """When a packet is decoded, in seconds on the line; None for one without a decoding time stamp."""
         stream = packet.stream_index
+        self.read_bytes = max(self.read_bytes, (packet.pos or 0) + packet.size)
         self.shift_s = self._shifts_s.get(stream, self._newest_shift_s)
         if packet.dts is None or not packet.time_base:
             return None
