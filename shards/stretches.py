@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ialcms.media.container import ToldLength
 from ialcms.media.pictures import Shown
 
 MARGIN_S = 0.1  # of sound around a stretch, so that the resampler's filter does not see its edges
@@ -73,12 +74,13 @@ class Course:
             self._jumped = True
         self.end_s = end_s if self.end_s is None else max(self.end_s, end_s)
 
-    def stop(self, length_s: float | None, damaged: bool) -> None:
-        """The stream is at its end, before all that is wanted had come. `length_s` is how long it says to be."""
+    def stop(self, length: ToldLength, damaged: bool) -> None:
+        """The stream is at its end, before all that is wanted had come. `length`: what the file tells of its length."""
         end_s = self.end_s or 0.0
-        needed_s = min(length_s or 0.0, self._wanted.to_s)
-        if damaged or (needed_s > self._wanted.from_s and needed_s - end_s > max(1.0, self._wanted.spare_s)):
-            said = "" if length_s is None else f" of {length_s:.1f} s"
+        needed_s = min(length.seconds or 0.0, self._wanted.to_s)
+        missing_s = needed_s - end_s if needed_s > self._wanted.from_s else 0.0
+        if damaged or missing_s > max(length.rounding_s, self._wanted.spare_s):
+            said = "" if length.seconds is None else f" of {length.seconds:.1f} s"
             self._problems.append(f"{self._what} breaks off at {end_s:.1f} s{said}")
 
 

@@ -17,7 +17,7 @@ import torchaudio
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream, told_length_s
+from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream, told_length
 from ialcms.media.decode import Damage
 from ialcms.media.mix import SoundFormat
 from ialcms.media.pictures import Shown, read_shown
@@ -55,7 +55,7 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]
             if assembly.done:
                 break
         if not assembly.done:
-            course.stop(told_length_s(container, stream), bool(damage.packets))
+            course.stop(told_length(container, stream), bool(damage.packets))
         if not assembly.done and not damage.packets:
             damage.end(container, stream, line, course.end_s or 0.0)
             problems.extend(damage.of_file())
@@ -90,7 +90,7 @@ def read_frames(
             yield from assembly.add(shown)
             if assembly.done:
                 return
-        course.stop(told_length_s(container, stream), bool(damage.packets))
+        course.stop(told_length(container, stream), bool(damage.packets))
         yield from assembly.finish()
 
 

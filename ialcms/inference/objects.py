@@ -181,6 +181,8 @@ def frame_at(path: Path, at_s: float) -> Frame:
         raise ValueError(f"a box at {at_s:g} s: give seconds since the beginning of the video")
     frames = read_frames(path, at_s)
     time_s, frame = next(frames, (None, None))
+    if frame is None and at_s == 0:
+        raise ValueError(f"no picture of {path} can be decoded; get the file again, or give --pictures")
     if frame is None or time_s is None or (at_s - time_s > _last_frame_s(path) and next(frames, None) is None):
         raise ValueError(f"{path} has no frame at {at_s:g} s; give an earlier time")
     return frame

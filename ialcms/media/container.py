@@ -6,6 +6,7 @@ import ctypes
 import re
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,11 +16,16 @@ Stream = av.AudioStream | av.VideoStream
 _AnyStream = TypeVar("_AnyStream", av.AudioStream, av.VideoStream)
 _COVER = av.stream.Disposition.attached_pic
 _PROTOCOL = "file:"
+_ROUNDING_S = 0.1  # of the length that a file tells of a stream
+_OTHER_STREAM_S = 1.0  # a stream may be shorter than the file by this
 _PACKETS_ALONE = ("mp3", "aac", "ac3", "eac3", "dts")  # formats that are nothing but packets ...
 # ... but for what encoders of MP3 write into the first one: flags, frames, bytes
 _LENGTH_TAG = re.compile(rb"(?:Xing|Info)(.{12})", re.DOTALL)
 _LONGER_THAN_TOLD = 17 / 16  # as FFmpeg has it
+_RIFF = ("wav", "avi")
 _UNKNOWN_SIZE = 0xFFFFFFFF
+_LARGEST_OGG_PAGE = 65_307  # bytes
+_OGG_END = 4  # flag of a stream's last page
 _HEAD_BYTES = 1_000_000  # pictures and texts may come before it
 _NAMED_PLACES = re.compile(r"\d+ channels \(")  # how FFmpeg describes a layout that has no name
 
@@ -48,30 +54,42 @@ def origin_s(container: av.container.InputContainer) -> float:
     return (container.start_time or 0) / av.time_base
 
 
-def told_length_s(container: av.container.InputContainer, stream: Stream) -> float | None:
-    """When a stream should end, as far as the file tells; of several answers the earliest."""
+@dataclass(frozen=True)
+class ToldLength:
+    """When a stream should end, as far as the file tells."""
+
+    seconds: float | None  # on the file's time line
+    rounding_s: float  # how much earlier a whole stream may end
+
+
+def told_length(container: av.container.InputContainer, stream: Stream) -> ToldLength:
+    """Of several answers the earliest."""
     if _is_guessed(container):
-        return None
-    begin_s = origin_s(container)
+        return ToldLength(None, _OTHER_STREAM_S)
+    begin_s, share = origin_s(container), _told_share(container)
     told = []
     if container.duration:
-        told.append(container.duration / av.time_base * _told_share(container))
+        told.append(container.duration / av.time_base * share)
     if stream.duration and stream.time_base:
         end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        told.append((end_s - begin_s) * _told_share(container))
-    if match := _tagged_length(stream):
-        hours, minutes, seconds = map(float, match.groups())
+        told.append((end_s - begin_s) * share)
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))  # as Matroska has it
+    if tag is not None:
+        hours, minutes, seconds = map(float, tag.groups())
         told.append(3600 * hours + 60 * minutes + seconds - begin_s)
-    return min(told, default=None)
+    of_stream = stream.duration or tag or len(container.streams) == 1
+    return ToldLength(min(told, default=None), _ROUNDING_S if of_stream else _OTHER_STREAM_S)
 
 
-def stream_tells_length(container: av.container.InputContainer, stream: Stream) -> bool:
-    """Whether the file tells of this stream how long it is, not only of its longest one."""
-    return bool(stream.duration or _tagged_length(stream) or len(container.streams) == 1)
-
-
-def _tagged_length(stream: Stream) -> re.Match[str] | None:
-    return re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))  # as Matroska has it
+def lacks_its_end(container: av.container.InputContainer) -> bool:
+    """Whether a format that marks the end of its streams does not do so in this file."""
+    if container.format.name != "ogg":
+        return False
+    with open(container.name.removeprefix(_PROTOCOL), "rb") as file:
+        file.seek(max(0, container.size - _LARGEST_OGG_PAGE))
+        tail = file.read()
+    last = tail.rfind(b"OggS")
+    return last < 0 or last + 5 >= len(tail) or not tail[last + 5] & _OGG_END
 
 
 def _is_guessed(container: av.container.InputContainer) -> bool:
@@ -86,8 +104,8 @@ def _is_guessed(container: av.container.InputContainer) -> bool:
 
 
 def _told_share(container: av.container.InputContainer) -> float:
-    """How many times as long a file should be, by its head. (FFmpeg believes the size of a WAV file, not its head.)"""
-    if container.format.name != "wav":
+    """How many times as long a file should be, by its head (FFmpeg believes the size of a WAV or AVI file instead)."""
+    if container.format.name not in _RIFF:
         return 1.0
     kind, told_bytes = struct.unpack("<4sI", _head(container, 8))
     if kind != b"RIFF" or told_bytes in (0, _UNKNOWN_SIZE):  # written by a program that could not go back

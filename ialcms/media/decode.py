@@ -9,13 +9,12 @@ from typing import Any
 
 import av
 
-from ialcms.media.container import Stream, picture_stream, sound_stream, stream_tells_length, told_length_s
+from ialcms.media.container import Stream, lacks_its_end, picture_stream, sound_stream, told_length
 from ialcms.media.time_line import TimeLine
 
-_ROUNDING_S = 0.25  # of the length that a file tells of a stream
+_MOST_BARREN = 8  # packets of sound without an error and without sound
 _LARGEST_TAIL = 0.1  # of a file, behind its last packet
 _TABLES_LAST = ("mov,mp4,m4a,3gp,3g2,mj2",)  # formats whose tables may be long and come last
-_OTHER_STREAM_S = 1.0  # a stream may be shorter than the file by this
 
 
 @dataclass
@@ -45,10 +44,11 @@ class Damage:
     def end(self, container: av.container.InputContainer, stream: Stream, line: TimeLine, end_s: float) -> None:
         """The stream was read to its end, which is at `end_s`."""
         self.jumps = tuple(map(str, line.jumps))
-        told_s = told_length_s(container, stream)
-        rounding_s = _ROUNDING_S if stream_tells_length(container, stream) else _OTHER_STREAM_S
-        if told_s is not None and not line.jumps and told_s - end_s > rounding_s:
-            self.breaks_off_s, self.told_s = end_s, told_s
+        told = told_length(container, stream)
+        if told.seconds is not None and not line.jumps and told.seconds - end_s > told.rounding_s:
+            self.breaks_off_s, self.told_s = end_s, told.seconds
+        elif lacks_its_end(container):
+            self.breaks_off_s = end_s
         if container.format.name not in _TABLES_LAST and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
             self.unread_bytes = container.size - line.read_bytes
 
@@ -68,7 +68,8 @@ class Damage:
         if self.overlap_s:
             parts.append(f"time stamps overlap by {self.overlap_s:.1f} s")
         if self.breaks_off_s is not None:
-            parts.append(f"breaks off at {self.breaks_off_s:.1f} s of {self.told_s or 0.0:.1f} s")
+            told = "" if self.told_s is None else f" of {self.told_s:.1f} s"
+            parts.append(f"breaks off at {self.breaks_off_s:.1f} s{told}")
         return parts + self.of_file()
 
     def of_file(self) -> list[str]:
@@ -109,6 +110,7 @@ def decode(
     context.copy_opaque = True
     others = [other for other in (sound_stream(container), picture_stream(container)) if other is not None]
     mark, at_s, begun, damaged = _Mark(line.shift_s), None, False, False
+    barren = 0  # packets in a row that gave nothing
     try:
         for packet in container.demux(*{other.index: other for other in (*others, stream)}.values()):
             time_s = line.place(packet)
@@ -126,6 +128,9 @@ def decode(
                 if begun and stop_at_damage:
                     return
                 continue
+            barren = 0 if frames or context.type == "video" else barren + 1
+            if barren > _MOST_BARREN:
+                damage.add(at_s)  # left out without an error, as by a wrong length in the head of an MP3 file
             mark.pixel_ratio = getattr(context, "sample_aspect_ratio", None)
             for frame in frames:
                 yield _placed(frame, mark, damaged)
