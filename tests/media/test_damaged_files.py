@@ -32,6 +32,7 @@ KINDS = {
     "j.ogg": ({"sound_codec": "libopus", **SOUND_ONLY}, None),
 }
 ENDLESS = {"g.mp4"}  # nothing in a transport stream says how long it should be
+HIDDEN = {"h3.mp3"}  # the damaged length of the tag before the sound covers two thirds of it, and nothing tells
 WAYS = ("bits", "cut", "gap", "head", "bits", "cut")
 
 
@@ -106,7 +107,7 @@ def test_separate(
         said = [entry.message for entry in caplog.records if f"of {path} is not whole" in entry.message]
         assert bool(said) == faults["sound"]
         whole_s = whole_s or record["seconds"]
-        if record["seconds"] < whole_s - 0.25 and name not in ENDLESS:
+        if record["seconds"] < whole_s - 0.25 and not {name, path.name} & (ENDLESS | HIDDEN):
             assert faults["sound"], path.name
     assert whole_s == pytest.approx(SECONDS, abs=0.1)
 
