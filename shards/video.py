@@ -10,19 +10,18 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 import torchaudio
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream, told_length
-from ialcms.media.decode import Damage
+from ialcms.media.container import open_container, picture_stream, sound_stream, told_length
+from ialcms.media.decode import Damage, seek
 from ialcms.media.mix import SoundFormat
 from ialcms.media.pictures import Shown, read_shown
 from ialcms.media.sound import read_pieces, working_rate
-from ialcms.media.time_line import TimeLine, may_seek
+from ialcms.media.time_line import TimeLine
 from shards.stretches import LONGEST_STILL_S, MARGIN_S, Course, FrameAssembly, SoundAssembly, Wanted
 
 _SEEK_AHEAD_S = 2.0
@@ -46,7 +45,7 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]
         assembly = SoundAssembly(wanted, rate)
         course = Course("sound", wanted, wanted.spare_s, problems)
         line, damage = TimeLine(container, _LONGEST_HOLE_S), Damage()
-        _seek(container, path, wanted.from_s)
+        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted.from_s, _LONGEST_HOLE_S)
         for piece in read_pieces(container, stream, mono, line, damage, stop_at_damage=True):
             samples = piece.samples[0].numpy()
             course.add(piece.position / rate, (piece.position + len(samples)) / rate)
@@ -84,7 +83,7 @@ def read_frames(
         assembly = FrameAssembly(wanted, frames_per_second, encode_shown)
         course = Course("video", wanted, LONGEST_STILL_S, problems)
         line, damage = TimeLine(container, _LONGEST_HOLE_S), Damage()
-        _seek(container, path, wanted.from_s)
+        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted.from_s, _LONGEST_HOLE_S)
         for shown in read_shown(container, stream, line, damage, stop_at_damage=True):
             course.add(shown.time_s, shown.end_s)
             yield from assembly.add(shown)
@@ -99,8 +98,3 @@ def _resample(window: NDArray[np.float32], rate: int, sample_rate: int, seconds:
     begin = round(MARGIN_S * sample_rate)
     wave = wave[begin : begin + round(seconds * sample_rate)]
     return np.rint(wave * 32_768).clip(-32_768, 32_767).astype(np.int16)
-
-
-def _seek(container: av.container.InputContainer, path: Path, time_s: float) -> None:
-    if time_s > _SEEK_AHEAD_S and may_seek(path, _LONGEST_HOLE_S):
-        container.seek(int((time_s + origin_s(container) - _SEEK_AHEAD_S) * av.time_base))

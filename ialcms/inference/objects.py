@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ialcms.config import DataConfig
 from ialcms.inference.sound import open_media
-from ialcms.media.container import open_container, origin_s, picture_stream
-from ialcms.media.decode import Damage
+from ialcms.media.container import open_container, picture_stream
+from ialcms.media.decode import Damage, seek
 from ialcms.media.pictures import Frame, Shown, read_shown
-from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine, may_seek
+from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
 _CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
 _DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
@@ -149,7 +149,7 @@ def read_frames(path: Path, from_s: float = 0.0, damage: Damage | None = None) -
         stream = picture_stream(container)
         assert stream is not None
         line, end_s = TimeLine(container, LONGEST_HOLE_S), 0.0
-        _seek(container, path, from_s)
+        seek(container, path, from_s, from_s, LONGEST_HOLE_S)
         before: Shown | None = None
         for shown in read_shown(container, stream, line, damage):
             end_s = max(end_s, shown.end_s)
@@ -163,16 +163,6 @@ def read_frames(path: Path, from_s: float = 0.0, damage: Damage | None = None) -
         if before is not None:
             yield before.time_s, before.picture()
         damage.end(container, stream, line, end_s)
-
-
-def _seek(container: av.container.InputContainer, path: Path, time_s: float) -> None:
-    """To the last place from which the frame at a time can be decoded; where that is the beginning, nothing is done."""
-    if time_s <= 0 or not may_seek(path, LONGEST_HOLE_S):
-        return
-    try:
-        container.seek(int((time_s + origin_s(container)) * av.time_base))
-    except av.FFmpegError as error:
-        raise ValueError(f"{path}: there is no way to {time_s:g} s ({error.strerror}); give an earlier time") from error
 
 
 def frame_at(path: Path, at_s: float) -> Frame:

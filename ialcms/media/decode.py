@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 
-from ialcms.media.container import Stream, lacks_its_end, picture_stream, sound_stream, told_length
-from ialcms.media.time_line import TimeLine
+from ialcms.media.container import (
+    Stream,
+    lacks_its_end,
+    open_container,
+    origin_s,
+    picture_stream,
+    sound_stream,
+    told_length,
+)
+from ialcms.media.time_line import TimeLine, is_steady
 
 _MOST_BARREN = 8  # packets of sound without an error and without sound
 _LARGEST_TAIL = 0.1  # of a file, behind its last packet
-_TABLES_LAST = ("mov,mp4,m4a,3gp,3g2,mj2",)  # formats whose tables may be long and come last
+_ENDS_WITH_PACKETS = ("matroska,webm", "flv", "ogg", "mpegts", "mpeg")  # formats without long tables at their end
 
 
 @dataclass
@@ -49,7 +58,7 @@ class Damage:
             self.breaks_off_s, self.told_s = end_s, told.seconds
         elif lacks_its_end(container):
             self.breaks_off_s = end_s
-        if container.format.name not in _TABLES_LAST and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
+        if container.format.name in _ENDS_WITH_PACKETS and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
             self.unread_bytes = container.size - line.read_bytes
 
     def __bool__(self) -> bool:
@@ -137,6 +146,29 @@ def decode(
                 begun, damaged = True, False
     except av.FFmpegError:
         damage.add(at_s)  # of the container itself: nothing behind this place can be found
+
+
+def seek(
+    container: av.container.InputContainer, path: Path, to_s: float, wanted_s: float, longest_hole_s: float
+) -> None:
+    """Go on reading a file from `to_s`, if what is on the screen at `wanted_s` can be decoded from there.
+
+    Otherwise nothing is done: the file is read from its beginning. longest_hole_s: as for the `TimeLine`.
+    """
+    if to_s <= 0 or not is_steady(path, longest_hole_s):
+        return
+    with open_container(path) as trial:
+        stream = picture_stream(trial)
+        try:
+            trial.seek(round((to_s + origin_s(trial)) * av.time_base))
+        except av.FFmpegError:
+            return
+        if stream is not None:
+            # formats without an index lead to places from which there is nothing to decode for long
+            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
+            if first is None or first.time_s is None or first.time_s > wanted_s:
+                return
+    container.seek(round((to_s + origin_s(container)) * av.time_base))
 
 
 def _placed(frame: Any, latest: _Mark, after_damage: bool) -> Decoded:

@@ -27,6 +27,7 @@ class Recording:
     video_codec: str | None = "libx264"
     pixel_ratio: Fraction | None = None
     start_s: float = 0.0
+    key_frames_s: int = 1  # between two of them
     holes: tuple[tuple[float, float], ...] = ()  # (second of the sound, how much later it goes on)
 
 
@@ -138,7 +139,7 @@ def _add_video(output: av.container.OutputContainer, made: Recording) -> av.Vide
     stream = output.add_stream(made.video_codec, rate=FRAMES_PER_SECOND, options=options)
     stream.width, stream.height = made.size
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.gop_size = FRAMES_PER_SECOND
+    stream.codec_context.gop_size = FRAMES_PER_SECOND * made.key_frames_s
     if made.pixel_ratio:
         stream.codec_context.sample_aspect_ratio = made.pixel_ratio
     return stream

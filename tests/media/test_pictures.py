@@ -13,7 +13,7 @@ import torch
 from ialcms.inference.objects import frame_at, read_frames
 from ialcms.media.pictures import turn
 from shards import video as clips
-from shards.stretches import Wanted
+from shards.stretches import Stretch, Wanted
 from tests.media.support import Recording, corner_pixels, corners, join, set_display_matrix, write_media
 
 MATRICES = {
@@ -107,6 +107,21 @@ def test_pictures_that_change_on_the_way(tmp_path: Path, first: dict, second: di
     for (second_s, frame), number in zip(frames, range(20)):
         assert (corners(frame.numpy()), tuple(frame.shape)) == ("RGB.", shapes[number // 10]), second_s
     assert [seen.shape for seen in seen_by_clips(path, 4)] == [shapes[0], shapes[0], shapes[1], shapes[1]]
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4", "a.flv"])
+@pytest.mark.parametrize("key_frames_s", [1, 20])
+def test_a_later_place_is_found_with_and_without_key_frames(tmp_path: Path, name: str, key_frames_s: int) -> None:
+    """To seek in a transport stream leads to where nothing can be decoded."""
+    path = write_media(tmp_path / name, Recording(8, key_frames_s=key_frames_s))
+    frames = read_frames(path, 6.1)
+    first_s, frame = next(frames)
+    assert (first_s, corners(frame.numpy())) == (pytest.approx(6.0, abs=0.03), "RGB.")
+    assert next(frames)[0] == pytest.approx(6.2, abs=0.03)
+    problems: list[str] = []
+    wanted = Wanted(Stretch(5, 5.0), 2, 1.5)
+    number, encoded = next(clips.read_frames(path, wanted, 4, lambda image: image.tobytes(), problems))
+    assert (number, len(encoded), problems) == (5, 8, [])
 
 
 def test_the_helper_knows_its_corners() -> None:
