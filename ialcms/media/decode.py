@@ -19,7 +19,7 @@ from ialcms.media.container import (
     sound_stream,
     told_length,
 )
-from ialcms.media.time_line import TimeLine, is_steady
+from ialcms.media.time_line import TimeLine, Unit, is_steady
 
 _MOST_BARREN = 8  # packets of sound without an error and without sound
 _LARGEST_TAIL = 0.1  # of a file, behind its last packet
@@ -87,7 +87,7 @@ class Damage:
         return [*self.jumps, unread] if self.unread_bytes else list(self.jumps)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Mark:
     """What a packet hands on to its frame."""
 
@@ -95,7 +95,7 @@ class _Mark:
     pixel_ratio: Fraction | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Decoded:
     frame: Any  # av.AudioFrame or av.VideoFrame
     time_s: float | None  # on the file's time line; None where the file has no time stamps
@@ -140,9 +140,10 @@ def decode(
             barren = 0 if frames or context.type == "video" else barren + 1
             if barren > _MOST_BARREN:
                 damage.add(at_s)  # left out without an error, as by a wrong length in the head of an MP3 file
-            mark.pixel_ratio = getattr(context, "sample_aspect_ratio", None)
+            if context.type == "video":
+                mark.pixel_ratio = context.sample_aspect_ratio
             for frame in frames:
-                yield _placed(frame, mark, damaged)
+                yield _placed(frame, mark, damaged, line.unit)
                 begun, damaged = True, False
     except av.FFmpegError:
         damage.add(at_s)  # of the container itself: nothing behind this place can be found
@@ -171,10 +172,9 @@ def seek(
     container.seek(round((to_s + origin_s(container)) * av.time_base))
 
 
-def _placed(frame: Any, latest: _Mark, after_damage: bool) -> Decoded:
+def _placed(frame: Any, latest: _Mark, after_damage: bool, unit: Unit) -> Decoded:
+    """unit: of the stream's time stamps."""
     mark = frame.opaque or latest
     stamp = frame.dts if frame.pts is None else frame.pts
-    time_s = None
-    if stamp is not None and frame.time_base:
-        time_s = float(stamp * frame.time_base) + mark.shift_s
+    time_s = None if stamp is None else unit.seconds(stamp) + mark.shift_s
     return Decoded(frame, time_s, mark.pixel_ratio, after_damage)

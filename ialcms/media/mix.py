@@ -66,6 +66,9 @@ class Mixer:
         self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1
         self._scale = _FULL_SCALE[wanted.sample_format]
         layout = _LAYOUTS[wanted.num_channels // self._copies]
+        self._graph: Graph | None = None
+        if (kind.sample_format, kind.layout, kind.sample_rate) == (wanted.sample_format, layout, wanted.sample_rate):
+            return
         for mixing in _ways(kind, layout):
             try:
                 self._graph = _graph(kind, wanted, layout, mixing)
@@ -76,6 +79,16 @@ class Mixer:
 
     def __call__(self, frame: av.AudioFrame | None) -> Iterator[Tensor]:
         """The (C, n) float32 that are ready; None: what is left. Raises av.FFmpegError."""
+        for mixed in self._mix(frame):
+            if mixed.samples:
+                samples = self._floats(mixed)
+                yield samples.repeat(self._copies, 1) if self._copies > 1 else samples
+
+    def _mix(self, frame: av.AudioFrame | None) -> Iterator[av.AudioFrame]:
+        if self._graph is None:
+            if frame is not None:
+                yield frame
+            return
         if frame is not None:
             frame.pts = None  # by its time the resampler would fill gaps by itself
         self._graph.push(frame)
@@ -85,10 +98,7 @@ class Mixer:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             assert isinstance(mixed, av.AudioFrame)
-            if not mixed.samples:
-                continue
-            samples = self._floats(mixed)
-            yield samples.repeat(self._copies, 1) if self._copies > 1 else samples
+            yield mixed
 
     def _floats(self, frame: av.AudioFrame) -> Tensor:
         dtype = torch.float32 if self._scale == 1.0 else torch.int32

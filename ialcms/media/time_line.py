@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,21 @@ class Jump:
         return f"time stamps jump from {self.from_s:.1f} s to {self.to_s:.1f} s"
 
 
+@dataclass(frozen=True)
+class Unit:
+    """Of a stream's time stamps. (Fractions of Python take as long as decoding does.)"""
+
+    numerator: int
+    denominator: int
+
+    @classmethod
+    def of(cls, time_base: Fraction | None) -> Unit:
+        return cls(0, 1) if time_base is None else cls(time_base.numerator, time_base.denominator)
+
+    def seconds(self, stamp: int) -> float:
+        return stamp * self.numerator / self.denominator
+
+
 class TimeLine:
     """Places the packets of all streams of a file, in the order in which they are read, on one line.
 
@@ -52,6 +68,8 @@ class TimeLine:
         self._newest_shift_s = -self._begin_s
         self._shifts_s: dict[int, float] = {}  # of each stream
         self.shift_s = -self._begin_s  # what is to be added to the time stamps of the latest packet
+        self._units: dict[int, Unit] = {}  # of each stream
+        self.unit = Unit(1, 1)  # of the latest packet's time stamps
         self.jumps: list[Jump] = []
         self.read_bytes = 0  # of the file, to the end of the furthest packet
 
@@ -60,9 +78,10 @@ class TimeLine:
         stream = packet.stream_index
         self.read_bytes = max(self.read_bytes, (packet.pos or 0) + packet.size)
         self.shift_s = self._shifts_s.get(stream, self._newest_shift_s)
-        if packet.dts is None or not packet.time_base:
+        self.unit = self._units.get(stream) or self._units.setdefault(stream, Unit.of(packet.time_base))
+        if packet.dts is None:
             return None
-        stamp_s = float(packet.dts * packet.time_base)
+        stamp_s = self.unit.seconds(packet.dts)
         last_s = self._last_s.get(stream)
         if last_s is not None and not self._goes_on(stamp_s + self.shift_s, stamp_s + self._newest_shift_s, last_s):
             self.shift_s = self._newest_shift_s
@@ -77,7 +96,7 @@ class TimeLine:
                 time_s = self._move(stamp_s, self._end_s)
             else:
                 self._believed_s = self._end_s
-        length_s = float((packet.duration or 0) * packet.time_base)
+        length_s = self.unit.seconds(packet.duration or 0)
         self._shifts_s[stream], self._last_s[stream] = self.shift_s, time_s
         self._end_s = max(self._end_s, time_s + min(max(length_s, 0.0), _LONGEST_PAUSE_S))
         return time_s
