@@ -52,7 +52,7 @@ class Model:
             )
         if wave.dim() != 2 or not wave.is_floating_point() or 0 in wave.shape:
             raise ValueError(f"the wave is {tuple(wave.shape)} {wave.dtype}; give (channels, samples) of floats")
-        info = SoundInfo(sample_rate, wave.shape[0], wave.shape[1], 0.0)
+        info = SoundInfo(sample_rate, wave.shape[0], wave.shape[1])
         maker = StemMaker(self.separator, self.config, pictures.to(self.device), info, above)
         return torch.cat([stems for _, stems, _ in maker([wave.float().cpu()])], dim=2)
 
