@@ -1,7 +1,7 @@
 """Detectors: torchvision's Faster R-CNN in three sizes for any classes, and the published one; weights from files.
 
-    detector = load_detector("faster_rcnn_1_19_6984.pth")  # or a file of `save_detector`, or torchvision weights
-    rows = detector.detect(picture)  # uint8 RGB (H, W, 3) -> (D, 6): class from 1, score, x1, y1, x2, y2
+detector = load_detector("faster_rcnn_1_19_6984.pth")  # or a file of `save_detector`, or torchvision weights
+rows = detector.detect(picture)  # uint8 RGB (H, W, 3) -> (D, 6): class from 1, score, x1, y1, x2, y2
 """
 
 from __future__ import annotations
@@ -132,7 +132,6 @@ def load_detector(
     values = _read(path)
     if values.get("format") != _FORMAT and is_published(values):
         return _published(path, values, classes, pooling)
-    description = ""
     if values.get("format") == _FORMAT:
         backbone, classes, state = values["backbone"], values["classes"], values["state"]
     else:
@@ -154,6 +153,8 @@ def load_detector(
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} does not fit --backbone {backbone}: {reason}") from error
+    if isinstance(detector.model, PublishedDetector):
+        detector.model.ready()
     detector.model.eval()
     return dataclasses.replace(detector, description=f"{path}: {backbone}, {len(classes)} classes")
 
@@ -197,9 +198,13 @@ def _read(path: Path) -> dict:
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             reason = "it holds pickled objects, which could run anything; none was read"
-        raise ValueError(f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}") from error
+        raise ValueError(
+            f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
+        ) from error
     except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
-        raise ValueError(f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}") from error
+        raise ValueError(
+            f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no weights by name")
     return values

@@ -56,7 +56,7 @@ def load_published(values: Mapping[str, Any], pooling: str | None = None) -> Pub
         published = _published_name(name)
         weights[name] = state.get(published, torch.zeros(value.shape)).to(value.dtype)
     model.load_state_dict(weights, assign=True)
-    return model.requires_grad_(False).eval()
+    return model.ready()
 
 
 def describe(values: Mapping[str, Any], pooling: str) -> str:
