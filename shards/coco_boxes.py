@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from ialcms.files import DETECTOR_OPTIONS, claim, open_text, write_whole
 from shards.clean import by_frame
 from shards.detect import ClipToDetect
 from shards.encode import encode_array
-from shards.files import DETECTOR_OPTIONS, claim, open_text, write_whole
 
 OTHER_CLASSES, LOW_SCORES, GROUPS = "of other classes", "below --min-score", "of groups (iscrowd)"
 

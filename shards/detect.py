@@ -26,6 +26,7 @@ from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
+from ialcms.files import DETECTOR_OPTIONS, claim, write_whole
 from ialcms.processes import asset, map_ordered
 from ialcms.progress import Progress
 from shards.detector import Detector, detection_rows, load_detector
