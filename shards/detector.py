@@ -56,7 +56,7 @@ class Detector:
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise ValueError(f"a picture is uint8 RGB (H, W, 3), not {picture.dtype} {picture.shape}")
         device = next(self.model.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1).float() / 255
         with torch.inference_mode():
             output = self.model.eval()([pixels])[0]
         return detection_rows(output, pixels).cpu().numpy()

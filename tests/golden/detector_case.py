@@ -1,4 +1,4 @@
-"""Weights and pictures of the detector's golden case: pure functions of names and seeds, and checkpoints made of them."""
+"""Weights and pictures of the detector's golden case: functions of names and seeds, and checkpoints made of them."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _same_rows(found: np.ndarray, golden: np.ndarray) -> None:
 
 @pytest.mark.parametrize("index", range(len(PICTURES)))
 def test_stages(weights_file: Path, index: int) -> None:
-    """Blob, features and proposals of each picture; of the first one the head's stages, from the published proposals."""
+    """Blob, features and proposals of each picture; of the first one the head's stages, from published proposals."""
     model = load_detector(weights_file).model
     pixels = torch.from_numpy(picture(*PICTURES[index])).permute(2, 0, 1)[None]
     with torch.inference_mode():
