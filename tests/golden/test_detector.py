@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from shards.detect import detect_frames
-from shards.detector import Detector, load_detector
+from shards.detector import Detector, detection_rows, load_detector
 from shards.published_detector.blob import Blob, make_blob
 from shards.published_detector.boxes import class_boxes, propose
 from shards.published_detector.pooling import pool
@@ -63,7 +62,10 @@ def test_finds_the_published_boxes(detector: Detector, index: int) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; this machine shows none to torch")
 def test_a_gpu_finds_them_too(weights_file: Path) -> None:
-    """Alone and in a batch; TF32, torch's default for convolutions, must not come in."""
+    """Alone and in a batch; TF32, torch's default for convolutions, must not come in.
+
+    Needs torch, torchvision, NumPy and pytest alone: `python -m pytest --noconftest tests/golden/test_detector.py -k gpu`.
+    """
     for pooling in ("legacy", "adaptive"):
         detector = load_detector(weights_file, pooling=pooling)
         detector.model.to("cuda")
@@ -71,10 +73,11 @@ def test_a_gpu_finds_them_too(weights_file: Path) -> None:
             pixels = picture(*place)
             golden = GOLDEN[f"p{index}/{pooling}/detections"]
             _same_rows(detector.detect(pixels), golden)
-            frames = [(number, torch.from_numpy(pixels).permute(2, 0, 1).float() / 255) for number in range(3)]
-            table = detect_frames(detector.model, frames, "cuda", 16)
-            for number in range(3):
-                _same_rows(table[table[:, 0] == number, 1:], golden)
+            tensor = torch.from_numpy(pixels).permute(2, 0, 1).float().cuda() / 255
+            with torch.inference_mode():
+                batch = detector.model([tensor] * 3)
+            for output in batch:
+                _same_rows(detection_rows(output, tensor).cpu().numpy(), golden)
 
 
 def _same_rows(found: np.ndarray, golden: np.ndarray) -> None:

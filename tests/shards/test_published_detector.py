@@ -98,12 +98,12 @@ class TestBoxes:
     def test_the_final_choice(self):
         boxes = torch.zeros(4, 16, 4)
         boxes[:, :, 2:] = 50.0
-        boxes[3, :, :] = torch.tensor([60.0, 60, 90, 90])
+        boxes[2], boxes[3] = torch.tensor([5.0, 60, 45, 90]), torch.tensor([60.0, 60, 90, 90])
         probabilities = torch.zeros(4, 16)
-        probabilities[:, 2] = torch.tensor([0.31, 0.6, 0.3, 0.4])
+        probabilities[:, 2] = torch.tensor([0.31, 0.6, 0.25, 0.4])
         probabilities[1, 1] = 0.35  # one proposal may be two things
         probabilities[:, 0] = 0.99  # the background
-        found = select(probabilities, boxes, PublishedSettings())
+        found = select(probabilities, boxes, PublishedSettings(min_score=0.25))  # that score exactly falls
         assert found["labels"].tolist() == [1, 2, 2]
         assert found["scores"].tolist() == pytest.approx([0.35, 0.6, 0.4])
         assert found["boxes"][:, 0].tolist() == [0, 0, 60]
