@@ -87,6 +87,9 @@ def _detect(args: argparse.Namespace) -> int:
         raise ValueError(f"{' and '.join(given)}: give one of them")
     if args.tree is not None and given and given != ["--coco"]:
         raise ValueError(f"{given[0]} needs no tree, but {args.tree} is given; detect in it by itself")
+    unused = [name for name in _published(args) if given and (given, name) != (["--convert"], "pooling")]
+    if unused:
+        raise ValueError(f"{option(unused[0])} does not go with {given[0]}; leave it out")
     if args.convert is not None:
         return _convert(args)
     if args.train is not None:
@@ -99,7 +102,6 @@ def _detect(args: argparse.Namespace) -> int:
 def _detect_in_tree(args: argparse.Namespace) -> int:
     from shards.detect import DetectOptions, available_devices, clips_to_detect, detect_tree, open_detector
 
-    published = {name: getattr(args, name) for name in _PUBLISHED if getattr(args, name) is not None}
     options = DetectOptions(
         _weights(args),
         args.backbone,
@@ -107,7 +109,7 @@ def _detect_in_tree(args: argparse.Namespace) -> int:
         min_score=args.min_score,
         batch=args.batch or 16,
         every=args.every,
-        published=tuple(published.items()),
+        published=tuple(_published(args).items()),
     )
     clips = clips_to_detect(args.tree)
     devices = available_devices(args.devices, args.jobs)
@@ -123,6 +125,11 @@ def _detect_in_tree(args: argparse.Namespace) -> int:
         f"{len(clips) - len(found)} had detections already"
     )
     return 0
+
+
+def _published(args: argparse.Namespace) -> dict[str, Any]:
+    """The given settings of the published detector, by name."""
+    return {name: getattr(args, name) for name in _PUBLISHED if getattr(args, name) is not None}
 
 
 def _weights(args: argparse.Namespace) -> Path:

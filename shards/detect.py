@@ -176,7 +176,10 @@ def _detect_clip(clip: ClipToDetect, options: DetectOptions) -> Detected:
     paths = dict(listed)
     unreadable: list[Path] = []
     # read as they are needed: together, those of a large video would take gigabytes
-    boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+    try:
+        boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+    except ValueError as error:  # of a size that the network cannot look at
+        return Detected(name, problem=str(error))
     if len(unreadable) == len(paths):
         return Detected(name, problem="no frame is readable")
     write_whole(clip.detections, encode_array(boxes.astype(np.float64)))  # as the published files are

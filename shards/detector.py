@@ -133,6 +133,9 @@ def load_detector(
     if values.get("format") != _FORMAT and is_published(values):
         return _published(path, values, classes, pooling)
     if values.get("format") == _FORMAT:
+        missing = {"backbone", "classes", "state"} - set(values)
+        if missing:
+            raise ValueError(f"{path} lacks its {' and '.join(sorted(missing))}; convert or train the detector again")
         backbone, classes, state = values["backbone"], values["classes"], values["state"]
     else:
         state = values.get("model", values)

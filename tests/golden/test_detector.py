@@ -64,7 +64,8 @@ def test_finds_the_published_boxes(detector: Detector, index: int) -> None:
 def test_a_gpu_finds_them_too(weights_file: Path) -> None:
     """Alone and in a batch; TF32, torch's default for convolutions, must not come in.
 
-    Needs torch, torchvision, NumPy and pytest alone: `python -m pytest --noconftest tests/golden/test_detector.py -k gpu`.
+    Needs torch, torchvision, NumPy and pytest alone:
+    `python -m pytest --noconftest tests/golden/test_detector.py -k gpu`.
     """
     for pooling in ("legacy", "adaptive"):
         detector = load_detector(weights_file, pooling=pooling)

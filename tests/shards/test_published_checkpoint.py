@@ -275,6 +275,19 @@ class TestCommandLine:
                 of_frame = boxes[boxes[:, FRAME] == row[FRAME]]
                 np.testing.assert_allclose(row, of_frame[of_frame[:, CONFIDENCE].argmax()], atol=0.01)
 
+    def test_a_clip_of_pictures_that_are_too_thin_is_named(self, frames: Path, tmp_path: Path, capsys):
+        thin = frames / "solo_extract" / "cello" / "cello_0"
+        for path in thin.iterdir():
+            Image.new("RGB", (2000, 5)).save(path)
+        for path in sorted((frames / "solo_extract" / "violin" / "violin_0").iterdir())[1:]:
+            path.unlink()
+        path = save(checkpoint(blank()), tmp_path / "blank.pth")
+        assert data("detect", frames, "--weights", path, *SMALL) == 0
+        captured = capsys.readouterr()
+        assert "clip with a problem: cello/cello_0: a picture of 2000 x 5 pixels is too thin" in captured.err
+        assert "0 boxes in 2 clips" in captured.out
+        assert [path.stem for path in frames.glob("solo_detect/*/*.npy")] == ["violin_0"]
+
     def test_every_nth_frame(self, frames: Path, published: Path):
         assert data("detect", frames, "--weights", published, *SMALL, "--every", "2") == 0
         table = read_detections(frames / "solo_detect/violin/violin_0.npy")
@@ -326,6 +339,9 @@ class TestCommandLine:
             (("TREE", "--convert", "BLANK", "OUT"), "--convert needs no tree"),
             (("--convert", "BLANK", "OUT", "--coco", "NONE"), "--convert and --coco: give one of them"),
             (("TREE", "--coco", "NONE", "--weights", "BLANK"), "leave out --weights"),
+            (("TREE", "--coco", "NONE", "--proposals", "5"), "--proposals does not go with --coco"),
+            (("--convert", "BLANK", "OUT", "--short-side", "500"), "--short-side does not go with --convert"),
+            (("--train", "NONE", "--pooling", "legacy"), "--pooling does not go with --train"),
         ],
     )
     def test_bad_input_is_one_line_and_writes_nothing(
