@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,7 +160,7 @@ def spans_a_pixel(boxes: Detections) -> NDArray[np.bool_]:
     return np.asarray(np.minimum(exact[:, X2] - exact[:, X1], exact[:, Y2] - exact[:, Y1]) >= 1)
 
 
-def by_frame(boxes: Detections) -> NDArray[np.intp]:
+def by_frame(boxes: NDArray[Any]) -> NDArray[np.intp]:
     """Order by frame, then by falling confidence, then as given."""
     return np.lexsort((-boxes[:, CONFIDENCE], boxes[:, FRAME]))
 

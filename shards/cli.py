@@ -13,8 +13,9 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
 from shards.cli_common import add_verb, positive, print_some
+from shards.cli_detect import add_detect
 from shards.cli_stats import add_stats
-from shards.cli_video import add_clips, add_detect
+from shards.cli_video import add_clips
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
