@@ -22,7 +22,8 @@ def build_networks(config: Config, pretrained: bool = True) -> tuple[Separator, 
     separator = Separator(config.model, config.audio)
     _freeze_what_has_no_effect(separator)
     if pretrained:
-        load_backbone(separator.visual.backbone, config.model.visual.weights)
+        backbone = separator.visual.backbone
+        backbone.origin = load_backbone(backbone, config.model.visual.weights)
     critic = Critic(config.model.critic) if config.uses_critic else None
     return separator, critic
 

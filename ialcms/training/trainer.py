@@ -66,6 +66,8 @@ def train(
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
+    elif origin := experiment.separator.module.visual.backbone.origin:
+        beginning += f"; backbone {config.model.visual.weights}: {origin}"
     if profiled_steps:
         check_profile(profiled_steps, config.train.steps - progress.step)
     batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)

@@ -1,0 +1,121 @@
+"""Stand-ins for classes that training programs leave in their checkpoints beside the weights.
+
+Lightning writes hyper-parameters and the states of its callbacks, torchvision's references write an argparse.Namespace,
+many write NumPy scalars. None of it is needed here, so none of the real classes is made: where the name of one stands,
+one of the classes below takes its place, and keeps or forgets plain values. A name that is not here stays refused.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from argparse import Namespace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+_NUMBERS = "?bhilqBHILQefdgFD"  # types of NumPy that hold numbers and nothing else
+
+
+class Forgotten:
+    """Takes whatever it is made of, and keeps nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> Forgotten:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class PlainDict:
+    """A dictionary, where one of a class of its own stood: torch fills no others."""
+
+    def __new__(cls, *_: object) -> dict:  # type: ignore[misc]
+        return {}
+
+
+class DType:
+    """numpy.dtype of a number."""
+
+    def __init__(self, name: object = "", *_: object) -> None:
+        dtype = np.dtype(name) if isinstance(name, str) and len(name) < 8 else None
+        self.value = dtype if dtype is not None and dtype.char in _NUMBERS else None
+
+    def __setstate__(self, state: tuple) -> None:
+        if self.value is not None and len(state) > 1 and state[1] in ("<", ">"):
+            self.value = self.value.newbyteorder(state[1])
+
+
+def scalar(dtype: object, raw: object = b"") -> int | float | complex | bool | None:
+    """A number of NumPy, as one of Python's; None for what is no number."""
+    if isinstance(raw, str):  # as the second pickle protocol writes bytes
+        raw = raw.encode("latin1")
+    value = dtype.value if isinstance(dtype, DType) else None
+    if value is None or not isinstance(raw, bytes) or len(raw) != value.itemsize:
+        return None
+    number: int | float | complex | bool = np.frombuffer(raw, value)[0].item()
+    return number
+
+
+def _path(*parts: object) -> str:
+    return str(pathlib.PurePosixPath(*(part for part in parts if isinstance(part, str))))
+
+
+_FORGOTTEN = (
+    "numpy.ndarray",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.random._pickle.__randomstate_ctor",
+    "datetime.datetime",
+    "datetime.date",
+    "datetime.timedelta",
+    "functools.partial",
+    "typing.Any",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Float", "Integer", "Path", "String")),
+    *(
+        f"{package}.callbacks.{name}"
+        for package in ("pytorch_lightning", "lightning.pytorch")
+        for name in (
+            "early_stopping.EarlyStopping",
+            "gpu_stats_monitor.GPUStatsMonitor",
+            "lr_monitor.LearningRateMonitor",
+            "model_checkpoint.ModelCheckpoint",
+            "progress.ProgressBar",
+            "progress.tqdm_progress.TQDMProgressBar",
+            "stochastic_weight_avg.StochasticWeightAveraging",
+            "timer.Timer",
+        )
+    ),
+)
+_DICTS = (
+    "collections.defaultdict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+)
+_PATHS = tuple(
+    f"{module}.{name}"
+    for module in ("pathlib", "pathlib._local")
+    for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path")
+)
+
+# For torch.serialization.safe_globals: what is made, and the name in whose place.
+HARMLESS: list[Any] = [
+    Namespace,
+    SimpleNamespace,
+    *((kind, f"builtins.{kind.__name__}") for kind in (bool, bytes, dict, float, frozenset, int, list, str, tuple)),
+    *((PlainDict, name) for name in _DICTS),
+    *((Forgotten, name) for name in _FORGOTTEN),
+    *((_path, name) for name in _PATHS),
+    (DType, "numpy.dtype"),
+    (scalar, "numpy.core.multiarray.scalar"),
+    (scalar, "numpy._core.multiarray.scalar"),
+]
