@@ -246,6 +246,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`. Raises ValueError where a name is both a value and a section."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, key = name.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"'{name}': {section} is a value, not a section")
+        target[key] = value
+    return nested
+
+
 def binding_fields(config: Config) -> dict[str, Any]:
     """The flat fields that determine what a training step computes."""
     return {key: value for key, value in flatten(to_dict(config)).items()

@@ -45,7 +45,8 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
         raise ValueError(f"there is no checkpoint {folder}; train first, or name one with --checkpoint")
     state, _ = checkpoint.load(folder, config, manifest_digest=None)
     separator = Separator(config.model, config.audio)
-    separator.load_state_dict(state["separator"]["module"])
+    with checkpoint.fitting(folder):
+        separator.load_state_dict(state["separator"]["module"])
     set_arithmetic(config)
     return separator.to(device).eval()
 

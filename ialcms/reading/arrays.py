@@ -26,6 +26,10 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def _parse(file: io.BufferedReader | io.BytesIO, size: int) -> np.ndarray:
+    start = file.read(len(npy.MAGIC_PREFIX))
+    if start != npy.MAGIC_PREFIX:
+        raise Unreadable("it is no .npy file, or pickled objects, which are not read")
+    file.seek(0)
     try:
         major, _ = npy.read_magic(file)
         read_header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0

@@ -100,11 +100,11 @@ def _networks(folder: Path, meta: dict[str, Any]) -> tuple[Separator, Critic | N
     config = checkpoint.config_of(meta)
     state = checkpoint.load_state(folder)
     separator = Separator(config.model, config.audio)
-    separator.load_state_dict(state["separator"]["module"])
-    critic = None
-    if "critic" in state:
-        critic = Critic(config.model.critic)
-        critic.load_state_dict(state["critic"]["module"])
+    critic = Critic(config.model.critic) if "critic" in state else None
+    with checkpoint.fitting(folder):
+        separator.load_state_dict(state["separator"]["module"])
+        if critic is not None:
+            critic.load_state_dict(state["critic"]["module"])
     return separator, critic
 
 

@@ -62,7 +62,8 @@ def train(
     progress, beginning = Progress(), "from the start"
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
-        experiment.load_state_dict(state)
+        with checkpoint.fitting(found):
+            experiment.load_state_dict(state)
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
