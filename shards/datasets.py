@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from ialcms.files import open_text
+from ialcms.reading import Unreadable
+from ialcms.reading.text import parse_yaml
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
 
@@ -66,9 +68,9 @@ def load_dataset(name: str | Path) -> Dataset:
         raise ValueError(f"data set '{name}': {path} does not exist; give a YAML file or one of: {known}")
     try:
         with open_text(path) as file:
-            values = yaml.safe_load(file) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+            values = parse_yaml(file.read()) or {}
+    except Unreadable as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     _check_keys(values, [f.name for f in dataclasses.fields(Dataset) if f.name != "name"], str(path))
     classes = _classes(values.get("classes", {}), str(path))
     return Dataset(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.files import write_whole
+from ialcms.reading import one_line
+from ialcms.reading.text import read_json
 from shards.clean import Cleaned
 from shards.entries import Entry
 
@@ -87,9 +89,9 @@ class Report:
         if not path.is_file():
             return cls()
         try:
-            return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"report {path} cannot be read ({error}); remove it: nothing depends on it") from error
+            return cls.from_dict(read_json(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"report {path} cannot be read ({one_line(error)}); remove it: nothing depends on it") from error
 
     def lines(self) -> list[str]:
         counts = self.counts()

@@ -153,8 +153,8 @@ def _claim(root: Path, options: DemoOptions) -> None:
     wanted = _describe(options)
     if path.is_file():
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = read_json(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
         if found != wanted:
             raise ValueError(

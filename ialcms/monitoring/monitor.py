@@ -248,13 +248,13 @@ def drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines, rows = [], []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             if line.endswith("\n") and row["step"] <= step:
                 lines.append(line)
                 rows.append(row)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             log.warning("%s: dropped a damaged line", path)
     write_whole(path, "".join(lines))
     return rows

@@ -11,6 +11,6 @@ name and the remedy. What a file claims of its sizes is held against the bytes t
 for. Nothing in a file is ever executed.
 """
 
-from ialcms.reading.words import Unreadable, one_line, printable, shown
+from ialcms.reading.words import Unreadable, bare, one_line, printable, shown
 
-__all__ = ["Unreadable", "one_line", "printable", "shown"]
+__all__ = ["Unreadable", "bare", "one_line", "printable", "shown"]

@@ -8,13 +8,14 @@ one of the classes below takes its place, and keeps or forgets plain values. A n
 from __future__ import annotations
 
 import pathlib
+import struct
 from argparse import Namespace
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
-_NUMBERS = "?bhilqBHILQefdgFD"  # types of NumPy that hold numbers and nothing else
+# NumPy's names of types that hold a real number -> those of the struct module.
+_NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
+            "f2": "e", "f4": "f", "f8": "d"}  # fmt: skip
 
 
 class Forgotten:
@@ -41,22 +42,20 @@ class DType:
     """numpy.dtype of a number."""
 
     def __init__(self, name: object = "", *_: object) -> None:
-        dtype = np.dtype(name) if isinstance(name, str) and len(name) < 8 else None
-        self.value = dtype if dtype is not None and dtype.char in _NUMBERS else None
+        self.code = _NUMBERS.get(name, "") if isinstance(name, str) else ""
+        self.order = "<"
 
     def __setstate__(self, state: tuple) -> None:
-        if self.value is not None and len(state) > 1 and state[1] in ("<", ">"):
-            self.value = self.value.newbyteorder(state[1])
+        if len(state) > 1 and state[1] == ">":
+            self.order = ">"
 
 
-def scalar(dtype: object, raw: object = b"") -> int | float | complex | bool | None:
-    """A number of NumPy, as one of Python's; None for what is no number."""
-    if isinstance(raw, str):  # as the second pickle protocol writes bytes
-        raw = raw.encode("latin1")
-    value = dtype.value if isinstance(dtype, DType) else None
-    if value is None or not isinstance(raw, bytes) or len(raw) != value.itemsize:
+def scalar(dtype: object, raw: object = b"") -> int | float | bool | None:
+    """A number of NumPy, as one of Python's; None for what is no real number."""
+    if not isinstance(dtype, DType) or not dtype.code or not isinstance(raw, bytes):
         return None
-    number: int | float | complex | bool = np.frombuffer(raw, value)[0].item()
+    form = dtype.order + dtype.code
+    number: int | float | bool | None = struct.unpack(form, raw)[0] if len(raw) == struct.calcsize(form) else None
     return number
 
 

@@ -30,6 +30,11 @@ def shown(value: object) -> str:
     return printable(_repr.repr(value))
 
 
+def bare(value: object) -> str:
+    """As `shown`, but text without quotes and up to the length of a reason."""
+    return one_line(value) if isinstance(value, str) and value.strip() else shown(value)
+
+
 def printable(text: str) -> str:
     """Text that can go to a terminal: control characters, and those that turn its direction, as escapes."""
     if text.isprintable():
