@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,7 @@ from ialcms.data.manifest import Clip
 from ialcms.data.members import Naming, first_of
 from ialcms.reading import Unreadable, shown
 from ialcms.reading.arrays import parse_array
-from ialcms.reading.sounds import parse_sound
+from ialcms.reading.sounds import Sound, parse_sound
 from ialcms.reading.text import parse_json
 from shards.clean import FRAME, X1, X2, Y1, Y2, Detections, is_box, spans_a_pixel
 from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
@@ -24,9 +25,11 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
     others = sorted(set(members) - set(sounds) - pictures)
     if len(sounds) != 1 or not pictures or others != ["json", "npy"]:
         raise ValueError(f"must have one sound, pictures, .npy and .json, but has {', '.join(sorted(members))}")
-    num_samples, num_channels = check_sound(members[sounds[0]], sample_rate)
-    if (num_samples, num_channels) != (clip.num_samples, 1):
-        raise ValueError(f"sound has {num_samples} samples of {num_channels} channels, not {clip.num_samples} of 1")
+    sound = check_sound(members[sounds[0]], sample_rate)
+    if (sound.num_samples, sound.num_channels) != (clip.num_samples, 1):
+        raise ValueError(
+            f"sound has {sound.num_samples} samples of {sound.num_channels} channels, not {clip.num_samples} of 1"
+        )
     boxes = read_boxes(members["npy"])
     if boxes.dtype != np.float32 or boxes.shape != (clip.num_boxes, 7):
         raise ValueError(f"boxes are {boxes.dtype} {boxes.shape}, not float32 ({clip.num_boxes}, 7)")
@@ -49,15 +52,23 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
 
 def check_foreign_members(clip: Clip, members: dict[str, bytes], sample_rate: int, naming: Naming) -> None:
     """Raises ValueError with what is wrong with a clip of another program: what training reads of it must be sound."""
-    num_samples, num_boxes = measure(members, sample_rate, naming)
-    if (num_samples, num_boxes) != (clip.num_samples, clip.num_boxes):
+    found = measure(members, sample_rate, naming)
+    if (found.num_samples, found.num_boxes) != (clip.num_samples, clip.num_boxes):
         raise ValueError(
-            f"has {num_samples} samples and {num_boxes} boxes, the manifest says {clip.num_samples} and {clip.num_boxes}"
+            f"has {found.num_samples} samples and {found.num_boxes} boxes, the manifest says {clip.num_samples} and "
+            f"{clip.num_boxes}"
         )
 
 
-def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) -> tuple[int, int]:
-    """Number of samples and of boxes of a clip of another program. Raises ValueError with what is wrong with it.
+@dataclass(frozen=True)
+class Measures:
+    num_samples: int
+    num_boxes: int
+    sample_rate: int
+
+
+def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) -> Measures:
+    """The measures of a clip of another program. Raises ValueError with what is wrong with it.
 
     sample_rate: that the sound must have; None takes any.
     """
@@ -65,7 +76,7 @@ def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) 
     for what, member, names in (("sound", content, naming.sound), ("boxes", table, naming.boxes)):
         if member is None:
             raise ValueError(f"no {what} (.{', .'.join(names)}) among {_list(members)}")
-    num_samples, _ = check_sound(content, sample_rate)
+    sound = check_sound(content, sample_rate)
     boxes = read_boxes(table)
     if boxes.ndim != 2 or boxes.shape[1] != 7 or not np.issubdtype(boxes.dtype, np.floating) or not len(boxes):
         raise ValueError(f"boxes are {boxes.dtype} {boxes.shape[:4]}, not rows of seven floats")
@@ -81,7 +92,7 @@ def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) 
         if suffix is None:
             raise ValueError(f"boxes name frame {number}, of which there is no picture among {_list(members)}")
         check_picture(suffix, members[suffix], boxes[boxes[:, FRAME] == number], ("JPEG", "PNG"))
-    return num_samples, len(boxes)
+    return Measures(sound.num_samples, len(boxes), sound.sample_rate)
 
 
 def _list(members: dict[str, bytes]) -> str:
@@ -89,8 +100,8 @@ def _list(members: dict[str, bytes]) -> str:
     return f"{', '.join(names[:6])}{', ...' if len(names) > 6 else ''}" or "nothing"
 
 
-def check_sound(content: bytes, sample_rate: int | None) -> tuple[int, int]:
-    """Number of samples and of channels. Raises ValueError for a sound that nothing can be learned from."""
+def check_sound(content: bytes, sample_rate: int | None) -> Sound:
+    """The decoded sound. Raises ValueError for a sound that nothing can be learned from."""
     try:
         sound = parse_sound(content)
     except Unreadable as error:
@@ -99,7 +110,7 @@ def check_sound(content: bytes, sample_rate: int | None) -> tuple[int, int]:
         raise ValueError(f"sound ends after {len(sound.wave)} of {sound.num_samples} samples")
     scale = 1 / 32_768 if sound.wave.dtype == np.int16 else 1.0
     check_wave(sound.wave * np.float64(scale), sound.sample_rate, sample_rate or sound.sample_rate)
-    return sound.wave.shape
+    return sound
 
 
 def read_boxes(content: bytes) -> np.ndarray:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from ialcms.files import open_text
 from ialcms.reading import Unreadable
 from ialcms.reading.text import parse_yaml

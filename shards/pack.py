@@ -25,11 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, check_values, read_manifest, write_manifest
 from ialcms.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
-from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, check_values, read_manifest, write_manifest
 from ialcms.reading import one_line
 from ialcms.reading.text import check_depth, read_json
 from shards.clean import check_rule

@@ -91,7 +91,9 @@ class Report:
         try:
             return cls.from_dict(read_json(path))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"report {path} cannot be read ({one_line(error)}); remove it: nothing depends on it") from error
+            raise ValueError(
+                f"report {path} cannot be read ({one_line(error)}); remove it: nothing depends on it"
+            ) from error
 
     def lines(self) -> list[str]:
         counts = self.counts()

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.data.members import OURS, Naming, split_name
 from ialcms.files import write_whole
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
-from ialcms.data.members import OURS, Naming, split_name
 from ialcms.reading import Unreadable
 from ialcms.reading.tar import members_of
 from ialcms.reading.text import read_json
@@ -143,7 +143,7 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
 
 
 def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS) -> str | None:
-    """What is wrong with the bytes of a clip, or None. naming: of its members; others than ours make it a foreign one."""
+    """What is wrong with the bytes of a clip, or None. naming: of its members; one that is not ours is another's."""
     if len(data) != clip.size:
         return f"{clip.size - len(data)} of its {clip.size} bytes are missing"
     if zlib.crc32(data) != clip.crc32:
@@ -233,5 +233,3 @@ def _read_members(clip: Clip, data: bytes) -> dict[str, bytes]:
     except Unreadable as error:
         raise ValueError(f"is no tar archive ({error})") from error
     return members
-
-

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ialcms.files import open_text
 from ialcms.data.manifest import is_file_name
+from ialcms.files import open_text
 from ialcms.reading import shown
 from ialcms.reading.text import parse_json
 

@@ -101,7 +101,7 @@ def read_clip(
         raise BadClip(f"{name} has no {lacking}")
     detections = _decode_table(name, clip, table)
     wanted = None if rows is None else {int(detections[row, 0]) for row in rows}
-    frames = {}
+    frames: dict[int, bytes] = {}
     for suffix, content in members.items():
         number = naming.frame(suffix)
         if number is not None and number < 0:
@@ -148,7 +148,7 @@ def _members_of_whole(clip: Clip, raw: memoryview) -> dict[str, bytes | memoryvi
     where there is anything but plain files with short names that begin with the key: then every header is looked at.
     """
     members: dict[str, bytes | memoryview] = {}
-    position, start = 0, f"{clip.key}.".encode()
+    position, start = 0, f"{clip.key}.".encode(errors="surrogateescape")
     while position + BLOCK <= len(raw):
         header = bytes(raw[position : position + BLOCK])
         name, size, kind = header[:100].rstrip(b"\0"), header[124:136].strip(b"\0 "), header[156:157]

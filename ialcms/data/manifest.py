@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ialcms.files import write_whole
 from ialcms.data.members import Naming
+from ialcms.files import write_whole
 from ialcms.reading import Unreadable, one_line, shown
 from ialcms.reading.text import check_depth, parse_json
 
@@ -125,7 +125,9 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
         raw = path.read_bytes()
         values = parse_json(raw)
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); make it readable or correct data.shards") from error
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); make it readable or correct data.shards"
+        ) from error
     except Unreadable as error:
         raise ValueError(f"{path} is damaged ({error}); {_REMAKE}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -208,19 +210,29 @@ def _is_removed_clip(item: Any) -> bool:
 
 def _check_clip(clip: Clip, shards: tuple[Shard, ...]) -> None:
     where = f"clip {shown(clip.key)}"
+    for text in (clip.key, clip.instrument, clip.video):
+        if not text or not is_text(text):
+            raise ValueError(f"{where} has a name that is none: {shown(text)}")
     if clip.shard >= len(shards):
         raise ValueError(f"a clip lies in a shard that it does not list ({where})")
     if clip.split not in SPLITS:
         raise ValueError(f"split of {where} is {shown(clip.split)}, not {', '.join(SPLITS)}")
     if clip.offset + clip.size > shards[clip.shard].num_bytes:
-        raise ValueError(f"{where} ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}")
+        raise ValueError(
+            f"{where} ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
+        )
     if clip.num_boxes * _FEWEST_BYTES_A_BOX > clip.size or clip.num_samples > clip.size * _MOST_SAMPLES_A_BYTE:
         raise ValueError(f"{where} has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes")
 
 
-def is_file_name(name: str) -> bool:
-    """Whether a text names a file of a folder, and nothing outside of it."""
+def is_text(text: str) -> bool:
+    """Whether it can be written: characters, or the bytes of a file's name that is no UTF-8 (as Python holds them)."""
     try:
-        return Path(name).name == name and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name
+        return text.isascii() or bool(text.encode(errors="surrogateescape"))
     except UnicodeEncodeError:
         return False
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text names a file of a folder, and nothing outside of it."""
+    return is_text(name) and Path(name).name == name and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name

@@ -34,6 +34,7 @@ from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing, temporary_name
 from ialcms.processes import available_cores, worker_pool
+from ialcms.reading.text import read_json
 
 FORMAT = "ialcms-demo"
 VERSION = 1  # raise it when the same options give other clips

@@ -50,7 +50,9 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
         ("gradient_clipping", config.optim.clip_norm, "optim.clip_norm"),
     ):  # fmt: skip
         if settings.get(key, "auto") not in ("auto", value):
-            raise ValueError(f'{path}: {key} is {bare(settings[key])}, but {field} is {value}; write "auto" in the file')
+            raise ValueError(
+                f'{path}: {key} is {bare(settings[key])}, but {field} is {value}; write "auto" in the file'
+            )
         settings[key] = value
     sharding = settings.get("zero_optimization")
     stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"

@@ -77,8 +77,8 @@ def load_model(source: str | Path, device: str | torch.device | None = None) -> 
     wrong += [name for name in state if name not in expected]
     if wrong:
         raise ValueError(
-            f"the weights in {source} do not fit their configuration in {len(wrong)} tensors ({bare(wrong[0])}); export "
-            "the run again"
+            f"the weights in {source} do not fit their configuration in {len(wrong)} tensors ({bare(wrong[0])}); "
+            "export the run again"
         )
     separator = Separator(config.model, config.audio)
     separator.load_state_dict(state)
@@ -138,7 +138,8 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
             f"version that wrote it ({bare(content.get('program', 'unknown'))}), or export again with this one"
         )
     values, state, step = (content.get(name) for name in ("config", "separator", "step"))
-    tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
-    if not isinstance(values, dict) or not tensors or type(step) is not int:
+    if not isinstance(values, dict) or not isinstance(state, dict) or type(step) is not int or not (
+        all(isinstance(value, Tensor) for value in state.values())
+    ):  # fmt: skip
         raise ValueError(f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}")
     return from_dict(values, source=str(path)), state, step

@@ -33,6 +33,7 @@ from ialcms.inference.overlay import still_frames, write_overlays
 from ialcms.inference.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, StemMaker
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.reading.text import read_json
 
 _RECORD = "separation.json"
 log = logging.getLogger("ialcms")

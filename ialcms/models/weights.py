@@ -55,8 +55,8 @@ def _part(weights: Weights, own: Mapping[str, Tensor], source: str) -> Weights:
     prefixes = weights.prefixes_of(list(own))
     if len(prefixes) > 1:
         raise ValueError(
-            f"backbone weights '{source}' hold several ResNet-18 ({', '.join(repr(p) for p in prefixes[:4])}); save the "
-            f"one that is meant in a file of its own, {_REMEDY}"
+            f"backbone weights '{source}' hold several ResNet-18 ({', '.join(repr(p) for p in prefixes[:4])}); save "
+            f"the one that is meant in a file of its own, {_REMEDY}"
         )
     return weights.under(prefixes[0]) if prefixes else weights
 
@@ -79,4 +79,6 @@ def _read(path: Path) -> Weights:
     try:
         return read_weights(path)
     except (OSError, Unreadable) as error:
-        raise ValueError(f"backbone weights {path} are not a state_dict saved by torch ({one_line(error)}); {_REMEDY}") from error
+        raise ValueError(
+            f"backbone weights {path} are not a state_dict saved by torch ({one_line(error)}); {_REMEDY}"
+        ) from error

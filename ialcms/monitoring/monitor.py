@@ -23,6 +23,8 @@ from ialcms.engine import Workers, waited_s
 from ialcms.files import write_whole
 from ialcms.monitoring.tensorboard import BEST_SCORE, Curves
 from ialcms.monitoring.visuals import View
+from ialcms.reading import printable
+from ialcms.reading.text import parse_json
 from ialcms.runs.run_folder import RunFolder
 
 log = logging.getLogger("ialcms")
@@ -285,12 +287,19 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
         handler.close()
     name = "" if workers.world_size == 1 or workers.is_first else f"[worker {workers.rank}] "
     console = _Console(workers.is_first)
-    console.setFormatter(logging.Formatter(name + "%(message)s"))
+    console.setFormatter(_Plain(name + "%(message)s"))
     root.addHandler(console)
     if workers.is_first:
         file = _LogFile(folder.log)
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
+
+
+class _Plain(logging.Formatter):
+    """Names in the lines come from data: their control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -62,9 +62,7 @@ def iter_members(read: Read, start: int, end: int) -> Iterator[Member]:
             content = 0
         found = Member(name or _name(header), _kind(kind, header), first, data, content)
         if found.size > end - data:
-            raise Unreadable(
-                f"'{found.name}' at byte {offset} claims {shown(found.size)} bytes, {end - data} are left"
-            )
+            raise Unreadable(f"'{found.name}' at byte {offset} claims {shown(found.size)} bytes, {end - data} are left")
         offset = found.end
         if not extends:
             yield found

@@ -15,7 +15,9 @@ from torch import Tensor
 from ialcms.reading.harmless import HARMLESS
 from ialcms.reading.words import Unreadable, one_line
 
-_FOREIGN_CLASS = re.compile(r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)|create new object.*got <class '(\S+)'>")
+_FOREIGN_CLASS = re.compile(
+    r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)|create new object.*got <class '(\S+)'>"
+)
 
 
 def read_tensors(path: Path, foreign: bool = False, check_sums: bool = True) -> Any:
@@ -82,6 +84,8 @@ def _reason(error: Exception) -> str:
     found = _FOREIGN_CLASS.search(str(error))
     if found:
         name = found[1] or found[2]
-        return f"it holds '{name}', which could run code; save the state_dict alone: torch.save(model.state_dict(), FILE)"
+        return (
+            f"it holds '{name}', which could run code; save the state_dict alone: torch.save(model.state_dict(), FILE)"
+        )
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # what comes before it is advice
     return one_line(re.split(r"\n|\. ", text.strip())[0] or type(error).__name__)

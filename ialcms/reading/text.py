@@ -35,16 +35,11 @@ def parse_json(raw: bytes | str) -> Any:
     """The values of a JSON text. Raises Unreadable."""
     text = raw if isinstance(raw, str) else decode(raw)
     try:
-        values = json.loads(text)
-        if "\\u" in text:  # half of a surrogate pair is no character, and cannot be printed or written
-            json.dumps(values, ensure_ascii=False).encode()
+        return json.loads(text)
     except RecursionError as error:
         raise Unreadable("nested too deeply") from error
-    except UnicodeEncodeError as error:
-        raise Unreadable("holds characters that are none (half of a surrogate pair)") from error
     except ValueError as error:  # also of numbers with thousands of digits
         raise Unreadable(one_line(error)) from error
-    return values
 
 
 def parse_yaml(raw: bytes | str) -> Any:

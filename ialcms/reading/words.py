@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import reprlib
-import unicodedata
 
 _LONGEST = 200  # characters of a reason
+# Of ASCII and Latin-1, ends of lines and paragraphs, and what turns the direction of writing.
+CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+NO_UTF8 = re.compile("[\\ud800-\\udfff]")  # as Python holds the bytes of such names
 _repr = reprlib.Repr()
 _repr.maxlevel, _repr.maxstring, _repr.maxlong, _repr.maxother = 2, 60, 40, 60
 
@@ -36,15 +38,7 @@ def bare(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that can go to a terminal: control characters, and those that turn its direction, as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
-
-
-def _is_harmless(character: str) -> bool:
-    return character.isprintable() or (character == "\n") or unicodedata.category(character) == "Zs"
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode()
+    """Text that can go to a terminal: control characters, ones that turn its direction, and bytes that are no UTF-8
+    come out as escapes; ends of lines and tabs stay.
+    """
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], NO_UTF8.sub(lambda found: ascii(found[0])[1:-1], text))

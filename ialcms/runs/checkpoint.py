@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from ialcms import __version__
-from ialcms.files import flush_folder, replacing
 from ialcms.config import Config, binding_fields, digest, from_dict, unflatten
+from ialcms.files import flush_folder, replacing
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.tensors import read_tensors
 from ialcms.reading.text import read_json
@@ -196,8 +196,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {folder} is damaged ({_META} has changed since it was written); use another one")
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
-            f"checkpoint {folder} has format {bare(meta.get('format'))} {bare(meta.get('version'))}, this program reads "
-            f"{FORMAT} {VERSION}; use the program version that wrote it ({bare(meta.get('program', 'unknown'))})"
+            f"checkpoint {folder} has format {bare(meta.get('format'))} {bare(meta.get('version'))}, this program "
+            f"reads {FORMAT} {VERSION}; use the program version that wrote it ({bare(meta.get('program', 'unknown'))})"
         )
     if fault := _fault(meta):
         raise ValueError(f"checkpoint {folder} is damaged ({_META}: {fault}); use another one")
@@ -236,8 +236,8 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
         counts = manifest_digest is not None or name.startswith(("audio.", "model."))
         if counts and old.get(name) != new.get(name):
             raise ValueError(
-                f"checkpoint {folder} is of another configuration: {name} was {bare(old.get(name))}, now {new.get(name)}; "
-                "restore the value, or start a new run in another folder (--folder)"
+                f"checkpoint {folder} is of another configuration: {name} was {bare(old.get(name))}, now "
+                f"{new.get(name)}; restore the value, or start a new run in another folder (--folder)"
             )
     if manifest_digest is not None and meta["manifest_digest"] != manifest_digest:
         raise ValueError(

@@ -21,8 +21,8 @@ def init_from(experiment: Experiment, source: Path) -> str:
     """Fill the networks, not the optimizers, from `source`; returns what was filled and stripped, for the log.
 
     source: a run's folder (its best checkpoint), a checkpoint's folder, or a file: of 'ialcms export', a checkpoint's
-    state.pt, or one with the published names in whatever wrapping (see ialcms/reading/weights.py). The separator must be
-    whole; a missing critic starts afresh. ValueError when the weights do not fit.
+    state.pt, or one with the published names in whatever wrapping (see ialcms/reading/weights.py). The separator must
+    be whole; a missing critic starts afresh. ValueError when the weights do not fit.
     """
     separator = experiment.separator.module
     critic = None if experiment.critic is None else experiment.critic.module

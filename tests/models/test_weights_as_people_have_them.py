@@ -59,7 +59,10 @@ FORMS = {
     "data parallel": (lambda s: prefixed(s, "module."), "stripped 'module.'"),
     "compiled": (lambda s: prefixed(s, "_orig_mod."), "stripped '_orig_mod.'"),
     "both": (lambda s: prefixed(s, "module._orig_mod."), "stripped '_orig_mod.' and 'module.'"),
-    "a compiled part": (lambda s: prefixed(s, "backbone._orig_mod."), "stripped '_orig_mod.' from its names; took 'backbone.*'"),
+    "a compiled part": (
+        lambda s: prefixed(s, "backbone._orig_mod."),
+        "stripped '_orig_mod.' from its names; took 'backbone.*'",
+    ),
     "state_dict": (lambda s: {"state_dict": s, "epoch": 1}, "took 'state_dict'"),
     "net": (lambda s: {"net": prefixed(s, "module."), "acc": 93.1, "epoch": 7}, "took 'net'; stripped 'module.'"),
     "model_state_dict": (lambda s: {"model_state_dict": s, "loss": torch.tensor(1.0)}, "took 'model_state_dict'"),
@@ -92,7 +95,10 @@ class _Runs:
 
 
 REFUSED = {
-    "code beside the weights": (lambda s: {"state_dict": s, "x": _Runs()}, "holds 'posix.system', which could run code"),
+    "code beside the weights": (
+        lambda s: {"state_dict": s, "x": _Runs()},
+        "holds 'posix.system', which could run code",
+    ),
     "a whole module": (lambda s: torch.nn.Linear(2, 2), "save the state_dict alone"),
     "an unknown class": (lambda s: {"state_dict": s, "x": _Runs}, "_Runs', which could run code"),
     "two of them": (lambda s: prefixed(s, "student.") | prefixed(s, "teacher."), "hold several ResNet-18"),
