@@ -16,16 +16,13 @@ def text_cell(text: str) -> str:
 
     Control characters come out as escapes: people look at such files in terminals too. Bytes that are no UTF-8 stay.
     """
-    return _QUOTE + _plain(text) if _is_formula(text) else _plain(text)
+    plain = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _QUOTE + plain if _is_formula(plain) else plain
 
 
 def cell_text(cell: str) -> str:
     """The name in a cell that `text_cell` wrote, or that had no need of it."""
     return cell[1:] if cell.startswith(_QUOTE) and _is_formula(cell[1:]) else cell
-
-
-def _plain(text: str) -> str:
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _is_formula(text: str) -> bool:

@@ -90,7 +90,7 @@ def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
                 yield video, float(start), [label.strip()], split.strip()
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: a row is id,start,label,split, not {','.join(row)!r}"
+                    f"{path}, line {number}: a row is id,start,label,split, not {shown(','.join(row))}"
                 ) from error
 
 
@@ -104,7 +104,7 @@ def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
                 yield video, float(start), labels.split(","), None
             except ValueError as error:
                 raise ValueError(
-                    f'{path}, line {number}: a row is id,start,end,"label ids", not {",".join(row)!r}'
+                    f'{path}, line {number}: a row is id,start,end,"label ids", not {shown(",".join(row))}'
                 ) from error
 
 

@@ -36,9 +36,11 @@ from ialcms.monitoring.monitor import drop_records_after
 from ialcms.published import read_published
 from ialcms.reading.weights import read_weights
 from ialcms.runs import checkpoint, checkpoint_tool
+from shards.adopt import adopt, find_tars
 from shards.clean import read_detections
 from shards.datasets import load_dataset
 from shards.entries import read_index
+from shards.foreign_clips import Reading
 from shards.report import Report
 from shards.stats import collect_stats, table_lines
 from shards.verify import check_manifest, verify
@@ -104,12 +106,12 @@ def kinds(material: Material) -> dict[str, Kind]:
     options = small_config()
     return {
         "manifest": (lambda rng, out: _put_manifest(rng, out, material), [_use_shards]),
-        "shard": (lambda rng, out: _put_shard(rng, out, material.shards, fitting=False), [_use_shards]),
+        "shard": (lambda rng, out: _put_shard(rng, out, material.shards, fitting=False), [_use_shards, _adopt]),
         "shard whose checksums fit": (
             lambda rng, out: _put_shard(rng, out, material.shards, fitting=True),
             [_use_shards],
         ),
-        "members of a clip": (lambda rng, out: _put_members(rng, out, material.shards), [_use_shards]),
+        "members of a clip": (lambda rng, out: _put_members(rng, out, material.shards), [_use_shards, _adopt]),
         "array": (
             lambda rng, out: _put(out / "a.npy", mutations.bytes_of(rng, array)),
             [_read("a.npy", read_detections)],
@@ -352,6 +354,11 @@ def _use_shards(folder: Path) -> None:
     table_lines(collect_stats(manifest))
     if refusal is not None:
         raise refusal
+
+
+def _adopt(folder: Path) -> None:
+    (folder / FILE_NAME).unlink()
+    adopt(find_tars([str(folder)]), Reading(split="train", pattern="(?P<instrument>[a-z]+)"))
 
 
 def _use_checkpoint(root: Path) -> None:

@@ -178,8 +178,8 @@ class TestTheirs:
 
     def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         write_theirs(tmp_path, *(sample(number) for number in range(8)), sample(9, mp3=b"ID3 and nothing more"))
-        arguments = ["data", "adopt", f"{tmp_path}/data-{{0000..0001}}.tar", "--jobs", "1", "--member", "boxes=boxes.npy",
-                     "--field", "instrument=label.name", "--field", "video=youtube_id"]  # fmt: skip
+        arguments = ["data", "adopt", f"{tmp_path}/data-{{0000..0001}}.tar", "--jobs", "1"]
+        arguments += ["--member", "boxes=boxes.npy", "--field", "instrument=label.name", "--field", "video=youtube_id"]
         assert main([*arguments, "--dry-run"]) == 0
         assert "violin, video vid0, train, 2 boxes, 0.5 s at 8000 Hz" in capsys.readouterr().out
         assert not (tmp_path / "manifest.json").exists()
@@ -316,8 +316,8 @@ def test_input_that_cannot_be_adopted_is_one_line(
     assert not (tmp_path / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("name", ["train-000000.tar", "train-{000000..000003}.tar", "train-*.tar", "a.tar::b.tar", "x.tgz",
-                                  "{train,val}-0.tar", "train-000000.tar.gz"])  # fmt: skip
+@pytest.mark.parametrize("name", ["train-000000.tar", "train-{000000..000003}.tar", "train-*.tar", "a.tar::b.tar",
+                                  "x.tgz", "{train,val}-0.tar", "train-000000.tar.gz"])  # fmt: skip
 @pytest.mark.parametrize("there", [True, False])
 def test_tars_in_the_place_of_their_folder_lead_to_it(name: str, there: bool, packed: Manifest) -> None:
     if not there:
