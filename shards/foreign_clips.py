@@ -9,7 +9,7 @@ from typing import Any
 
 from ialcms.data.manifest import SPLITS, Clip, is_text
 from ialcms.data.members import OURS, Naming, first_of
-from ialcms.reading import Unreadable, bare, shown
+from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.text import parse_json
 from shards.check_members import check_members, measure
 from shards.entries import video_of
@@ -116,9 +116,10 @@ def _facts(key: str, shard: str, metadata: Any, reading: Reading) -> dict[str, s
     instrument = told["instrument"]
     if not instrument:
         name = reading.fields.get("instrument", "instrument")
+        fields = ", ".join(map(bare, metadata)) if isinstance(metadata, dict) and metadata else "nothing"
         raise ValueError(
-            f"its metadata have no field '{name}' (name another with --field instrument=FIELD, or take it from the "
-            "key with --key-pattern)"
+            f"its metadata have no field '{name}', but {one_line(fields)} (name another with --field instrument=FIELD, "
+            "or take it from the key with --key-pattern)"
         )
     by_name = _SPLIT_NAMES.get(told["split"].lower(), "") if told["split"] else split_of_name(shard)
     split = reading.split or by_name
