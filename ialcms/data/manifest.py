@@ -235,4 +235,4 @@ def is_text(text: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Whether a text names a file of a folder, and nothing outside of it."""
-    return is_text(name) and Path(name).name == name and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name
+    return is_text(name) and Path(name).name == name != ".." and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name

@@ -27,6 +27,8 @@ def read_array(path: Path) -> np.ndarray:
 
 def _parse(file: io.BufferedReader | io.BytesIO, size: int) -> np.ndarray:
     start = file.read(len(npy.MAGIC_PREFIX))
+    if not start:
+        raise Unreadable("it is empty")
     if start != npy.MAGIC_PREFIX:
         raise Unreadable("it is no .npy file, or pickled objects, which are not read")
     file.seek(0)
