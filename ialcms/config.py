@@ -422,8 +422,6 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
         return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
     if origin in (types.UnionType, typing.Union):
         return _convert_union(kind, value, name, source)
-    if origin is types.UnionType:
-        return None if value is None else _convert(typing.get_args(kind)[0], value, name, source)
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"{source}: {name} is {shown(value)}; give a number that 64 bits can hold")
     if kind is float and not isinstance(value, bool):

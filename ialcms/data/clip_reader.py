@@ -189,7 +189,6 @@ def _decode_sound(
     name: str, clip: Clip, manifest: Manifest, content: bytes | memoryview, first: int, count: int
 ) -> np.ndarray:
     """(count,) samples from `first` on, fewer at the end."""
-    import soundfile  # here: training steps and an exported separator need no files of sounds
 
     try:
         sound = parse_sound(content, first, count)

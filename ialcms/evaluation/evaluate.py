@@ -35,7 +35,6 @@ from ialcms.evaluation.windows import Separated
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import check_memory
-from ialcms.processes import available_cores, worker_pool
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"

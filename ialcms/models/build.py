@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
