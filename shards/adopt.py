@@ -35,7 +35,7 @@ from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from ialcms.reading import Unreadable, one_line
 from ialcms.reading.tar import Member, iter_members
-from ialcms.reading.text import read_json
+from ialcms.reading.text import read_json, typed
 from shards.foreign_clips import FoundClip, Reading, examine, split_of_name
 
 _RECORDS = ".adopting"
@@ -177,7 +177,7 @@ def _recall(path: Path, digest: str) -> FoundShard | None:
         record = read_json(path.parent / _RECORDS / f"{path.name}.json")
         if record["state"] != _state(path, digest):
             return None
-        return FoundShard(**record["found"] | {"clips": [FoundClip(**clip) for clip in record["found"]["clips"]]})
+        return typed(FoundShard, record["found"] | {"clips": [typed(FoundClip, c) for c in record["found"]["clips"]]})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,7 +21,7 @@ from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from ialcms.reading import Unreadable
 from ialcms.reading.tar import members_of
-from ialcms.reading.text import read_json
+from ialcms.reading.text import read_json, typed
 from shards.check_members import check_foreign_members, check_members
 from shards.shard_writer import shard_files
 
@@ -91,9 +91,15 @@ def _recall(manifest: Manifest, index: int) -> ShardFindings | None:
     """What an earlier run, which did not come to its end, found out about a shard."""
     try:
         record = read_json(manifest.folder / _RECORDS / f"{manifest.shards[index].name}.json")
-        return ShardFindings(**record["found"]) if record["state"] == _state(manifest, index) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        found = typed(ShardFindings, record["found"]) if record["state"] == _state(manifest, index) else None
+        is_whole = found is not None and all(map(_is_text, (*found.problems, *found.bad_clips.values())))
+        return found if is_whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def check_manifest(manifest: Manifest) -> list[str]:

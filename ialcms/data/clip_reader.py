@@ -79,8 +79,8 @@ def read_clip(
     tar or not the one that the manifest describes.
     """
     clip = manifest.clips[index]
+    path = manifest.shard_path(clip)  # a fetched shard has the size that the manifest says: now memory can be asked for
     raw = (buffer or ReadBuffer()).of_size(clip.size)
-    path = manifest.shard_path(clip)
     try:
         _read_bytes(path, clip, raw)
     except FileNotFoundError:

@@ -39,6 +39,7 @@ _REMAKE = "write it again with 'ialcms data pack', or from the shards: move it a
 _TARS = re.compile(r"\.(tar|tgz)(\.\w+)?$|::|\{[^{}/]*(\.\.|,)[^{}/]*\}|\.tar[*?]")
 _MOST_SAMPLES_PER_SECOND = 10_000_000
 _MOST_SAMPLES_A_BYTE = 65_536  # FLAC writes a block of that many equal samples in some bytes
+_LARGEST_CLIP = 1 << 32  # bytes
 _FEWEST_BYTES_A_BOX = 14  # seven numbers of 16 bits
 
 
@@ -221,6 +222,8 @@ def _check_clip(clip: Clip, shards: tuple[Shard, ...]) -> None:
         raise ValueError(
             f"{where} ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
         )
+    if clip.size > _LARGEST_CLIP:
+        raise ValueError(f"{where} has {clip.size} bytes, more than the {_LARGEST_CLIP} that are read at once")
     if clip.num_boxes * _FEWEST_BYTES_A_BOX > clip.size or clip.num_samples > clip.size * _MOST_SAMPLES_A_BYTE:
         raise ValueError(f"{where} has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pathlib
 import struct
 from argparse import Namespace
+from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,10 +33,10 @@ class Forgotten:
 
 
 class PlainDict:
-    """A dictionary, where one of a class of its own stood: torch fills no others."""
+    """A dictionary, where one of a class of its own stood: torch fills no others, and gives attributes to this one."""
 
-    def __new__(cls, *_: object) -> dict:  # type: ignore[misc]
-        return {}
+    def __new__(cls, *_: object) -> OrderedDict:  # type: ignore[misc]
+        return OrderedDict()
 
 
 class DType:
@@ -95,6 +96,7 @@ _FORGOTTEN = (
 )
 _DICTS = (
     "collections.defaultdict",
+    "easydict.EasyDict",
     "pytorch_lightning.utilities.parsing.AttributeDict",
     "lightning.pytorch.utilities.parsing.AttributeDict",
     "lightning_fabric.utilities.data.AttributeDict",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ialcms.reading.words import Unreadable, one_line
+from ialcms.reading.words import Unreadable, bare, one_line, shown
 
+T = TypeVar("T")
 _MOST_YAML_BYTES = 4 << 20
 _MOST_YAML_VALUES = 100_000
 _DEEPEST = 64  # levels of nesting: no file of ours has ten
@@ -58,6 +60,21 @@ def parse_yaml(raw: bytes | str) -> Any:
     if _count(values, 0, 0) > _MOST_YAML_VALUES:
         raise Unreadable(f"more than {_MOST_YAML_VALUES} values, its aliases written out")
     return values
+
+
+def typed(kind: type[T], values: Any) -> T:
+    """A dataclass of plain values from a mapping. Raises Unreadable for other names, or values of other kinds."""
+    if not isinstance(values, dict):
+        raise Unreadable(f"{shown(values)} in the place of a {kind.__name__}")
+    kinds = {"str": str, "int": int, "bool": bool}
+    fields = {field.name: kinds.get(str(field.type)) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if name not in fields or (fields[name] is not None and type(value) is not fields[name]):
+            raise Unreadable(f"{bare(name)} of a {kind.__name__} is {shown(value)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise Unreadable(one_line(error)) from error
 
 
 def check_depth(values: Any) -> None:

@@ -180,6 +180,10 @@ def kinds(material: Material) -> dict[str, Kind]:
             lambda rng, out: _put_lines(rng, out / "m.jsonl", [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]),
             [_read("m.jsonl", lambda path: drop_records_after(path, 1))],
         ),
+        "records of a verification": (
+            lambda rng, out: _put_record(rng, out, material.shards),
+            [lambda out: [found.lines() for found in verify(read_manifest(out))]],
+        ),
         "report": (
             lambda rng, out: _put(out / "r.json", mutations.json_of(rng, report)),
             [_read("r.json", lambda path: Report.read(path).lines())],
@@ -309,6 +313,17 @@ def _put_pickle(rng: random.Random, path: Path, whole: Path) -> None:
             if entry.filename.endswith("data.pkl") or rng.random() < 0.02:
                 raw = mutations.bytes_of(rng, raw)
             new.writestr(entry.filename, raw, rng.choice((zipfile.ZIP_STORED,) * 9 + (zipfile.ZIP_DEFLATED,)))
+
+
+def _put_record(rng: random.Random, out: Path, whole: Manifest) -> None:
+    shutil.copytree(whole.folder, out, dirs_exist_ok=True)
+    (out / ".verifying").mkdir()
+    stat = (out / whole.shards[0].name).stat()
+    found = {"shard": "a", "problems": ["b"], "bad_clips": {"c": "d"}, "num_bytes": 3, "sha256": "e"}
+    state = [whole.digest, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+    record = {"state": state, "found": mutations.values_of(rng, found)}
+    raw = json.dumps(record).encode() if rng.random() < 0.8 else mutations.json_of(rng, record)
+    (out / ".verifying" / f"{whole.shards[0].name}.json").write_bytes(raw)
 
 
 def _put_results(rng: random.Random, out: Path, mixes: str, summary: dict[str, Any]) -> None:

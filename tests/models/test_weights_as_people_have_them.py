@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import types
 from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,25 @@ def test_a_form_is_taken_and_what_was_stripped_is_said(form: str, as_zip: bool, 
     assert bool(said) == bool(note)
     for name, value in backbone.state_dict().items():
         assert torch.allclose(value.float(), state[name].float(), atol=1e-3), name
+
+
+def test_classes_of_programs_that_are_not_here(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's callbacks and dictionaries, EasyDict: stand-ins are made, and the weights are taken."""
+    names = {"easydict": "EasyDict", "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+             "pytorch_lightning.utilities.parsing": "AttributeDict"}  # fmt: skip
+    made = {}
+    with monkeypatch.context() as patch:
+        for module, name in names.items():
+            made[name] = type(name, (dict,), {"__module__": module, "__qualname__": name})
+            for part in (module, module.partition(".")[0]):
+                patch.setitem(sys.modules, part, types.ModuleType(part))
+            setattr(sys.modules[module], name, made[name])
+        options = made["EasyDict"](lr=0.1)
+        options.lr = 0.1
+        content = {"state_dict": state, "callbacks": {made["ModelCheckpoint"]: {"best": torch.tensor(1.0)}},
+                   "hyper_parameters": made["AttributeDict"](width=4), "cfg": options}  # fmt: skip
+        torch.save(content, tmp_path / "weights.pt")
+    assert load_backbone(Backbone(4), str(tmp_path / "weights.pt")) == "took 'state_dict'"
 
 
 class _Runs:
