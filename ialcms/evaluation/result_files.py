@@ -92,6 +92,8 @@ def _mix_rows(result: MixResult) -> Iterable[tuple]:
 
 def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
     scores = tuple({name: float(row[name]) for name in METRICS} if row["SDR"] else {} for row in rows)
+    if not all(scores) and not rows[0]["problem"]:
+        raise ValueError(f"mix {index} has no scores and no reason for that")
     return MixResult(
         index,
         tuple(cell_text(row["instrument"]) for row in rows),

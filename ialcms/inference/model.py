@@ -142,4 +142,7 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
         all(isinstance(value, Tensor) for value in state.values())
     ):  # fmt: skip
         raise ValueError(f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}")
-    return from_dict(values, source=str(path)), state, step
+    try:
+        return from_dict(values, source="configuration"), state, step
+    except ValueError as error:
+        raise ValueError(f"the configuration in {path} cannot be used here ({error}); {remedy}") from error

@@ -220,7 +220,10 @@ def _fault(meta: dict[str, Any]) -> str | None:
 
 def config_of(meta: dict[str, Any]) -> Config:
     """The configuration that a checkpoint was written with, as far as it determines the networks and the training."""
-    return from_dict(unflatten(meta["config"]), source="checkpoint")
+    try:
+        return from_dict(unflatten(meta["config"]), source="checkpoint")
+    except ValueError as error:
+        raise ValueError(f"the checkpoint's configuration cannot be used here ({error}); use another one") from error
 
 
 def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:

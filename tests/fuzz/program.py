@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from pathlib import Path
@@ -47,10 +48,10 @@ def run(count: int, seed: int, chosen: str, keep: bool = False) -> int:
         for kind, (put, readers) in table.items():
             if chosen not in kind:
                 continue
+            start = time.process_time()
             for number in range(count):
                 out = root / "out"
                 out.mkdir()
-                print(f"{kind} {number}", end="\r", file=sys.stderr, flush=True)
                 put(random.Random(f"{seed} {kind} {number}"), out)
                 for reader in readers:
                     fault = _fault_of(reader, out)
@@ -60,6 +61,7 @@ def run(count: int, seed: int, chosen: str, keep: bool = False) -> int:
                         if keep:
                             shutil.copytree(out, Path("fuzz") / f"{kind} {number}", dirs_exist_ok=True)
                 shutil.rmtree(out)
+            print(f"{kind}: {time.process_time() - start:.1f} s", file=sys.stderr, flush=True)
     return faults
 
 

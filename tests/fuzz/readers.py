@@ -385,7 +385,6 @@ def _use_checkpoint(root: Path) -> None:
         lambda: checkpoint.load(folder, small_config(), "digest"),
         lambda: load_model(folder, "cpu"),
         lambda: checkpoint_tool.show(folder),
-        lambda: checkpoint_tool.diff(folder, folder),
         lambda: checkpoint_tool.export(folder, root / "out.pt"),
         lambda: checkpoint.newest_intact(root),
     ):
