@@ -14,6 +14,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from ialcms import __version__
+from ialcms.terminal import plain_output
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
 _OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
@@ -21,7 +22,11 @@ _OVERRIDES = "configuration values as section.key=value, like train.steps=100 da
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    with plain_output():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _parser(with_data="data" in arguments)
     args, more = parser.parse_known_args(arguments)
     # argparse takes positional values only in one run: those behind an option are left over
@@ -44,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
         return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's word for it
+            raise
+        words = " ".join(str(error).split()) or "it is all in use"
+        return _refuse(f"not enough memory ({words[:200]}); lower train.global_batch, or the networks' widths")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from ialcms.data.manifest import SPLITS
 from ialcms.files import open_text, write_whole
+from ialcms.reading import shown
 
 MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
 _HEADER = ["audio_path", "frames_path", "detection_path"]
@@ -149,7 +150,7 @@ def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, 
                 continue
             where = f"{path}, line {number}"
             if len(columns) != 3 or not all(columns):
-                raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {','.join(row)!r}")
+                raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {shown(','.join(row))}")
             audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
             entries.append(Entry(split, audio, frames, detections))
     return entries

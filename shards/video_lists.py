@@ -8,13 +8,15 @@ audioset   CSV rows id,start second,end second,"label id,label id,..." after com
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ialcms.data.manifest import is_file_name
 from ialcms.files import open_text
+from ialcms.reading import shown
+from ialcms.reading.text import parse_json
 
 FORMATS = ("music", "vggsound", "audioset")
 DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
@@ -70,7 +72,7 @@ def _read_music(path: Path) -> VideoList:
     with open_text(path) as file:
         text = file.read()
     try:
-        videos = json.loads(text)["videos"]
+        videos = parse_json(text)["videos"]
         named = [(str(name), [str(video) for video in ids]) for name, ids in videos.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not of the form {{"videos": {{"<instrument>": ["<id>", ...]}}}}') from error
@@ -88,7 +90,7 @@ def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
                 yield video, float(start), [label.strip()], split.strip()
             except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: a row is id,start,label,split, not {','.join(row)!r}"
+                    f"{path}, line {number}: a row is id,start,label,split, not {shown(','.join(row))}"
                 ) from error
 
 
@@ -102,7 +104,7 @@ def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
                 yield video, float(start), labels.split(","), None
             except ValueError as error:
                 raise ValueError(
-                    f'{path}, line {number}: a row is id,start,end,"label ids", not {",".join(row)!r}'
+                    f'{path}, line {number}: a row is id,start,end,"label ids", not {shown(",".join(row))}'
                 ) from error
 
 
@@ -126,6 +128,6 @@ def _checked(entries: list[Listed], path: Path) -> list[Listed]:
         if entry.start_s is not None and not 0 <= entry.start_s < math.inf:
             raise ValueError(f"{path}: '{entry.video}' starts at second {entry.start_s}; correct the list")
         for name in (entry.video, entry.instrument):
-            if not name or "/" in name or name.startswith("."):
-                raise ValueError(f"{path}: '{name}' cannot be the name of a file; correct the list")
+            if not is_file_name(f"{name}.json") or name.startswith("."):
+                raise ValueError(f"{path}: {shown(name)} cannot be the name of a file; correct the list")
     return list(dict.fromkeys(entries))

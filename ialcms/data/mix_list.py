@@ -15,8 +15,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ialcms.csv_cells import text_cell
 from ialcms.data.evaluation_mixes import EvaluationMix
 from ialcms.data.manifest import Manifest
+from ialcms.reading import shown
 
 
 def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
@@ -31,17 +33,24 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"list of mixes {path} is not UTF-8 text; save it as CSV in UTF-8") from error
-    index_of = {clip.key: index for index, clip in enumerate(manifest.clips)}
+    except OSError as error:
+        raise ValueError(f"list of mixes {path} cannot be read ({error.strerror}); make it readable") from error
+    index_of = {text_cell(clip.key): index for index, clip in enumerate(manifest.clips)}  # as an evaluation writes them
+    index_of |= {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
     reader = csv.DictReader(lines)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file ({error}); look for a quote that is left open") from error
     missing = {"mix", "clip"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
+    for number, row in rows:
+        where = f"{path}, line {number}"
         index = index_of.get(row["clip"])
         if index is None:
-            raise ValueError(f"{where}: there is no clip '{row['clip']}' in {manifest.folder}")
+            raise ValueError(f"{where}: there is no clip {shown(row['clip'])} in {manifest.folder}")
         box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
         clip = manifest.clips[index]
         if box >= clip.num_boxes:
@@ -66,5 +75,5 @@ def _count(text: str | None, name: str, where: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise ValueError(f"{where}: {name} is '{text}'; it must be a whole number, 0 or more")
+        raise ValueError(f"{where}: {name} is {shown(text)}; it must be a whole number, 0 or more")
     return value

@@ -34,6 +34,7 @@ from ialcms.inference.stems import ABOVE, StemMaker
 from ialcms.media.decode import Damage
 from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.reading.text import read_json
 
 _RECORD = "separation.json"
 log = logging.getLogger("ialcms")
@@ -183,7 +184,7 @@ def _names(found: Sequence[SoundObject]) -> list[str]:
 def _remove_earlier(out: Path, kept: set[Path]) -> None:
     """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
     try:
-        names = [entry["name"] for entry in json.loads((out / _RECORD).read_text())["objects"]]
+        names = [entry["name"] for entry in read_json(out / _RECORD)["objects"]]
     except (OSError, ValueError, KeyError, TypeError):
         return  # there was none, or it is somebody else's file
     resolved = {path.resolve() for path in kept}

@@ -64,10 +64,13 @@ def train(
     progress, beginning = Progress(), "from the start"
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
-        experiment.load_state_dict(state)
+        with checkpoint.fitting(found):
+            experiment.load_state_dict(state)
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
+    elif origin := experiment.separator.module.visual.backbone.origin:
+        beginning += f"; backbone {config.model.visual.weights}: {origin}"
     if profiled_steps:
         check_profile(profiled_steps, config.train.steps - progress.step)
     batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)
