@@ -95,7 +95,9 @@ def train(
         with (
             StopRequest(folder.stop_file) as stop,
             watchdog,
-            StepProfile(looks, folder.profile, _networks(experiment), workers.device, progress.step) as profile,
+            StepProfile(
+                looks, folder.profile, _networks(experiment), device=workers.device, first_step=progress.step
+            ) as profile,
         ):
             run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
                        profile)  # fmt: skip
@@ -234,6 +236,8 @@ def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
 
 
 def _networks(experiment: Experiment) -> dict[str, nn.Module]:
-    """Those that learn, by their names."""
+    """Those that learn, by their names; none where their passes are compiled, which names would take part in."""
+    if getattr(experiment.config.train, "compile", False):
+        return {}
     learners = {"separator": experiment.separator, "critic": experiment.critic}
     return {name: learner.module for name, learner in learners.items() if learner is not None}
