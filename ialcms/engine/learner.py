@@ -5,7 +5,7 @@ autograd: the module neither reduces gradients nor waits for other workers.
 
     for part in micro_batches:                 # as many as `accumulation` says
         learner.backward(loss(learner(part)))
-    norm = learner.step()
+    norm = learner.step()                      # does nothing where the norm is not finite
 
 Losses are means over the worker's equal share of a micro-batch of the whole job. The update is that of the mean over
 micro-batches and workers, and the reduction happens once, at the last micro-batch.
@@ -23,7 +23,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
-from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.moving_state import MovingState
+from ialcms.engine.nonfinite import poison
 from ialcms.engine.ranks import Workers
 from ialcms.engine.traffic import size
 
@@ -38,49 +39,58 @@ class Learner(Generic[Network]):
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
-        self._saved_buffers: list[Tensor] = []
+        self._moving = MovingState(module)
+        self._fuse()
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's loss."""
-        (poison(loss) / self.accumulation).backward()
+    def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:
+        """Add the gradient of a micro-batch's loss. taint: 0, or NaN for a step that is to be skipped."""
+        (poison(loss, taint) / self.accumulation).backward()
 
     def step(self) -> Tensor:
         """One optimizer step; returns the norm of the gradient of the global batch, before clipping.
 
-        Raises NonFinite, on all workers alike, and leaves the network as it is, when that norm is not finite.
+        Where that norm is not finite, which is so on all workers alike, the network stays as it is.
         """
         norm = self._clip()
-        self.optimizer.step()
+        if self._skip_unless_finite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return self._checked(norm)
+        return norm
 
     def _clip(self) -> Tensor:
-        """Clip the gradients, and drop them where they are not finite; returns their norm before."""
+        """Clip the gradients; returns their norm before."""
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(norm.isfinite()):
-            self.optimizer.zero_grad(set_to_none=True)
-        elif self.clip_norm:
+        if self.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         return norm
 
-    def _checked(self, norm: Tensor) -> Tensor:
-        if not bool(norm.isfinite()):
-            raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
-        return norm
+    def _skip_unless_finite(self, norm: Tensor) -> bool:
+        """Whether the optimizer is to be called. On a GPU always: its kernels look at the flag, the program does not.
+
+        With the flag set they change neither parameters nor moments nor the count of steps, whatever the weight decay.
+        """
+        if not norm.is_cuda:
+            return bool(norm.isfinite())
+        self.optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        return True
+
+    def _fuse(self) -> None:
+        """On a GPU the optimizer must be torch's fused one, which alone can skip a step by itself."""
+        if next(self.module.parameters()).is_cuda:
+            for group in self.optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False
 
     def save_buffers(self) -> None:
         """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
-        buffers = list(self.module.buffers())
-        if not self._saved_buffers:
-            self._saved_buffers = [torch.empty_like(buffer) for buffer in buffers]
-        torch._foreach_copy_(self._saved_buffers, buffers)
+        self._moving.save()
 
-    def restore_buffers(self) -> None:
-        torch._foreach_copy_(list(self.module.buffers()), self._saved_buffers)
+    def restore_buffers(self, where: Tensor | None = None) -> None:
+        """Put them back. where: a flag on the device that says whether; None: do it."""
+        self._moving.restore(where)
 
     def average_running_statistics(self) -> None:
         """After a step, where each worker normalises by its own part: the same running statistics on all."""
@@ -103,7 +113,11 @@ class Learner(Generic[Network]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of any engine; before the first pass."""
         self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        optimizer = copy.deepcopy(state["optimizer"])
+        # How an update is computed is this machine's business, and decides where torch puts the count of steps.
+        for own, saved in zip(self.optimizer.param_groups, optimizer["param_groups"]):
+            saved |= {name: own[name] for name in ("fused", "foreach") if name in own}
+        self.optimizer.load_state_dict(optimizer)
 
 
 class DDPLearner(Learner[Network]):
@@ -131,6 +145,8 @@ class DDPLearner(Learner[Network]):
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
             self._gradient_bytes //= 2
+        # DDP times some of its passes, and waits for the device to do so.
+        self._wrapped._set_ddp_runtime_logging_sample_rate(2**31 - 1)
         self._passes = 0
         self._settle_buckets()
 

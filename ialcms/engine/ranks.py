@@ -50,8 +50,11 @@ class Workers:
         else:
             self.device = torch.device("cpu")
         if self.distributed:
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+            timeout = datetime.timedelta(seconds=timeout_s)
+            if self.device.type == "cuda":  # with its device NCCL connects now, and a barrier need not guess
+                dist.init_process_group("nccl", timeout=timeout, device_id=self.device)
+            else:
+                dist.init_process_group("gloo", timeout=timeout)
 
     @property
     def is_first(self) -> bool:
@@ -123,9 +126,14 @@ class Workers:
         if self.world_size == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        with waiting():
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+        return [bool(value) for value in self.largest(values).tolist()]
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Maximum over the workers, in place."""
+        if self.world_size > 1:
+            with waiting():
+                dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
 
     def barrier(self) -> None:
         if self.world_size > 1:

@@ -25,9 +25,8 @@ from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
 _MIXES = 8  # of this worker, in a step
-_WARM_UP = range(3, 5)
-# With separator_every = 3. 
-_WATCHED = {"both learn": 6, "critic only": 7}
+_WARM_UP = range(3, 14)  # DDP looks at the clock, and waits for that, in its first ten passes
+_WATCHED = {"both learn": 15, "critic only": 16}  # the separator learns at every third
 
 
 def main() -> None:

@@ -50,7 +50,8 @@ class _Operators:
         self._launch("cuDNN convolution")
         reach = [spread * (kernel - 1) for spread, kernel in zip(dilation, weight.shape[2:])]
         sizes = [
-            (size + 2 * pad - span - 1) // step + 1 for size, pad, span, step in zip(x.shape[2:], padding, reach, stride)
+            (size + 2 * pad - span - 1) // step + 1
+            for size, pad, span, step in zip(x.shape[2:], padding, reach, stride)
         ]
         last = any(_is_channels_last(tensor) for tensor in (x, weight))
         shape = [x.shape[0], weight.shape[0], *sizes]
