@@ -1,8 +1,8 @@
 """The norm of the gradient, clipping and skipping for DeepSpeed's ZeRO optimizers, in place of their own.
 
-Theirs make the program wait for the device several times a step: to see whether the gradient overflows, whether its norm
-is valid, and for the stream in which gradients are reduced. Here the norm stays on the device, and so does the decision
-to skip. The attributes are those of DeepSpeed 0.19; `tests/null_gpu` counts what is left.
+Theirs make the program wait for the device several times a step: to see whether the gradient overflows, whether its
+norm is valid, and for the stream in which gradients are reduced. Here the norm stays on the device, and so does the
+decision to skip. The attributes are those of DeepSpeed 0.19; `tests/null_gpu` counts what is left.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from ialcms.models.build import build_networks, critic_optimizer, separator_opti
 from ialcms.rng import uniforms
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
+from ialcms.training.pieces import Pieces
 from ialcms.training.schedule import Turn, turn
 
 Scalars = dict[str, Tensor]
@@ -51,6 +52,7 @@ class Experiment:
             self.critic = build_learner(critic, critic_optimizer(critic, config), workers, config)
             audio = config.audio
             self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(workers.device)
+        self._pieces = Pieces(self.separator, self.critic, config, workers)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -136,8 +138,7 @@ class Experiment:
         key = (self.config.seed, "torch", batch.step, self.workers.rank, part)
         torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
         self.separator.module.train()
-        # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
-        separate = self.separator if learns else self.separator.module
+        separate = self._pieces.separate_to_learn if learns else self._pieces.separate
         with torch.set_grad_enabled(learns), self.autocast():
             output: SeparatorOutput = separate(batch.mix, normalise_objects(batch.objects))
         return output
@@ -168,7 +169,8 @@ class Experiment:
         means = _Means(len(pairs), scalars)
         for part, (magnitude, own) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
-            independent, dependent, weight_penalty = self._score(critic, magnitude, own)
+            assert self._pieces.score_to_learn is not None
+            independent, dependent, weight_penalty = self._score(self._pieces.score_to_learn, magnitude, own)
             loss = losses.critic_loss(independent, dependent, weight_penalty, self.config.loss.critic_c)
             means.add("loss/critic", loss)
             means.add("critic/independent_score", losses.mean_score(independent))
@@ -218,7 +220,8 @@ class Experiment:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
         assert self.critic is not None
         frozen = self.critic.module.eval().requires_grad_(False)
-        independent, dependent, _ = self._score(frozen, output.magnitude, pairs)
+        assert self._pieces.score is not None
+        independent, dependent, _ = self._score(self._pieces.score, output.magnitude, pairs)
         frozen.requires_grad_(True)
         return losses.independence_loss(independent, dependent)
 

@@ -52,6 +52,7 @@ def build(folder: Path) -> None:
 
 def environment(folder: Path) -> dict[str, str]:
     """Variables with which a Python process finds the null GPU built in `folder`."""
+    assert not set(" :") & set(str(folder)), f"LD_PRELOAD takes no path like '{folder}'"
     return {
         **os.environ,
         "OMP_NUM_THREADS": "1",

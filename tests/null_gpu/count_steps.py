@@ -49,6 +49,7 @@ def main() -> None:
 
 def count_steps(world: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
     """By kind of step: counts, bytes and places of synchronisations."""
+    os.environ["NULL_GPU_DEVICES"] = str(world)
     gpu = NullGpu()
     from ialcms.engine import Workers  # after torch has met the null GPU
     from ialcms.training.step import Experiment
@@ -111,7 +112,6 @@ def _one_of(world: int) -> Iterator[None]:
         return
     os.environ |= {
         "RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(world),
-        "NULL_GPU_DEVICES": str(world),
     }  # fmt: skip
     init_process_group = dist.init_process_group
 
