@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from ialcms.data.train_batches import Batch
+from ialcms.data.batch import Batch
 from ialcms.models import SeparatorOutput
 from ialcms.training.memory_bank import Pairs
 

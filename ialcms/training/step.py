@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ialcms import losses
 from ialcms.config import Config, digest
-from ialcms.data.train_batches import Batch, normalise_objects
+from ialcms.data.batch import Batch
+from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Health, Learner, SkippedSteps, Watched, Workers, build_learner, check_agreement
 from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer

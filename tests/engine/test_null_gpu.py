@@ -44,7 +44,7 @@ CASES = {
     "one worker": Case(1, (), {"both learn": 1_700, "critic only": 890}, {"both learn": 0, "critic only": 0}),
     "ddp": Case(8, (), {"both learn": 2_160, "critic only": 1_060}, {"both learn": 86, "critic only": 42}),
     "zero 2": Case(8, zero(2), {"both learn": 2_010, "critic only": 1_060}, {"both learn": 92, "critic only": 46}),
-    "zero 3": Case(8, zero(3), {"both learn": 2_280, "critic only": 1_100}, {"both learn": 110, "critic only": 60}),
+    "zero 3": Case(8, zero(3), {"both learn": 2_280, "critic only": 1_100}, {"both learn": 320, "critic only": 75}),
 }
 Counted = Callable[[str], dict[str, Any]]
 

@@ -25,8 +25,8 @@ from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
 _MIXES = 8  # of this worker, in a step
-_WARM_UP = range(3, 14)  # DDP looks at the clock, and waits for that, in its first ten passes
-_WATCHED = {"both learn": 15, "critic only": 16}  # the separator learns at every third
+_WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
+_WATCHED = {"both learn": 36, "critic only": 37}
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ constexpr size_t kLargestRealCopy = 1 << 20;
 ncclResult_t collective(const char* name, const void* from, void* to, size_t num_bytes, int copies = 1) {
   count_launch(name);
   count(name, num_bytes);
-  if (!is_device(from) || !is_device(to)) count("host memory for NCCL", num_bytes);
+  if (num_bytes && !(is_device(from) && is_device(to))) count("host memory for NCCL", num_bytes);
   for (int part = 0; part < copies; part++) {
     char* place = static_cast<char*>(to) + part * num_bytes;
     if (place != from && num_bytes * copies <= kLargestRealCopy) memmove(place, from, num_bytes);
