@@ -21,7 +21,7 @@ class LateFlags:
 
     def exchange(self, *flags: bool) -> list[bool]:
         """Which flags were raised on any worker: those of this call, or on several GPUs those of the call before."""
-        if self._workers.world_size == 1 or self._workers.device.type == "cpu":
+        if self._workers.world_size == 1 or not self._workers.reads_late:
             return self._workers.any_of(*flags)
         before = self.settle(len(flags))
         raised = to_device(torch.tensor(flags, dtype=torch.int32), self._workers.device)

@@ -60,6 +60,11 @@ class Workers:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def reads_late(self) -> bool:
+        """Whether what the device says is looked at one step later, so that the program need not wait for it."""
+        return self.device.type == "cuda"
+
     def __enter__(self) -> Workers:
         return self
 

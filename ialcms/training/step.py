@@ -82,7 +82,7 @@ class Experiment:
                 learner.restore_buffers(where=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
             self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
-            if self.workers.device.type == "cpu":
+            if not self.workers.reads_late:
                 self.settle()
         return scalars
 

@@ -224,7 +224,9 @@ def test_a_state_goes_from_gpu_to_cpu_and_back(workers: Workers) -> None:
     experiment = Experiment(config, workers)
     run_steps(experiment, range(3))
     state = clone(experiment.state_dict())
-    on_cpu = SimpleNamespace(device=torch.device("cpu"), world_size=1, rank=0, distributed=False, is_first=True)
+    on_cpu = SimpleNamespace(
+        device=torch.device("cpu"), world_size=1, rank=0, distributed=False, is_first=True, reads_late=False
+    )
     on_cpu.gather, on_cpu.copy_from_first = (lambda x, kind=None: x), (lambda tensors: None)
     on_cpu.gather_objects = lambda value: [value]
     slow = Experiment(config, on_cpu)  # type: ignore[arg-type]
