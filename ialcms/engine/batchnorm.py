@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Workers, batchnorm_group
 from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waiting
 
@@ -167,7 +167,7 @@ def _gather(*of_this_worker: Tensor) -> tuple[Tensor, ...]:
     own = torch.cat(of_this_worker)
     every = own.new_empty(dist.get_world_size() * len(own))
     with waiting():
-        dist.all_gather_into_tensor(every, own)
+        dist.all_gather_into_tensor(every, own, group=batchnorm_group())
     return every.view(-1, len(own)).split([len(vector) for vector in of_this_worker], dim=1)
 
 
@@ -175,5 +175,5 @@ def _sum(*of_this_worker: Tensor) -> Tensor:
     """Sums over all workers, end to end."""
     total = torch.cat(of_this_worker)
     with waiting():
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=batchnorm_group())
     return total

@@ -75,7 +75,7 @@ class Learner(Generic[Network]):
         """
         if not norm.is_cuda:
             return bool(norm.isfinite())
-        self.optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
         return True
 
     def _fuse(self) -> None:

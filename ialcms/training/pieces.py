@@ -101,6 +101,8 @@ class _Recorded:
             if not self._with_gradient:
                 return _ForwardGraph(piece, tensors)
             piece.adopt(self._learner.module)
+            # Recording is done on a stream of its own, and what it leaves in the graph of gradients is meant.
+            torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
             recorded: Call = torch.cuda.make_graphed_callables(piece, tensors, allow_unused_input=True)
             return recorded
 
