@@ -123,6 +123,8 @@ class TrainConfig:
     timeout_s: float = 1_800.0  # longest time for a step, a validation or a checkpoint before the run is ended
     check_every: int = 500  # steps after which all workers compare their networks
     precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
+    compile: bool = False  # torch.compile of both networks' training passes, on one worker
+    cuda_graphs: bool = False  # training passes as CUDA graphs, on one worker with a GPU
     tf32: bool = False  # TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it
     sync_batchnorm: bool = True  # BatchNorm statistics over the global batch
     validate_every: int = 0  # steps; 0: once an epoch
@@ -191,7 +193,8 @@ FREE_FIELDS = frozenset(
     {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
      "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes",
      "train.keep_checkpoints", "train.log_every", "train.visualise_every", "train.deepspeed_config",
-     "train.max_skipped_steps", "train.timeout_s", "train.check_every", "model.visual.weights"}
+     "train.max_skipped_steps", "train.timeout_s", "train.check_every", "train.compile",
+     "train.cuda_graphs", "model.visual.weights"}
 )  # fmt: skip
 
 # Where things lie and how they are read may differ from machine to machine.

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ialcms.cli import main
-from ialcms.demo.dataset import make_dataset
-
 
 @pytest.fixture(scope="session")
 def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -17,6 +14,9 @@ def demo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_demo_shards(root: Path) -> Path:
+    from ialcms.cli import main  # here: tests on a rented GPU need neither pictures nor sound files
+    from ialcms.demo.dataset import make_dataset
+
     instruments = ("violin", "flute", "tuba", "xylophone", "accordion")
     make_dataset(root / "tree", 3, 1, jobs=2, instruments=instruments, show_progress=False)
     code = main(["data", "pack", str(root / "tree"), "--out", str(root / "shards"), "--dataset", "demo", "--jobs", "1"])

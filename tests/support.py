@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 
 from ialcms.config import Config, from_dict
-from ialcms.data.train_batches import Batch
+from ialcms.data.batch import Batch
 
 ROOT = Path(__file__).parents[1]
 # One thread a process; what a test starts finds this checkout's tests, too.
@@ -47,6 +46,8 @@ def small_config(**sections: dict) -> Config:
 
 def write_small_config(path: Path, shards: Path, **train: object) -> Path:
     """A YAML file that trains the small networks on these shards; `train` fields as given."""
+    import yaml  # here: what runs on a rented GPU may have no more than torch and NumPy
+
     values = {
         **SMALL,
         "data": {**SMALL["data"], "shards": str(shards)},  # type: ignore[dict-item]

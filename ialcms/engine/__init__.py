@@ -6,21 +6,27 @@ makes the one of the configured engine.
 
 from ialcms.engine.agreement import check_agreement, check_same_fields
 from ialcms.engine.choice import build_learner, check_engine
+from ialcms.engine.late_flags import LateFlags
 from ialcms.engine.learner import Learner
-from ialcms.engine.nonfinite import NonFinite, SkippedSteps
+from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
 from ialcms.engine.ranks import Workers
+from ialcms.engine.readback import Readback, to_device
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 
 __all__ = [
+    "Health",
+    "LateFlags",
     "Learner",
-    "NonFinite",
+    "Readback",
     "SkippedSteps",
     "Watchdog",
+    "Watched",
     "Workers",
     "build_learner",
     "check_agreement",
     "check_engine",
     "check_same_fields",
+    "to_device",
     "waited_s",
 ]

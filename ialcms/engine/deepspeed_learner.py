@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
+from ialcms.engine.deepspeed_norm import ZeroNorm
 from ialcms.engine.learner import Learner, Network
 from ialcms.engine.nonfinite import poison
 from ialcms.engine.ranks import Workers
@@ -46,9 +47,9 @@ class DeepSpeedLearner(Learner[Network]):
             synchronise(module, workers)
         self._workers, self._settings, self._sync_batchnorm = workers, settings, sync_batchnorm
         self._stage: int = settings["zero_optimization"]["stage"]
-        if self._stage == 0:
-            settings["gradient_clipping"] = 0.0  # `_clip` does it: DeepSpeed's fails where there is no gradient
+        settings["gradient_clipping"] = 0.0  # `_clip` and `ZeroNorm` do it
         self._engine: Any = None
+        self._zero_norm: ZeroNorm | None = None  # from stage 1 on
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         self._shapes: dict[str, torch.Size] = {}
         self._whole: Network | None = None  # ZeRO 3's `inference_module`
@@ -58,18 +59,18 @@ class DeepSpeedLearner(Learner[Network]):
             self._start()
         return self._engine(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        self._engine.backward(poison(loss))
+    def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:
+        self._engine.backward(poison(loss, taint))
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro-batch
 
     def step(self) -> Tensor:
         self._count_traffic()
-        norm = self._clip() if self._stage == 0 else None
-        self._engine.step()  # from stage 1 on it clips, and skips a gradient that is not finite
-        if norm is None:
-            norm = torch.as_tensor(self._engine.get_global_grad_norm(), device=self._workers.device)
-        return self._checked(norm)
+        norm = self._clip() if self._zero_norm is None else self._zero_norm.compute()
+        if not self._skip_unless_finite(norm) and self._zero_norm is None:
+            self.optimizer.zero_grad(set_to_none=True)  # the engine steps all the same
+        self._engine.step()
+        return norm
 
     def average_running_statistics(self) -> None:
         if not self._sync_batchnorm and self._workers.world_size > 1:
@@ -108,8 +109,10 @@ class DeepSpeedLearner(Learner[Network]):
             for parameter, values in moments.items():
                 shaped = {name: values[name].reshape(parameter.shape) for name in _MOMENTS}
                 self.optimizer.state[parameter] = {"step": values["step"], **shaped}
-        elif moments:
-            self._fill_shards(moments)
+        else:
+            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, self._workers)
+            if moments:
+                self._fill_shards(moments)
 
     def _fill_shards(self, moments: dict[Any, dict[str, Tensor]]) -> None:
         steps = next(iter(moments.values()))["step"]

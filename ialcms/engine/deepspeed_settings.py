@@ -61,6 +61,7 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
     # On GPUs DeepSpeed's engine turns an autocast around it off unless it has one of its own. No module is said to be
     # safe to lower: the gradients of those would be sent in 16 bits.
     autocast = {"enabled": train.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []}
-    return {
-        "steps_per_print": 10**9, "zero_allow_untested_optimizer": True, **settings, "torch_autocast": autocast
-    }  # fmt: skip
+    defaults: dict[str, Any] = {"steps_per_print": 10**9, "zero_allow_untested_optimizer": True}
+    # It would make the program wait for the device at both ends of a step.
+    defaults["timers"] = {"throughput": {"enabled": False, "synchronized": False}}
+    return {**defaults, **settings, "torch_autocast": autocast}

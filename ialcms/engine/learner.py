@@ -5,7 +5,7 @@ autograd: the module neither reduces gradients nor waits for other workers.
 
     for part in micro_batches:                 # as many as `accumulation` says
         learner.backward(loss(learner(part)))
-    norm = learner.step()
+    norm = learner.step()                      # does nothing where the norm is not finite
 
 Losses are means over the worker's equal share of a micro-batch of the whole job. The update is that of the mean over
 micro-batches and workers, and the reduction happens once, at the last micro-batch.
@@ -14,7 +14,7 @@ micro-batches and workers, and the reduction happens once, at the last micro-bat
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -23,7 +23,8 @@ from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
-from ialcms.engine.nonfinite import NonFinite, poison
+from ialcms.engine.moving_state import MovingState
+from ialcms.engine.nonfinite import poison
 from ialcms.engine.ranks import Workers
 from ialcms.engine.traffic import size
 
@@ -39,52 +40,51 @@ class Learner(Generic[Network]):
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
         self._trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self._moving: list[list[Tensor]] = []  # what a pass changes besides gradients, by type
-        self._saved: list[list[Tensor]] = []
+        self._moving = MovingState(module)
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's loss."""
-        (poison(loss) / self.accumulation).backward()
+    def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:
+        """Add the gradient of a micro-batch's loss. taint: 0, or NaN for a step that is to be skipped."""
+        (poison(loss, taint) / self.accumulation).backward()
 
     def step(self) -> Tensor:
         """One optimizer step; returns the norm of the gradient of the global batch, before clipping.
 
-        Raises NonFinite, on all workers alike, and leaves the network as it is, when that norm is not finite.
+        Where that norm is not finite, which is so on all workers alike, the network stays as it is.
         """
         norm = self._clip()
-        self.optimizer.step()
+        if self._skip_unless_finite(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return self._checked(norm)
+        return norm
 
     def _clip(self) -> Tensor:
-        """Clip the gradients, and drop them where they are not finite; returns their norm before."""
+        """Clip the gradients; returns their norm before."""
         parameters = [p for p in self._trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not bool(norm.isfinite()):
-            self.optimizer.zero_grad(set_to_none=True)
-        elif self.clip_norm:
+        if self.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         return norm
 
-    def _checked(self, norm: Tensor) -> Tensor:
-        if not bool(norm.isfinite()):
-            raise NonFinite(f"the norm of the gradient of the {type(self.module).__name__.lower()} is {float(norm)}")
-        return norm
+    def _skip_unless_finite(self, norm: Tensor) -> bool:
+        """Whether the optimizer is to be called. On a GPU always: its kernels look at the flag, the program does not.
+
+        With the flag set torch's fused kernels change neither parameters nor moments nor the count of steps, whatever the weight decay.
+        """
+        if not norm.is_cuda:
+            return bool(norm.isfinite())
+        self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
+        return True
 
     def save_buffers(self) -> None:
         """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
-        if not self._saved:
-            self._moving = _by_type(_moving_buffers(self.module))
-            self._saved = [[torch.empty_like(buffer) for buffer in buffers] for buffers in self._moving]
-        for saved, buffers in zip(self._saved, self._moving):
-            torch._foreach_copy_(saved, buffers)
+        self._moving.save()
 
-    def restore_buffers(self) -> None:
-        for saved, buffers in zip(self._saved, self._moving):
-            torch._foreach_copy_(buffers, saved)
+    def restore_buffers(self, where: Tensor | None = None) -> None:
+        """Put them back. where: a flag on the device that says whether; None: do it."""
+        self._moving.restore(where)
 
     def average_running_statistics(self) -> None:
         """After a step, where each worker normalises by its own part: the same running statistics on all."""
@@ -136,6 +136,8 @@ class DDPLearner(Learner[Network]):
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
             self._gradient_bytes //= 2
+        # DDP times some of its passes, and waits for the device to do so.
+        self._wrapped._set_ddp_runtime_logging_sample_rate(2**31 - 1)
         self._passes = 0
         self._settle_buckets()
 
@@ -177,22 +179,3 @@ class _Network(nn.Module):
         if args:
             return self.network(*args)
         return torch.stack([p.sum() for p in self.network.parameters() if p.requires_grad]).sum()
-
-
-def _moving_buffers(module: nn.Module) -> Iterator[Tensor]:
-    """Buffers that a training pass may change: not constants, and none of frozen layers."""
-    for layer in module.modules():
-        parameters = list(layer.parameters(recurse=False))
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            continue
-        for name, buffer in layer.named_buffers(recurse=False):
-            if name not in layer._non_persistent_buffers_set:
-                yield buffer
-
-
-def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
-    """In lists of one type each: a list of mixed types is copied one by one."""
-    groups: dict[torch.dtype, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(tensor.dtype, []).append(tensor)
-    return list(groups.values())

@@ -1,28 +1,79 @@
 """NaN and infinity: found by all workers alike, skipped, counted, and reported with all that is known about them.
 
 A loss that is not finite is turned into NaN gradients, which the reduction spreads to all workers. So the norm of the
-reduced gradient tells every worker the same, at no further communication.
+reduced gradient tells every worker the same, at no further communication. Whether a step is skipped is decided where it
+is computed:
+on a GPU the host learns of it one step later (`Readback`), when the step has long been skipped there.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ialcms.engine.ranks import Workers
+from ialcms.engine.readback import Readback
 
 log = logging.getLogger("ialcms")
 
 
-class NonFinite(Exception):
-    """A value that all workers see is not finite; the message says which one."""
+def poison(loss: Tensor, taint: Tensor | float = 0.0) -> Tensor:
+    """The loss itself; where it or `taint` is not finite, all its gradients are NaN. taint: 0 or NaN."""
+    return loss * (1 + 0 * loss.detach() + taint)
 
 
-def poison(loss: Tensor) -> Tensor:
-    """The loss itself; where it is not finite, all its gradients are NaN."""
-    return loss * (1 + 0 * loss.detach())
+class Health:
+    """Numbers of one step that are finite where all is well, on the device, in the order in which they came up."""
+
+    def __init__(self) -> None:
+        self._messages: list[str] = []
+        self._values: list[Tensor] = []
+        self.taint: Tensor | float = 0.0  # 0, or NaN from the first fault on: poison for the losses after it
+
+    def watch(self, message: str, value: Tensor) -> None:
+        """value: a scalar that is the same on all workers; message: what it is when it is not finite, {} its value."""
+        self._messages.append(message)
+        self._values.append(value.detach())
+        self.taint = self.taint + 0 * value.detach()
+
+    @property
+    def is_bad(self) -> Tensor:
+        """Whether the step is to be skipped, on the device."""
+        assert isinstance(self.taint, Tensor), "nothing was watched"
+        return self.taint.isnan()
+
+    def read(self) -> Verdict:
+        return Verdict(self._messages, Readback(torch.stack(self._values).float()))
+
+
+class Verdict:
+    """What a step's `Health` was, on its way to the host."""
+
+    def __init__(self, messages: Sequence[str], values: Readback) -> None:
+        self._messages, self._values = messages, values
+
+    def fault(self) -> str | None:
+        """The first fault; None if there is none."""
+        for message, value in zip(self._messages, self._values.tolist()):
+            if not math.isfinite(value):
+                return message.format(value)
+        return None
+
+
+@dataclass
+class Watched:
+    """A step whose verdict is awaited, with what would be told of it."""
+
+    step: int
+    verdict: Verdict
+    scalars: dict[str, Tensor]  # this worker's loss terms
+    inputs: Mapping[str, Tensor]  # what its networks saw
+    keys: Sequence[tuple[str, ...]]  # the clips of its mixes
 
 
 class SkippedSteps:
@@ -30,22 +81,34 @@ class SkippedSteps:
 
     def __init__(self, limit: int, count: int = 0) -> None:
         self.limit, self.count = limit, count
+        self._watched: Watched | None = None
 
-    def add(
-        self, workers: Workers, step: int, fault: NonFinite, scalars: Mapping[str, Tensor],
-        inputs: Mapping[str, Tensor], keys: Sequence[tuple[str, ...]],
-    ) -> None:  # fmt: skip
-        """Report a step (all workers do), and raise ValueError when it is one too many.
+    def watch(self, watched: Watched) -> None:
+        """The step that was just computed; the one before is settled."""
+        assert self._watched is None
+        self._watched = watched
 
-        scalars: this worker's loss terms; inputs: what its networks saw; keys: the clips of its mixes.
+    def settle(self, workers: Workers) -> None:
+        """Report the watched step if it was skipped, and empty its scalars; all workers do so at the same step.
+
+        ValueError when it is one skipped step too many.
         """
+        watched, self._watched = self._watched, None
+        if watched is None:
+            return
+        fault = watched.verdict.fault()
+        if fault is not None:
+            self._report(workers, watched, fault)
+
+    def _report(self, workers: Workers, watched: Watched, fault: str) -> None:
         own = (
-            {name: float(value) for name, value in scalars.items() if name.startswith("loss/")},
-            [name for name, value in inputs.items() if not bool(value.isfinite().all())],
-            [", ".join(mix) for mix in keys],
+            {name: float(value) for name, value in watched.scalars.items() if name.startswith("loss/")},
+            [name for name, value in watched.inputs.items() if not bool(value.isfinite().all())],
+            [", ".join(mix) for mix in watched.keys],
         )
+        watched.scalars.clear()
         self.count += 1
-        lines = [f"step {step}: {fault}"]
+        lines = [f"step {watched.step}: {fault}"]
         every = workers.gather_objects(own)
         bad_inputs_somewhere = any(bad for _, bad, _ in every)
         for rank, (terms, bad_inputs, mixes) in enumerate(every):

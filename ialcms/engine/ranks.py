@@ -25,6 +25,23 @@ def launched_workers() -> tuple[int, bool]:
     return int(os.environ.get("WORLD_SIZE", 1)), "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+_batchnorm_group: dist.ProcessGroup | None = None
+
+
+def batchnorm_group() -> dist.ProcessGroup | None:
+    """The group for BatchNorm's sums; None: that of everything else.
+
+    On GPUs it is one of its own: a group's messages go one after the other, and these, which the next layer waits for,
+    would stand behind the gradients, which nobody waits for yet.
+    """
+    return _batchnorm_group
+
+
+def _set_batchnorm_group(group: dist.ProcessGroup | None) -> None:
+    global _batchnorm_group
+    _batchnorm_group = group
+
+
 class Workers:
     """The process group of a job, started from torchrun's environment; one worker without it.
 
@@ -50,12 +67,21 @@ class Workers:
         else:
             self.device = torch.device("cpu")
         if self.distributed:
-            backend = "nccl" if self.device.type == "cuda" else "gloo"
-            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+            timeout = datetime.timedelta(seconds=timeout_s)
+            if self.device.type == "cuda":  # with its device NCCL connects now, and a barrier need not guess
+                dist.init_process_group("nccl", timeout=timeout, device_id=self.device)
+                _set_batchnorm_group(dist.new_group(timeout=timeout))
+            else:
+                dist.init_process_group("gloo", timeout=timeout)
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether what the device says is looked at one step later, so that the program need not wait for it."""
+        return self.device.type == "cuda"
 
     def __enter__(self) -> Workers:
         return self
@@ -63,6 +89,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _set_batchnorm_group(None)
         if dist.is_initialized():
             dist.destroy_process_group()
 
@@ -123,9 +150,14 @@ class Workers:
         if self.world_size == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.int32, device=self.device)
-        with waiting():
-            dist.all_reduce(values, op=dist.ReduceOp.MAX)
-        return [bool(value) for value in values.tolist()]
+        return [bool(value) for value in self.largest(values).tolist()]
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Maximum over the workers, in place."""
+        if self.world_size > 1:
+            with waiting():
+                dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
 
     def barrier(self) -> None:
         if self.world_size > 1:

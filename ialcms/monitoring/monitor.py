@@ -60,6 +60,10 @@ class Monitor:
                 self._bar = tqdm(desc=f"{first_step}/{steps}", total=steps, initial=first_step, bar_format=_BAR,
                                  dynamic_ncols=True)  # fmt: skip
 
+    def records(self, step: int) -> bool:
+        """Whether scalars are recorded after step `step` (0-based)."""
+        return (step + 1) % self._train.log_every == 0
+
     def step(self, step: int, scalars: Mapping[str, Tensor], values: Mapping[str, float], waited_s: float) -> None:
         """Count a finished step (0-based); every `log_every` steps record the means of all scalars since the last time.
 
@@ -73,7 +77,7 @@ class Monitor:
         if self._bar is not None:
             self._bar.set_description_str(self._line(step + 1), refresh=False)
             self._bar.update()
-        if (step + 1) % self._train.log_every:
+        if not self.records(step):
             return
         means, speed = self._exchange()
         sent = self._workers.traffic.take()

@@ -39,10 +39,13 @@ class CheckpointWriter:
         return self.failures >= MAX_FAILURES
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint after `step` steps is due by the number of steps or of minutes."""
-        train = self._config.train
+        """Whether a checkpoint is due by the number of steps, which all workers know."""
+        return step % self._config.train.checkpoint_every == 0
+
+    def is_overdue(self) -> bool:
+        """Whether one is due by the minutes since the last."""
         minutes = (time.monotonic() - self._began) / 60
-        return step % train.checkpoint_every == 0 or 0 < train.checkpoint_minutes <= minutes
+        return 0 < self._config.train.checkpoint_minutes <= minutes
 
     def write(self, state: State, progress: Progress, is_best: bool) -> None:
         """Copy the state now and write it in the background; waits for a write that is still under way."""

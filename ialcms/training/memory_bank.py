@@ -7,12 +7,14 @@ content from the components of all workers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ialcms.engine import Readback, to_device
 from ialcms.rng import uniforms
 
 
@@ -81,48 +83,116 @@ class MemoryBank(nn.Module):
         self.register_buffer("slots", torch.zeros(capacity, log_bins, num_frames, dtype=torch.float16))
         self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
         self.register_buffer("next_slot", torch.zeros((), dtype=torch.int64))
-        self._filled, self._next = 0, 0  # host copies: no synchronisation with the device in a step
+        # On the host too: there the partners are drawn, without asking the device.
+        self._filled, self._next = 0, 0
+        self._entering: _Entering | None = None
 
     def load_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         result = super().load_state_dict(*args, **kwargs)
-        self._filled, self._next = int(self.filled), int(self.next_slot)
+        self._filled, self._next, self._entering = int(self.filled), int(self.next_slot), None
         return result
+
+    def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        self.settle()
+        return super().state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def compact(self, components: Tensor) -> Tensor:
         """Components in the type in which the bank keeps them, NaN where they are not finite."""
-        finite = torch.where(components.isfinite(), components, torch.nan)
+        finite = torch.add(components, components, alpha=0)  # infinity times 0 is NaN
         return finite.clamp(max=torch.finfo(self.slots.dtype).max).to(self.slots.dtype)
 
     @torch.no_grad()
-    def pair(self, entering: Tensor, per_mix: int, first: int, count: int, seed: int, step: int) -> Pairs:
+    def pair(
+        self,
+        entering: Tensor,
+        per_mix: int,
+        first: int,
+        count: int,
+        seed: int,
+        step: int,
+        check: Tensor | None = None,
+    ) -> Pairs:
         """Draw the pairs of a step and let the batch's components enter.
 
         entering: (N, F, T) `compact` magnitudes of the whole global batch in lane order; this worker's are the `count`
-        from `first` on.
+        from `first` on. check: a scalar that is not finite where they must not enter; then the bank stays as it is.
         """
-        capacity = len(self.slots)
-        draws = uniforms(2 * len(entering), seed, "pairs", step).reshape(2, -1)
+        self.settle()
+        capacity, num_components = len(self.slots), len(entering)
+        draws = uniforms(2 * num_components, seed, "pairs", step).reshape(2, -1)
         plan = plan_pairs(draws, per_mix, self._filled, self._next, capacity)
-        own = slice(first, first + count)
-        device = entering.device
-        slot = torch.as_tensor(plan.slot[own], device=device)
-        member = torch.as_tensor(plan.member[own], device=device)
-        in_bank = (slot >= 0)[:, None, None]
-        partners = torch.where(in_bank, self.slots[slot.clamp(min=0)], entering[member.clamp(min=0)]).float()
+        entries = np.arange(max(0, num_components - capacity), num_components)  # of a huge batch only the newest stay
+        index = _indices(plan, slice(first, first + count), (self._next + entries) % capacity, entering.device)
 
-        entries = np.arange(max(0, len(entering) - capacity), len(entering))  # of a huge batch only the newest stay
-        self.slots[torch.as_tensor((self._next + entries) % capacity, device=device)] = entering[entries[0] :]
-        self._next = (self._next + len(entering)) % capacity
-        self._filled = min(capacity, self._filled + len(entering))
+        of_batch = entering.index_select(0, index.member)
+        partners = torch.where(index.in_bank[:, None, None], self.slots.index_select(0, index.slot), of_batch).float()
+        values = entering[entries[0] :]
+        if check is not None:
+            values = torch.where(check.isfinite(), values, self.slots.index_select(0, index.entry))
+        self.slots.index_copy_(0, index.entry, values)
+        self._entering = _Entering(num_components, None if check is None else Readback(check.view(1)))
+        if entering.device.type == "cpu":
+            self.settle()
+        return Pairs(partners, index.independent, index.dependent)
+
+    def settle(self) -> None:
+        """Count the last batch in, if it entered; waits until that is known."""
+        entering, self._entering = self._entering, None
+        if entering is None or not entering.is_sound():
+            return
+        capacity = len(self.slots)
+        self._next = (self._next + entering.count) % capacity
+        self._filled = min(capacity, self._filled + entering.count)
         self.filled.fill_(self._filled)
         self.next_slot.fill_(self._next)
 
-        index = torch.arange(count, device=device)
-        valid = torch.as_tensor(plan.valid[own], device=device)
-        dependent = torch.as_tensor(plan.dependent[own] - first, device=device)
-        return Pairs(
-            partners=partners,
-            independent=torch.stack([index, count + index], dim=1)[valid],
-            dependent=torch.stack([index, dependent], dim=1),
-        )
+
+@dataclass(frozen=True)
+class _Entering:
+    """Components that enter, unless they turn out not to be finite."""
+
+    count: int
+    check: Readback | None
+
+    def is_sound(self) -> bool:
+        return self.check is None or math.isfinite(self.check.tolist()[0])
+
+
+@dataclass(frozen=True)
+class _Indices:
+    """A step's plan on the device, for the n own of N components."""
+
+    slot: Tensor  # (n,) bank slot of the independent partner; any where it is of this batch
+    member: Tensor  # (n,) component of this batch; any where the partner is from the bank
+    in_bank: Tensor  # (n,) bool
+    independent: Tensor  # (n, 2), or (0, 2) where there are no independent partners
+    dependent: Tensor  # (n, 2)
+    entry: Tensor  # (at most N,) slots that are written
+
+
+def _indices(plan: PairPlan, own: slice, entry: np.ndarray, device: torch.device) -> _Indices:
+    """All together in one copy to the device."""
+    slot, member = plan.slot[own], plan.member[own]
+    index = np.arange(len(slot))
+    valid = plan.valid[own]
+    assert valid.all() or not valid.any(), "only a lone mix has no independent partners, and then none of it has"
+    together = [
+        slot.clip(min=0),
+        member.clip(min=0),
+        slot >= 0,
+        np.stack([index, len(index) + index], axis=1),
+        np.stack([index, plan.dependent[own] - own.start], axis=1),
+        entry,
+    ]
+    flat = np.concatenate([part.astype(np.int64).ravel() for part in together])
+    parts = to_device(torch.from_numpy(flat), device).split([part.size for part in together])
+    independent = parts[3].view(-1, 2)
+    return _Indices(
+        slot=parts[0],
+        member=parts[1],
+        in_bank=parts[2] > 0,
+        independent=independent if valid.all() else independent[:0],
+        dependent=parts[4].view(-1, 2),
+        entry=parts[5],
+    )

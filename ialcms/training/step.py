@@ -23,12 +23,13 @@ from ialcms import losses
 from ialcms.config import Config, digest
 from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
-from ialcms.engine import Learner, NonFinite, SkippedSteps, Workers, build_learner, check_agreement
+from ialcms.engine import Health, Learner, SkippedSteps, Watched, Workers, build_learner, check_agreement
 from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.rng import uniforms
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
+from ialcms.training.pieces import Pieces
 from ialcms.training.schedule import Turn, turn
 
 Scalars = dict[str, Tensor]
@@ -52,6 +53,7 @@ class Experiment:
             self.critic = build_learner(critic, critic_optimizer(critic, config), workers, config)
             audio = config.audio
             self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(workers.device)
+        self._pieces = Pieces(self.separator, self.critic, config, workers)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -59,9 +61,12 @@ class Experiment:
         """Train on this worker's part of the global batch of `batch.step`; scalars for the log, without gradients.
 
         A step in which a network's output or gradient is NaN or infinite on any worker is skipped by all, without a
-        trace in what has not learned yet; ValueError when there were too many. ValueError when the workers' networks
-        differ, which is looked at in the first step and every `train.check_every`.
+        trace in what has not learned yet. On a GPU the program learns of it when the next step begins, or by `settle`:
+        then the step is reported and counted, and its scalars, the very ones returned here, are emptied. ValueError
+        when there were too many. ValueError when the workers' networks differ, which is looked at in the first step
+        and every `train.check_every`.
         """
+        self.settle()
         now = turn(batch.step, self.config)
         if not self._agreed or batch.step % self.config.train.check_every == 0:
             self._check_agreement(batch.step)
@@ -70,16 +75,23 @@ class Experiment:
             learners = [learner for learner in (self.separator, self.critic) if learner is not None]
             for learner in learners:
                 learner.save_buffers()
-            try:
-                self._learn(batch, now, scalars)
-                self.separator.average_running_statistics()
-            except NonFinite as fault:
-                for learner in learners:
-                    learner.restore_buffers()
-                inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
-                self.skipped.add(self.workers, batch.step, fault, scalars, inputs, batch.keys)
-                scalars = {}
+            health = Health()
+            self._learn(batch, now, scalars, health)
+            self.separator.average_running_statistics()
+            for learner in learners:
+                learner.restore_buffers(where=health.is_bad)
+            inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
+            self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
+            if not self.workers.reads_late:
+                self.settle()
         return scalars
+
+    def settle(self) -> None:
+        """Wait for what became of the last step, and report it if it was skipped; all workers call it together.
+
+        Before anything that is to know: the log, a checkpoint, the end. ValueError when there were too many.
+        """
+        self.skipped.settle(self.workers)
 
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
@@ -87,6 +99,7 @@ class Experiment:
 
     def state_dict(self) -> dict[str, Any]:
         """Complete on the first worker; all workers ask for it together, between two steps."""
+        self.settle()
         state = {"separator": self.separator.state_dict(), "skipped_steps": self.skipped.count}
         if self.critic is not None and self.bank is not None:
             state |= {"critic": self.critic.state_dict(), "bank": self.bank.state_dict()}
@@ -100,8 +113,8 @@ class Experiment:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def _learn(self, batch: Batch, now: Turn, scalars: Scalars) -> None:
-        """Adds to `scalars` what is known, so that it is there for the report when something is not finite."""
+    def _learn(self, batch: Batch, now: Turn, scalars: Scalars, health: Health) -> None:
+        """Adds to `scalars` the terms of the losses, and to `health` what tells whether the step is to be skipped."""
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
         if len(parts) == 1:
@@ -114,33 +127,33 @@ class Experiment:
 
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
-            pairs = self._draw_pairs(batch.step, components.magnitude)
+            pairs = self._draw_pairs(batch.step, components.magnitude, health)
         if now.critic:
             assert pairs is not None
-            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars)
+            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health)
         if now.separator:
-            self._learn_separator(parts, outputs, components, pairs, now, scalars)
+            self._learn_separator(parts, outputs, components, pairs, now, scalars, health)
 
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
         # Random numbers of the networks (dropout) are a function of step and worker too: none to save or restore.
         key = (self.config.seed, "torch", batch.step, self.workers.rank, part)
         torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
         self.separator.module.train()
-        # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
-        separate = self.separator if learns else self.separator.module
+        separate = self._pieces.separate_to_learn if learns else self._pieces.separate
         with torch.set_grad_enabled(learns), self.autocast():
             output: SeparatorOutput = separate(batch.mix, normalise_objects(batch.objects))
         return output
 
-    def _draw_pairs(self, step: int, magnitude: Tensor) -> list[Pairs]:
+    def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:
         """The pairs of each micro-batch. They and the bank are the same on all workers."""
         assert self.bank is not None
         own = self.bank.compact(magnitude.flatten(0, 2))
         every = self.workers.gather(own, "bank")
-        if not bool(every.isfinite().all()):  # they must not enter the bank
-            raise NonFinite("a separated component is not finite")
+        largest = every.amax().float()  # NaN if one of them is
+        health.watch("a separated component is not finite", largest)
         per_mix = self.config.clips_per_mix
-        pairs = self.bank.pair(every, per_mix, self.workers.rank * len(own), len(own), self.config.seed, step)
+        first = self.workers.rank * len(own)
+        pairs = self.bank.pair(every, per_mix, first, len(own), self.config.seed, step, check=largest)
         return split_pairs(pairs, per_mix, self.config.train.accumulation)
 
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,19 +164,22 @@ class Experiment:
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return independent, dependent, weight_penalty
 
-    def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars) -> None:
+    def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars, health: Health) -> None:
         critic = self.critic
         assert critic is not None
         means = _Means(len(pairs), scalars)
         for part, (magnitude, own) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
-            independent, dependent, weight_penalty = self._score(critic, magnitude, own)
+            assert self._pieces.score_to_learn is not None
+            independent, dependent, weight_penalty = self._score(self._pieces.score_to_learn, magnitude, own)
             loss = losses.critic_loss(independent, dependent, weight_penalty, self.config.loss.critic_c)
             means.add("loss/critic", loss)
             means.add("critic/independent_score", losses.mean_score(independent))
             means.add("critic/dependent_score", losses.mean_score(dependent))
-            critic.backward(loss)
-        scalars["gradient_norm/critic"] = critic.step()
+            critic.backward(loss, health.taint)
+        norm = critic.step()
+        health.watch("the norm of the gradient of the critic is {}", norm)
+        scalars["gradient_norm/critic"] = norm
 
     def _learn_separator(
         self,
@@ -173,6 +189,7 @@ class Experiment:
         pairs: list[Pairs] | None,
         now: Turn,
         scalars: Scalars,
+        health: Health,
     ) -> None:
         """outputs: with their graphs, None to separate each micro-batch (again) when its turn comes."""
         consistency = _Consistency(components, self.config, self.workers) if now.lambda_avc > 0 else None
@@ -195,14 +212,17 @@ class Experiment:
                 means.add("loss/separator", now.lambda_avc * consistency.loss)
                 # a share of the whole batch's loss, not the mean over a micro-batch that `backward` expects
                 total = total + now.lambda_avc * len(parts) * consistency.share(output, part, len(parts))
-            self.separator.backward(total)
-        scalars["gradient_norm/separator"] = self.separator.step()
+            self.separator.backward(total, health.taint)
+        norm = self.separator.step()
+        health.watch("the norm of the gradient of the separator is {}", norm)
+        scalars["gradient_norm/separator"] = norm
 
     def _independence(self, output: SeparatorOutput, pairs: Pairs) -> Tensor:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
         assert self.critic is not None
         frozen = self.critic.module.eval().requires_grad_(False)
-        independent, dependent, _ = self._score(frozen, output.magnitude, pairs)
+        assert self._pieces.score is not None
+        independent, dependent, _ = self._score(self._pieces.score, output.magnitude, pairs)
         frozen.requires_grad_(True)
         return losses.independence_loss(independent, dependent)
 

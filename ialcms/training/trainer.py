@@ -22,7 +22,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
-from ialcms.engine import Watchdog, Workers, check_same_fields
+from ialcms.engine import LateFlags, Watchdog, Workers, check_same_fields
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.monitoring.monitor import Monitor, learning_rates
 from ialcms.monitoring.profile import StepProfile, check_profile
@@ -127,6 +127,8 @@ class _Run:
     def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
         config, workers, monitor = self.config, self.workers, self.monitor
         validate_every = config.train.validate_every or steps_per_epoch(config, self.manifest)
+        flags = LateFlags(workers)
+        unshared: dict[str, str] = {}  # clips that this worker had to replace and has not told the others of
         while progress.step < config.train.steps:
             self.watchdog.beat(f"step {progress.step}")
             waiting_since = time.monotonic()
@@ -141,6 +143,8 @@ class _Run:
             scalars = self.experiment.step(batch)
             values = {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc, **self._learning_rates()}
             values["memory/loader_gb"] = batch.held_bytes / 1e9
+            if monitor.records(batch.step):
+                self.experiment.settle()  # a skipped step has no scalars
             monitor.step(batch.step, scalars, values, waited_s)
             progress = dataclasses.replace(progress, step=batch.step + 1)
             self.profile.after_step()
@@ -155,13 +159,17 @@ class _Run:
                 self.watchdog.beat(f"pictures after step {progress.step}")
                 separator = self.experiment.separator.inference_module()
                 monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
-            due = workers.is_first and self.writer.is_due(progress.step)
-            stopping, due, found = workers.any_of(self.stop.requested, due, self.bad.has_new(batch.bad))
+            unshared |= batch.bad
+            overdue = workers.is_first and self.writer.is_overdue()
+            raised = flags.exchange(self.stop.requested, overdue, self.bad.has_new(unshared))
+            saves = is_best or is_last or self.writer.is_due(progress.step) or any(raised[:2])
+            if saves:  # what is saved must hold all that has come up
+                raised = [early or late for early, late in zip(raised, flags.settle(len(raised)))]
+            stopping, _, found = raised
             if found:
-                every = {key: line for bad in workers.gather_objects(batch.bad) for key, line in bad.items()}
-                self.bad.add(batch.step, every)
-                progress = dataclasses.replace(progress, bad_clips=self.bad.keys)
-            if is_best or is_last or stopping or due:
+                progress = self._share_bad_clips(progress, unshared)
+                unshared = {}
+            if saves:
                 self._save(progress, is_best, wait=is_last or stopping)
             if stopping and not is_last:
                 log.info("stopped on request after step %d; start the run again to go on", progress.step)
@@ -181,6 +189,11 @@ class _Run:
             return progress, False
         self.monitor.record_best(progress.step, score)
         return dataclasses.replace(progress, best_score=score, best_step=progress.step), True
+
+    def _share_bad_clips(self, progress: Progress, own: dict[str, str]) -> Progress:
+        every = {key: line for bad in self.workers.gather_objects(own) for key, line in bad.items()}
+        self.bad.add(progress.step - 1, every)
+        return dataclasses.replace(progress, bad_clips=self.bad.keys)
 
     def _learning_rates(self) -> dict[str, float]:
         critic = self.experiment.critic

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.profiler import ProfilerActivity, profile
 
 from ialcms.config import Config, shared_fields
-from ialcms.data.train_batches import Batch, normalise_objects
+from ialcms.data.batch import Batch
+from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Workers, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.training.step import Experiment
@@ -208,6 +208,7 @@ def not_finite(workers: Workers) -> dict[str, Any]:
             batch.mix[0, 100] = math.nan
         with capture_log() as lines:
             scalars = experiment.step(batch.to(workers.device))
+            experiment.settle()
         after = clone(experiment.state_dict())
         run_steps(experiment, range(4, 6))
         learned = clone(experiment.state_dict())
@@ -215,6 +216,7 @@ def not_finite(workers: Workers) -> dict[str, Any]:
         handle = parameter.register_hook(lambda gradient: gradient * math.inf) if workers.rank == 1 else None
         try:
             run_steps(experiment, range(6, 7))
+            experiment.settle()
             error = "none"
         except ValueError as fault:
             error = str(fault)
@@ -430,9 +432,16 @@ def main() -> None:
         for case in names:
             name, _, arguments = case.partition(":")
             options = dict(option.split("=") for option in arguments.split(",") if option)
-            values = {key: yaml.safe_load(text) for key, text in options.items()}
+            values = {key: _value(text) for key, text in options.items()}
             results[case] = CASES[name](workers, **values)
         torch.save(results, folder / f"{workers.rank}.pt")
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 if __name__ == "__main__":

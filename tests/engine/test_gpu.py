@@ -26,11 +26,10 @@ from tests.engine.test_world_sizes import (
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 one_gpu = pytest.mark.skipif(GPUS < 1, reason="needs a GPU; this machine shows none to torch")
 two_gpus = pytest.mark.skipif(GPUS < 2, reason=f"needs two GPUs; this machine shows {GPUS} to torch")
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.distributed,
-    pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed, which is not installed"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.distributed]
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs DeepSpeed, which is not installed"
+)
 BY_ENGINE = [single(engine="ddp"), *(zero(stage) for stage in range(4))]
 
 
@@ -50,23 +49,27 @@ def test_bf16_on_a_gpu(launch: Launch, alone: dict[str, Run]) -> None:
 
 
 @one_gpu
+@needs_deepspeed
 @pytest.mark.parametrize("case", BY_ENGINE)
 def test_engines_on_one_gpu(launch: Launch, case: str) -> None:
     assert_equal_in_single_precision(launch("1 GPU, engines")[0][case], launch("1 GPU")[0][SINGLE])
 
 
 @two_gpus
+@needs_deepspeed
 def test_two_gpus_in_double_precision(launch: Launch) -> None:
     assert_equal_in_double_precision(launch("2 GPUs")[0][DOUBLE], launch("1 GPU")[0][DOUBLE])
 
 
 @two_gpus
+@needs_deepspeed
 @pytest.mark.parametrize("case", [SINGLE, *BY_ENGINE[1:]])
 def test_engines_on_two_gpus(launch: Launch, case: str) -> None:
     assert_equal_in_single_precision(launch("2 GPUs")[0][case], launch("1 GPU")[0][SINGLE])
 
 
 @two_gpus
+@needs_deepspeed
 @pytest.mark.parametrize("case", [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16, *BY_ENGINE[1:]])
 def test_two_gpus_are_identical(launch: Launch, case: str) -> None:
     first, second = launch("2 GPUs")
@@ -74,12 +77,14 @@ def test_two_gpus_are_identical(launch: Launch, case: str) -> None:
 
 
 @two_gpus
+@needs_deepspeed
 def test_two_gpus_stay_identical_over_200_steps(launch: Launch) -> None:
     first, second = (result["long_run"] for result in launch("2 GPUs"))
     assert first == second
 
 
 @two_gpus
+@needs_deepspeed
 @pytest.mark.parametrize("engine", ENGINES)
 def test_mixed_precision_in_all_passes(launch: Launch, engine: str) -> None:
     for result in launch("2 GPUs"):
@@ -87,6 +92,7 @@ def test_mixed_precision_in_all_passes(launch: Launch, engine: str) -> None:
 
 
 @two_gpus
+@needs_deepspeed
 def test_batchnorm_and_gather_on_two_gpus(launch: Launch) -> None:
     results = launch("2 GPUs")
     layer = nn.BatchNorm2d(5).double()
@@ -104,6 +110,7 @@ def test_batchnorm_and_gather_on_two_gpus(launch: Launch) -> None:
 
 
 @two_gpus
+@needs_deepspeed
 def test_faults_on_two_gpus(launch: Launch) -> None:
     for result in launch("2 GPUs"):
         assert "encoder.stem.0.weight of worker 1 differs" in result["disagreement"]["weight"]

@@ -238,10 +238,11 @@ def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     writer = CheckpointWriter(tmp_path, config, "manifest")
     assert writer.is_due(100)
     assert not writer.is_due(101)
+    assert not writer.is_overdue()
     now = 121.0
-    assert writer.is_due(101)
+    assert writer.is_overdue()
     writer.write(state(1), Progress(101), is_best=False)
-    assert not writer.is_due(102)
+    assert not writer.is_overdue()
     writer.wait()
 
 

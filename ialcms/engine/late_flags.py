@@ -1,0 +1,34 @@
+"""Flags that any worker may raise between two steps: agreed on without waiting for the device.
+
+Where flags travel from GPU to GPU, the answer to a step's question comes at the end of the next step, at the same step
+on all workers. On CPUs and on a single worker it is there at once.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ialcms.engine.ranks import Workers
+from ialcms.engine.readback import Readback, to_device
+
+
+class LateFlags:
+    """All workers call its methods together, always with the same number of flags."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._under_way: Readback | None = None
+
+    def exchange(self, *flags: bool) -> list[bool]:
+        """Which flags were raised on any worker: those of this call, or on several GPUs those of the call before."""
+        if self._workers.world_size == 1 or not self._workers.reads_late:
+            return self._workers.any_of(*flags)
+        before = self.settle(len(flags))
+        raised = to_device(torch.tensor(flags, dtype=torch.int32), self._workers.device)
+        self._under_way = Readback(self._workers.largest(raised))
+        return before
+
+    def settle(self, count: int) -> list[bool]:
+        """Of `count` flags, those of the last call that no call has told yet; waits for them."""
+        under_way, self._under_way = self._under_way, None
+        return [False] * count if under_way is None else [bool(flag) for flag in under_way.tolist()]

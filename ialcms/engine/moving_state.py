@@ -1,0 +1,54 @@
+"""What a network changes by passing it: running statistics and spectral-norm vectors, kept end to end in one tensor.
+
+So they are remembered, and put back where a step is skipped, by one copy instead of one for each of some 200 buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class MovingState:
+    """The moving buffers of a module, which become views of one tensor for each type of number.
+
+    Make it when the module is on its device, and before anything else holds its buffers.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        by_type: dict[torch.dtype, list[tuple[nn.Module, str, Tensor]]] = {}
+        for owner, name, buffer in _moving_buffers(module):
+            by_type.setdefault(buffer.dtype, []).append((owner, name, buffer))
+        self._now = [_joined(buffers) for buffers in by_type.values()]
+        self._saved = [torch.empty_like(tensor) for tensor in self._now]
+
+    def save(self) -> None:
+        """Remember the present state for `restore`."""
+        for saved, now in zip(self._saved, self._now):
+            saved.copy_(now)
+
+    def restore(self, where: Tensor | None = None) -> None:
+        """Put back what was saved. where: a flag on the device that says whether; None: do it."""
+        for saved, now in zip(self._saved, self._now):
+            now.copy_(saved if where is None else torch.where(where, saved, now))
+
+
+def _moving_buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+    for owner in module.modules():
+        is_frozen = isinstance(owner, _BatchNorm) and not any(p.requires_grad for p in owner.parameters())
+        for name, buffer in owner.named_buffers(recurse=False):
+            is_constant = name in owner._non_persistent_buffers_set
+            if not is_frozen and not is_constant:
+                yield owner, name, buffer
+
+
+def _joined(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
+    together = torch.cat([buffer.flatten() for _, _, buffer in buffers])
+    parts = together.split([buffer.numel() for _, _, buffer in buffers])
+    for (owner, name, buffer), part in zip(buffers, parts):
+        # `data`: with a count of changes of its own, or autograd would take a change of one buffer for one of all
+        owner._buffers[name] = part.view(buffer.shape).data
+    return together

@@ -1,0 +1,272 @@
+"""A training step on a real GPU, in this process: no synchronisation, the own BatchNorm, skipped steps, graphs.
+
+Needs torch, NumPy and pytest alone. What a GPU is asked for is counted without one in test_null_gpu.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ialcms.config import Config
+from ialcms.engine import Workers, batchnorm
+from ialcms.training.step import Experiment
+from tests.engine.program import clone, tensors
+from tests.support import make_batch, small_config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; this machine shows none to torch"),
+]
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(params=["alone", "group of one"])
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+    """Without a process group, and with NCCL and DDP."""
+    if request.param == "group of one":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launch = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+        for name, value in launch.items():
+            monkeypatch.setenv(name, str(value))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with Workers(timeout_s=120) as group:
+        yield group
+
+
+def run_steps(experiment: Experiment, steps: range) -> list[dict[str, float]]:
+    """The losses of each step."""
+    device = experiment.workers.device
+    scalars = [experiment.step(make_batch(experiment.config, step).to(device)) for step in steps]
+    experiment.settle()
+    return [{name: float(value) for name, value in of_step.items()} for of_step in scalars]
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("train", [{}, {"precision": "bf16"}, {"accumulation": 2}, {"cuda_graphs": True}], ids=str)
+def test_no_step_waits_for_the_device(workers: Workers, train: dict[str, Any]) -> None:
+    config = small_config(train={"separator_every": 2, **train}, optim={"clip_norm": 0.5})
+    experiment = Experiment(config, workers)
+    run_steps(experiment, range(4))
+    batches = [make_batch(config, step).to(workers.device) for step in range(4, 8)]
+    with no_synchronisation():
+        for batch in batches:
+            experiment.step(batch)
+    experiment.settle()
+    assert experiment.skipped.count == 0
+
+
+class TwoRanks:
+    """Two threads in place of two processes: NCCL refuses two on one GPU."""
+
+    def __init__(self) -> None:
+        self._barrier = threading.Barrier(2, timeout=60)
+        self._rank = threading.local()
+        self._parts: list[tuple[Tensor, ...]] = [(), ()]
+
+    def run(self, function: Callable[[int], Any]) -> list[Any]:
+        def of_rank(rank: int) -> Any:
+            self._rank.number = rank
+            with torch.no_grad():
+                return function(rank)
+
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(of_rank, range(2)))
+
+    def _exchange(self, own: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
+        self._barrier.wait()  # the last exchange has been read
+        self._parts[self._rank.number] = own
+        self._barrier.wait()
+        return list(self._parts)
+
+    def gather(self, *own: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.stack(rows) for rows in zip(*self._exchange(own)))
+
+    def sum(self, *own: Tensor) -> Tensor:
+        first, second = self._exchange(own)
+        return torch.cat(first) + torch.cat(second)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "layout"),
+    [
+        ((5, 6, 7, 3), torch.float32, torch.contiguous_format),
+        ((5, 6, 7, 3), torch.float32, torch.channels_last),
+        ((5, 6, 7, 3), torch.bfloat16, torch.contiguous_format),
+        ((5, 6, 7), torch.float32, torch.contiguous_format),
+        ((5, 6), torch.float32, torch.contiguous_format),
+        ((5, 6, 7, 3), torch.float64, torch.contiguous_format),
+    ],
+)
+def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
+) -> None:
+    """2 and 3 rows; the reference is torch's own, in double precision on the CPU."""
+    generator = torch.Generator().manual_seed(3)
+    x = (2 + 3 * torch.randn(shape, generator=generator)).to(dtype).double().requires_grad_()
+    gradient = torch.randn(shape, generator=generator).to(dtype).double()
+    reference = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1]).double()
+    with torch.no_grad():
+        reference.weight.copy_(torch.linspace(0.5, 1.5, shape[1]))
+        reference.bias.copy_(torch.linspace(-1, 1, shape[1]))
+    output = reference(x)
+    output.backward(gradient)
+
+    two = TwoRanks()
+    monkeypatch.setattr(batchnorm, "_gather", two.gather)
+    monkeypatch.setattr(batchnorm, "_sum", two.sum)
+    rows = [slice(0, 2), slice(2, 5)]
+    parameter_type = torch.float32 if dtype == torch.bfloat16 else dtype
+
+    def normalise(rank: int) -> dict[str, Tensor]:
+        context = SimpleNamespace()
+        context.save_for_backward = lambda *saved: setattr(context, "saved_tensors", saved)
+        moved = [torch.zeros(shape[1]), torch.ones(shape[1]), reference.weight.detach(), reference.bias.detach()]
+        mean, variance, weight, bias = (value.to("cuda", parameter_type) for value in moved)
+        part, of_output = (
+            value[rows[rank]].detach().to("cuda", dtype).contiguous(memory_format=layout) for value in (x, gradient)
+        )
+        result = batchnorm._NormaliseOnGpu.forward(context, part, weight, bias, mean, variance, 0.1, 1e-5)
+        d_x, d_weight, d_bias, *_ = batchnorm._NormaliseOnGpu.backward(context, of_output)
+        return {
+            "output": result, "mean": mean, "variance": variance, "d_x": d_x, "d_weight": d_weight, "d_bias": d_bias
+        }  # fmt: skip
+
+    first, second = two.run(normalise)
+    tolerance = {torch.bfloat16: 3e-2, torch.float32: 1e-4, torch.float64: 1e-10}[dtype]
+    assert x.grad is not None
+    expected = {
+        "output": output, "d_x": x.grad, "d_weight": reference.weight.grad, "d_bias": reference.bias.grad,
+        "mean": reference.running_mean, "variance": reference.running_var,
+    }  # fmt: skip
+    joined = {name: torch.cat([first[name], second[name]]) for name in ("output", "d_x")}
+    joined |= {name: first[name] + second[name] for name in ("d_weight", "d_bias")}
+    joined |= {name: first[name] for name in ("mean", "variance")}
+    for name, value in expected.items():
+        assert value is not None
+        torch.testing.assert_close(joined[name].cpu().double(), value.detach(), rtol=tolerance, atol=tolerance)
+    assert torch.equal(first["mean"], second["mean"])
+    assert torch.equal(first["variance"], second["variance"])
+
+
+def changed(before: Any, after: Any) -> set[str]:
+    old, new = dict(tensors(before)), dict(tensors(after))
+    assert old.keys() == new.keys()
+    return {name for name in old if not torch.equal(old[name], new[name])}
+
+
+def test_a_step_with_nan_leaves_no_trace(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+    config = small_config(train={"max_skipped_steps": 2, "separator_every": 2})
+    experiment = Experiment(config, workers)
+    run_steps(experiment, range(4))
+    before = clone(experiment.state_dict())
+    batch = make_batch(config, 4)  # both learn
+    batch.mix[1, 100] = math.nan
+    logging.getLogger("ialcms").propagate = True
+    with caplog.at_level(logging.WARNING, "ialcms"):
+        scalars = experiment.step(batch.to(workers.device))
+        assert scalars  # nobody has looked yet
+        after = clone(experiment.state_dict())
+    assert changed(before, after) == set()
+    assert scalars == {}
+    assert (before["skipped_steps"], after["skipped_steps"]) == (0, 1)
+    assert "step 4: a separated component is not finite" in caplog.text
+    assert "input mix not finite" in caplog.text
+    run_steps(experiment, range(6, 7))
+    learned = clone(experiment.state_dict())
+    assert all(value.isfinite().all() for _, value in tensors(learned))
+    assert any(name.startswith("separator.") for name in changed(after, learned))
+
+
+def test_an_infinite_gradient_is_found_one_step_later(workers: Workers) -> None:
+    config = small_config(train={"max_skipped_steps": 0, "separator_every": 2})
+    experiment = Experiment(config, workers)
+    run_steps(experiment, range(4))
+    learned = clone(experiment.state_dict())
+    handle = experiment.separator.module.mask_bias.register_hook(lambda gradient: gradient * math.inf)
+    experiment.step(make_batch(config, 4).to(workers.device))
+    handle.remove()
+    with pytest.raises(ValueError, match="step 4: the norm of the gradient of the separator is inf"):
+        experiment.step(make_batch(config, 5).to(workers.device))
+    names = changed(learned, clone(experiment.state_dict()))
+    assert {name.split(".")[0] for name in names} == {"critic", "bank"}  # the critic's update came first
+
+
+def test_a_state_goes_from_gpu_to_cpu_and_back(workers: Workers) -> None:
+    """Where Adam counts its steps depends on the machine."""
+    config = small_config()
+    experiment = Experiment(config, workers)
+    run_steps(experiment, range(3))
+    state = clone(experiment.state_dict())
+    on_cpu = SimpleNamespace(
+        device=torch.device("cpu"), world_size=1, rank=0, distributed=False, is_first=True, reads_late=False
+    )
+    on_cpu.gather, on_cpu.copy_from_first = (lambda x, kind=None: x), (lambda tensors: None)
+    on_cpu.gather_objects = lambda value: [value]
+    slow = Experiment(config, on_cpu)  # type: ignore[arg-type]
+    slow.load_state_dict(state)
+    slow.step(make_batch(config, 3))
+    fast = Experiment(config, workers)
+    fast.load_state_dict(clone(slow.state_dict()))
+    assert all(math.isfinite(value) for losses in run_steps(fast, range(4, 7)) for value in losses.values())
+
+
+def losses_of(config: Config) -> list[dict[str, float]]:
+    with Workers() as workers:
+        experiment = Experiment(config, workers)
+        for learner in (experiment.separator, experiment.critic):
+            assert learner is not None
+            for group in learner.optimizer.param_groups:
+                group["eps"] = 1e-3  # or rounding alone makes full steps of some parameters
+        return run_steps(experiment, range(6))
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"cuda_graphs": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
+        pytest.param({"compile": True, "cuda_graphs": True}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_graphs_and_compiled_passes_compute_the_same(train: dict[str, Any]) -> None:
+    eager = losses_of(small_config())
+    other = losses_of(small_config(train=train))
+    for expected, got in zip(eager, other):
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+
+
+def test_graphs_in_bf16_stay_near_float32() -> None:
+    eager = losses_of(small_config())
+    graphs = losses_of(small_config(train={"cuda_graphs": True, "precision": "bf16"}))
+    for name in ("loss/separation", "loss/critic"):
+        assert graphs[0][name] == pytest.approx(eager[0][name], rel=0.05, abs=0.05)

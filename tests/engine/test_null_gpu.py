@@ -1,0 +1,156 @@
+"""What a training step asks of the host on a GPU, counted without one: launches, synchronisations, collectives.
+
+The networks are the small ones: a step at full size asks the same but for the number of DDP's buckets. The limits are
+what is counted today and a little more; who lowers a count lowers its limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import Shared
+from tests.null_gpu.build import build, environment, missing
+from tests.support import ROOT
+
+pytestmark = [pytest.mark.distributed, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+KINDS = ("both learn", "critic only")
+# The models' own, which go with the inverse STFT by overlap-add and a consistency loss without boolean indexing.
+REMAINING = ("ialcms/losses.py", "ialcms/models/spectrogram.py", "autograd")
+
+
+@dataclass(frozen=True)
+class Case:
+    workers: int
+    overrides: tuple[str, ...]
+    launches: dict[str, int]
+    collectives: dict[str, int]
+
+
+def zero(stage: int) -> tuple[str, ...]:
+    return "train.engine=deepspeed", f"train.deepspeed_config=configs/deepspeed/zero{stage}.json"
+
+
+CASES = {
+    "one worker": Case(1, (), {"both learn": 1_700, "critic only": 890}, {"both learn": 0, "critic only": 0}),
+    "ddp": Case(8, (), {"both learn": 2_160, "critic only": 1_060}, {"both learn": 86, "critic only": 42}),
+    "zero 2": Case(8, zero(2), {"both learn": 2_010, "critic only": 1_060}, {"both learn": 92, "critic only": 46}),
+    "zero 3": Case(8, zero(3), {"both learn": 2_280, "critic only": 1_100}, {"both learn": 320, "critic only": 75}),
+}
+Counted = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def null_gpu(shared: Shared) -> Path:
+    """The folder that it is compiled into."""
+
+    def make(folder: Path) -> str:
+        compiled = folder.parent / "null_gpu"  # LD_PRELOAD takes no path with a space
+        build(compiled)
+        return str(compiled)
+
+    return Path(shared("null GPU", make))
+
+
+@pytest.fixture(scope="module")
+def counted(shared: Shared, null_gpu: Path) -> Counted:
+    """counted(case) -> by kind of step, counts, bytes and places of synchronisations."""
+
+    def count(folder: Path, name: str) -> dict[str, Any]:
+        case = CASES[name]
+        if name.startswith("zero"):
+            pytest.importorskip("deepspeed")
+        output = folder / "counts.json"
+        arguments = [str(null_gpu), "--world", str(case.workers), "--json", str(output), "train.precision=bf16"]
+        run_on_null_gpu(null_gpu, "-m", "tests.null_gpu.count_steps", *arguments, *case.overrides)
+        return json.loads(output.read_text())  # type: ignore[no-any-return]
+
+    return functools.lru_cache(lambda name: shared(f"null GPU, {name}", lambda folder: count(folder, name)))
+
+
+def run_on_null_gpu(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**environment(folder), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["one worker", "ddp", "zero 2"])
+def test_no_step_waits_for_the_device(counted: Counted, name: str, kind: str) -> None:
+    step = counted(name)[kind]
+    places = {place for place in step["synchronisations"] if not place.startswith(REMAINING)}
+    assert places == set()
+    waits = sum(count for what, count in step["counts"].items() if what.startswith("synchronise"))
+    assert waits <= sum(step["synchronisations"].values())  # none that the places do not tell of
+    assert not any(what.endswith("pageable") for what in step["counts"])  # for such a copy the program waits too
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_zero_3_only_deepspeed_waits(counted: Counted, kind: str) -> None:
+    """It compares the order of the layers over the workers, and collects small parameters at the end."""
+    places = counted("zero 3")[kind]["synchronisations"]
+    other = {place for place in places if "DeepSpeed" not in place and not place.startswith(REMAINING)}
+    assert other == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CASES)
+def test_launches_and_collectives(counted: Counted, name: str, kind: str) -> None:
+    counts = counted(name)[kind]["counts"]
+    assert counts["launches"] <= CASES[name].launches[kind]
+    collectives = ("all-reduce", "all-gather", "reduce-scatter", "broadcast")
+    assert sum(counts.get(what, 0) for what in collectives) <= CASES[name].collectives[kind]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nccl_gets_memory_of_the_device_alone(counted: Counted, name: str) -> None:
+    for step in counted(name).values():
+        assert "host memory for NCCL" not in step["counts"]
+        assert CASES[name].workers == 1 or step["counts"]["all-reduce"] > 0
+
+
+WAITS = """
+import json, torch
+from tests.null_gpu.watch import NullGpu
+gpu = NullGpu()
+x = torch.ones(4, device="cuda")
+ways = {
+    "item": lambda: x[0].item(),
+    "truth": lambda: bool(x.isfinite().all()),
+    "constant": lambda: torch.tensor([1.0, 2.0], device="cuda"),
+    "boolean index": lambda: x[x > 0],
+    "cuda.synchronize": lambda: torch.cuda.synchronize(),
+    "none": lambda: x + 1,
+    "pinned": lambda: torch.ones(4).pin_memory().to("cuda", non_blocking=True),
+}
+seen = {}
+for name, way in ways.items():
+    with gpu.watch() as watched:
+        way()
+    seen[name] = sum(watched.synchronisations.values()), watched.launches
+print(json.dumps(seen))
+"""
+
+
+def test_each_way_of_waiting_is_noticed(null_gpu: Path) -> None:
+    seen = json.loads(run_on_null_gpu(null_gpu, "-c", WAITS))
+    waits = {name: count for name, (count, _) in seen.items()}
+    assert waits.pop("none") == waits.pop("pinned") == 0
+    assert all(count >= 1 for count in waits.values()), waits
+    assert seen["none"][1] == 1  # a sum is one launch

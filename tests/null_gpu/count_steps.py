@@ -1,0 +1,141 @@
+"""Counts of the two kinds of training steps, as a table or as JSON:
+
+    python -m tests.null_gpu.count_steps FOLDER --world 8 --config configs/duet.yaml train.precision=bf16
+
+FOLDER: where `tests.null_gpu.build` has compiled to. The worker is rank 0 of `--world`, with 8 mixes of its own.
+Without --config the small networks of the tests: the counts are the same but for the number of DDP's buckets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from tests.null_gpu.build import environment
+from tests.null_gpu.watch import NullGpu
+
+_MIXES = 8  # of this worker, in a step
+_WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
+_WATCHED = {"both learn": 36, "critic only": 37}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--world", type=int, default=1, help="number of workers that this one believes in")
+    parser.add_argument("--config", default=None)
+    parser.add_argument("--json", type=Path, default=None, help="write the counts here instead of a table")
+    parser.add_argument("overrides", nargs="*")
+    arguments = parser.parse_intermixed_args()
+    if "NULL_GPU" not in os.environ:  # the loader looks for the library when a process starts
+        again = [sys.executable, "-m", "tests.null_gpu.count_steps", *sys.argv[1:]]
+        sys.exit(subprocess.run(again, env=environment(arguments.folder)).returncode)
+    counts = count_steps(arguments.world, arguments.config, arguments.overrides)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(counts))
+    else:
+        print(_table(counts))
+
+
+def count_steps(world: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
+    """By kind of step: counts, bytes and places of synchronisations."""
+    os.environ["NULL_GPU_DEVICES"] = str(world)
+    gpu = NullGpu()
+    from ialcms.engine import Workers  # after torch has met the null GPU
+    from ialcms.training.step import Experiment
+
+    config = _config(world, config_file, overrides)
+    results = {}
+    with _one_of(world), Workers() as workers:
+        experiment = Experiment(config, workers, pretrained=False)
+        experiment._agreed = True  # the comparison of all workers' networks would look at what no kernel has written
+        for step in _WARM_UP:
+            experiment.step(_batch(config, step, workers.device))
+        for name, step in _WATCHED.items():
+            batch = _batch(config, step, workers.device)
+            with gpu.watch() as watched:
+                experiment.step(batch)
+            results[name] = {
+                "counts": watched.counts,
+                "bytes": watched.num_bytes,
+                "synchronisations": dict(watched.synchronisations),
+            }
+    return results
+
+
+def _config(world: int, config_file: str | None, overrides: list[str]) -> Any:
+    from ialcms.config import load_config
+    from tests.support import write_small_config
+
+    fixed = ["model.visual.weights=none", f"train.global_batch={_MIXES * world}", "train.separator_every=3"]
+    fixed.append("train.check_every=1000000")  # as above
+    if config_file is not None:
+        return load_config(config_file, [*fixed, *overrides])
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        small = write_small_config(Path(folder, "small.yaml"), Path(folder))
+        return load_config(small, [*fixed, *overrides])
+
+
+def _batch(config: Any, step: int, device: torch.device) -> Any:
+    from ialcms.data.batch import Batch
+
+    mixtures, objects = config.data.num_mix, config.data.num_objects
+    samples, side = config.audio.num_samples, config.data.image_crop
+    batch = Batch(
+        step=step,
+        mix=torch.zeros(_MIXES, samples),
+        mixtures=torch.zeros(_MIXES, mixtures, samples),
+        objects=torch.zeros(_MIXES, mixtures, objects, 3, side, side, dtype=torch.uint8),
+        keys=[("clip",)] * _MIXES,
+        bad={},
+    )
+    return batch.to(device)
+
+
+@contextlib.contextmanager
+def _one_of(world: int) -> Iterator[None]:
+    """This process is rank 0 of `world`; nobody else comes to the rendezvous, so it is held in this process."""
+    if world == 1:
+        yield
+        return
+    os.environ |= {
+        "RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(world),
+    }  # fmt: skip
+    init_process_group = dist.init_process_group
+
+    def init(backend: str, **options: Any) -> None:
+        init_process_group(backend, store=dist.HashStore(), rank=0, world_size=world, **options)
+
+    dist.init_process_group = init
+    try:
+        yield
+    finally:
+        dist.init_process_group = init_process_group
+
+
+def _table(counts: dict[str, Any]) -> str:
+    lines = []
+    for name, step in counts.items():
+        lines.append(f"{name}:")
+        for kind, count in sorted(step["counts"].items()):
+            if not kind.startswith("kernel "):
+                lines.append(f"  {kind:40s} {count:7d} {step['bytes'][kind] / 1e6:10.3f} MB")
+        for place, count in sorted(step["synchronisations"].items()):
+            lines.append(f"  waits {count:3d} times at {place}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
