@@ -71,7 +71,8 @@ class Learner(Generic[Network]):
     def _skip_unless_finite(self, norm: Tensor) -> bool:
         """Whether the optimizer is to be called. On a GPU always: its kernels look at the flag, the program does not.
 
-        With the flag set torch's fused kernels change neither parameters nor moments nor the count of steps, whatever the weight decay.
+        With the flag set, torch's fused kernels change neither parameters nor moments nor the count of steps, whatever
+        the weight decay.
         """
         if not norm.is_cuda:
             return bool(norm.isfinite())
