@@ -80,7 +80,7 @@ class DeepSpeedLearner(Learner[Network]):
         """What DeepSpeed sends in a step. Stages 2 and 3 keep no whole gradients, so they reduce every micro-batch's;
         ZeRO 3 collects at least all parameters once, more often as it sees fit."""
         traffic = self._workers.traffic
-        learned: float = size(p for group in self._groups for p in group)
+        learned: float = size(p for group in self._groups for p in group if p.requires_grad)
         if self._stage == 3:
             parameters: list[Any] = list(self.module.parameters())
             learned = sum(p.ds_numel * p.element_size() for p in parameters if p.requires_grad)

@@ -14,6 +14,7 @@ micro-batches and workers, and the reduction happens once, at the last micro-bat
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
@@ -131,6 +132,8 @@ class DDPLearner(Learner[Network]):
         # Buffers are equal on all workers from the start and stay so (global statistics), so they need no broadcast at
         # every pass. Nor is there a search for unused parameters: every pass uses all of them.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
+        # Of convolutions that compute channels last they are copied there: no news for the user.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Gradients live in the buckets that are sent: no copies there and back.
         self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False, gradient_as_bucket_view=True)
         self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)

@@ -121,14 +121,14 @@ class Critic(nn.Module):
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
             every = magnitudes if partners is None else torch.cat([magnitudes, partners])
-            return self.g(arrange(every.unsqueeze(1))).mean(dim=(2, 3))  # type: ignore[no-any-return]
+            return self.g(arrange(every.unsqueeze(1), on_cpu=True)).mean(dim=(2, 3))  # type: ignore[no-any-return]
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
         weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
 
     def _pass(self, weights: list[Any], magnitudes: Tensor) -> Tensor:
         """g with these weights, averaged over the cells."""
-        x = arrange(magnitudes.unsqueeze(1))
+        x = arrange(magnitudes.unsqueeze(1), on_cpu=True)
         for weight, activation in zip(weights, list(self.g)[1::2]):
             x = activation(F.conv2d(x, weight, stride=2, padding=1))
         return x.mean(dim=(2, 3))

@@ -14,12 +14,13 @@ from tests.support import make_batch, small_config
 @pytest.mark.parametrize("channels", [1, 3])
 def test_strides(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
     x = torch.randn(2, channels, 4, 6)
-    for name, last in (("auto", True), ("channels_last", True), ("contiguous", False)):
+    for name, last in (("auto", False), ("channels_last", True), ("contiguous", False)):
         monkeypatch.setattr(layout, "LAYOUT", name)
         arranged = layout.arrange(x)
         assert torch.equal(arranged, x)
         assert (arranged.stride(1) == 1) == last
         weight = torch.randn(8, channels, 3, 3)
+        assert layout.arrange(x, on_cpu=True).stride(1) == (24 if name == "contiguous" else 1)
         assert torch.nn.functional.conv2d(arranged, weight).is_contiguous(memory_format=torch.channels_last) == last
 
 
