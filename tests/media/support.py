@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,8 +90,8 @@ def join(path: Path, *recordings: Recording, container: str = "mpegts", anew: bo
     content, start_s = b"", 0.0
     for made in recordings:
         part = path.with_name(f"part-{path.name}")
-        shifted = Recording(**{**vars(made), "start_s": 0.0 if anew else start_s + made.start_s})
-        content += write_media(part, shifted, container).read_bytes()
+        begin_s = 0.0 if anew else start_s + made.start_s
+        content += write_media(part, dataclasses.replace(made, start_s=begin_s), container).read_bytes()
         part.unlink()
         start_s += made.seconds
     path.write_bytes(content)

@@ -306,12 +306,18 @@ class TestLayouts:
         set_channel_labels(path, labels)
         program = """
             import gc, pathlib, sys
+            import av
+            from ialcms.media.container import keep_layout
             from tests.media.test_sound import MODEL_RATE, Wanted, heard, read_sound
             for _ in range(3):
                 info, wave = heard(pathlib.Path(sys.argv[1]))
                 clips = read_sound(pathlib.Path(sys.argv[1]), Wanted(None, 1.0, 0.9), MODEL_RATE, [])
                 gc.collect()
             print(info.num_channels, wave.shape[1], sorted(clips))
+            with av.open(sys.argv[1]) as container:  # as of a decoder that makes such a list itself
+                kept = {keep_layout(frame.layout) for frame in container.decode(audio=0)}
+            gc.collect()
+            print(len(kept))
         """
         result = python("-c", textwrap.dedent(program), str(path))
-        assert (result.returncode, result.stdout) == (0, "2 96000 [0, 1]\n"), result.stderr
+        assert (result.returncode, result.stdout) == (0, "2 96000 [0, 1]\n1\n"), result.stderr
