@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif not torch.cuda.is_available():
         print("--device cuda: this machine shows no GPU to PyTorch; use --device cpu", file=sys.stderr)
         return 2
+    options.batch = options.batch or [8 if options.device == "cuda" else 2]
     if options.threads:
         torch.set_num_threads(options.threads)
     upsampled_conv.FORM = options.upsampling
@@ -159,7 +160,7 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     """Largest differences between the forms of a step in which both learn: losses, absolute or relative to their
     size; gradients of each network, relative to their norm. The critic's rate is 0, as Adam's first step makes full
     steps of rounding, which the separator would see."""
-    config = build_config(options, "float32", min(options.batch or [2]), "optim.lr_critic=0")
+    config = build_config(options, "float32", min(options.batch), "optim.lr_critic=0")
     ours, naive = build(config, with_naive=True)
     assert naive is not None
     assert ours.critic is not None

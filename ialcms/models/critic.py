@@ -125,7 +125,7 @@ class Critic(nn.Module):
         weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
 
-    def _pass(self, weights: list[Tensor], magnitudes: Tensor) -> Tensor:
+    def _pass(self, weights: list[Any], magnitudes: Tensor) -> Tensor:
         """g with these weights, averaged over the cells."""
         x = _as_picture(magnitudes)
         for weight, activation in zip(weights, list(self.g)[1::2]):
