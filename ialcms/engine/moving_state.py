@@ -49,5 +49,6 @@ def _joined(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
     together = torch.cat([buffer.flatten() for _, _, buffer in buffers])
     parts = together.split([buffer.numel() for _, _, buffer in buffers])
     for (owner, name, buffer), part in zip(buffers, parts):
-        owner._buffers[name] = part.view(buffer.shape)
+        # `data`: with a count of changes of its own, or autograd would take a change of one buffer for one of all
+        owner._buffers[name] = part.view(buffer.shape).data
     return together

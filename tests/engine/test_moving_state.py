@@ -64,3 +64,14 @@ def test_views_survive_loading_and_copying() -> None:
     assert changed(loaded, twin) == set()  # a copy has memory of its own
     moving.restore()
     assert changed(loaded, module) == set()
+
+
+def test_a_change_of_one_buffer_is_none_of_another() -> None:
+    """Autograd keeps the running statistics of the first layer for its backward pass."""
+    first, second = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    MovingState(nn.Sequential(first, second))
+    output = first(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
+    assert second.running_mean is not None
+    second.running_mean.lerp_(torch.ones(3), 0.1)
+    output.square().sum().backward()
+    assert first.weight.grad is not None
