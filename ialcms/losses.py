@@ -57,12 +57,10 @@ def consistency_loss(scores: Tensor, temperature: float = 0.3, excluded_negative
 
 def _row_loss(scores: Tensor, temperature: float, excluded: int) -> Tensor:
     count = len(scores)
-    positive = scores.diagonal().unsqueeze(1)
-    others = ~torch.eye(count, dtype=torch.bool, device=scores.device)
-    negatives = scores[others].view(count, count - 1)
-    kept = negatives.topk(max(0, count - 1 - excluded), dim=1, largest=False).values
-    logits = torch.cat([positive, kept], dim=1) / temperature
-    return (logits.logsumexp(dim=1) - logits[:, 0]).mean()
+    own = torch.eye(count, dtype=torch.bool, device=scores.device)
+    largest = scores.detach().masked_fill(own, -torch.inf).topk(min(excluded, count - 1), dim=1, sorted=False).indices
+    logits = scores.scatter(1, largest, -torch.inf) / temperature  # no mask of data-dependent shape: no host waits
+    return (logits.logsumexp(dim=1) - logits.diagonal()).mean()
 
 
 def critic_loss(independent: Tensor, dependent: Tensor, weight_penalty: Tensor, c: float = 1.0) -> Tensor:

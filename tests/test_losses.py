@@ -128,3 +128,28 @@ def test_independence_loss_pulls_dependent_scores_up() -> None:
     assert float(loss) == pytest.approx(0.3)
     loss.backward()
     assert dependent.grad.tolist() == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize("count", [1, 3, 7, 8, 20])
+@pytest.mark.parametrize("excluded", [0, 6])
+def test_consistency_and_its_gradient_with_sorted_negatives(count: int, excluded: int) -> None:
+    """In double precision against rows that are sorted and cut; where no negative is kept, nothing pulls."""
+    torch.manual_seed(count)
+    scores = torch.randn(count, count, dtype=torch.float64, requires_grad=True)
+    others = ~torch.eye(count, dtype=torch.bool)
+    expected = torch.zeros((), dtype=torch.float64)
+    for table in (scores, scores.T):
+        kept = table[others].view(count, count - 1).sort(dim=1).values[:, : max(0, count - 1 - excluded)]
+        logits = torch.cat([table.diagonal().unsqueeze(1), kept], dim=1) / 0.3
+        expected = expected + 0.5 * F.cross_entropy(logits, torch.zeros(count, dtype=torch.long))
+    ours = losses.consistency_loss(scores, 0.3, excluded)
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(loss, scores)[0] for loss in (ours, expected)]
+    torch.testing.assert_close(*gradients)
+    assert bool(gradients[0].any()) == (count - 1 > excluded)
+
+
+def test_consistency_is_one_graph_for_the_compiler() -> None:
+    scores = torch.randn(9, 9)
+    compiled = torch.compile(losses.consistency_loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(scores), losses.consistency_loss(scores))

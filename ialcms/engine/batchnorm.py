@@ -26,6 +26,7 @@ def synchronise(module: nn.Module, workers: Workers) -> nn.Module:
         if isinstance(child, _BatchNorm) and _is_trained(child):
             replacement = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
             replacement.traffic = workers.traffic
+            replacement.whole = _WholeBatch(workers)
             replacement.weight, replacement.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():
                 replacement.register_buffer(buffer, value)
@@ -57,6 +58,30 @@ def _is_trained(layer: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in layer.parameters())
 
 
+class _WholeBatch:
+    """Collectives of a BatchNorm layer that is computed together with what follows it."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.parts, self._traffic = workers.world_size, workers.traffic
+
+    def gather(self, own: Tensor) -> Tensor:
+        every = own.new_empty(self.parts * own.numel())
+        self._traffic.all_gather("batchnorm", own.numel() * own.element_size())
+        with waiting():
+            dist.all_gather_into_tensor(every, own.flatten())
+        return every.view(self.parts, *own.shape)
+
+    def sum(self, own: Tensor) -> Tensor:
+        self._traffic.all_reduce("batchnorm", own.numel() * own.element_size())
+        total = own.clone()
+        with waiting():
+            dist.all_reduce(total)
+        return total
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
+        return self  # of the workers, not of the layer
+
+
 def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
     """Mean, variance and number of values forward, two sums backward."""
     value = layer.weight.element_size()
@@ -69,6 +94,7 @@ class GlobalBatchNorm(_BatchNorm):
     """BatchNorm whose training statistics are those of all workers' batches together."""
 
     traffic: Traffic
+    whole: _WholeBatch
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

@@ -184,7 +184,8 @@ class DeepSpeedLearner(Learner[Network]):
         state: dict[int, dict[str, Tensor]] = {}
         if self.optimizer.state:  # there is none before the first step
             steps: Tensor = next(iter(self.optimizer.state.values()))["step"]
-            for number, parameter in (item for own in numbered for item in own.items()):
+            trained = {number: p for own in numbered for number, p in own.items() if p.requires_grad}
+            for number, parameter in trained.items():
                 moments = {name: self._whole_moment(parameter, name) for name in _MOMENTS}
                 if self._workers.is_first:
                     shaped = {name: moment.reshape(shapes[id(parameter)]).cpu() for name, moment in moments.items()}

@@ -39,8 +39,8 @@ class Learner(Generic[Network]):
     ) -> None:
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
+        self._trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         self._moving = MovingState(module)
-        self._fuse()
 
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
@@ -62,7 +62,7 @@ class Learner(Generic[Network]):
 
     def _clip(self) -> Tensor:
         """Clip the gradients; returns their norm before."""
-        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        parameters = [p for p in self._trained if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if self.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
@@ -77,12 +77,6 @@ class Learner(Generic[Network]):
             return bool(norm.isfinite())
         self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
         return True
-
-    def _fuse(self) -> None:
-        """On a GPU the optimizer must be torch's fused one, which alone can skip a step by itself."""
-        if next(self.module.parameters()).is_cuda:
-            for group in self.optimizer.param_groups:
-                group["fused"], group["foreach"] = True, False
 
     def save_buffers(self) -> None:
         """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
@@ -113,11 +107,7 @@ class Learner(Generic[Network]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state of any engine; before the first pass."""
         self.module.load_state_dict(state["module"])
-        optimizer = copy.deepcopy(state["optimizer"])
-        # How an update is computed is this machine's business, and decides where torch puts the count of steps.
-        for own, saved in zip(self.optimizer.param_groups, optimizer["param_groups"]):
-            saved |= {name: own[name] for name in ("fused", "foreach") if name in own}
-        self.optimizer.load_state_dict(optimizer)
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
 
 class DDPLearner(Learner[Network]):
@@ -140,7 +130,8 @@ class DDPLearner(Learner[Network]):
         # Buffers are equal on all workers from the start and stay so (global statistics), so they need no broadcast at
         # every pass. Nor is there a search for unused parameters: every pass uses all of them.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
-        self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False)
+        # Gradients live in the buckets that are sent: no copies there and back.
+        self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False, gradient_as_bucket_view=True)
         self._gradient_bytes = size(p for p in module.parameters() if p.requires_grad)
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)

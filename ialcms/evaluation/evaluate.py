@@ -37,6 +37,7 @@ from ialcms.evaluation.result_files import MIXES, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
 from ialcms.evaluation.windows import MixSeparator, Separated
 from ialcms.models import Separator
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.processes import available_cores, worker_pool
 from ialcms.runs import checkpoint
 
@@ -50,6 +51,7 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
     state, _ = checkpoint.load(folder, config, manifest_digest=None)
     separator = Separator(config.model, config.audio)
     separator.load_state_dict(state["separator"]["module"])
+    set_arithmetic(config)
     return separator.to(device).eval()
 
 

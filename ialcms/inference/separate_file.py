@@ -32,6 +32,7 @@ from ialcms.inference.objects import (
 from ialcms.inference.overlay import still_frames, write_overlays
 from ialcms.inference.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, StemMaker
+from ialcms.models.arithmetic import set_arithmetic
 
 _RECORD = "separation.json"
 log = logging.getLogger("ialcms")
@@ -77,6 +78,7 @@ def separate_file(
     if batch_windows < 1:
         raise ValueError(f"batch_windows is {batch_windows}; give at least 1")
     model = load_model(checkpoint, device)
+    set_arithmetic(model.config)
     config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_windows=batch_windows))
     damage = {"sound": Damage(), "pictures": Damage()}
     info = measure_sound(source, config.audio.sample_rate, damage["sound"])

@@ -15,7 +15,7 @@ from ialcms.models.norm import BatchNorm1d, BatchNorm2d
 
 
 class AudioVisualOutput(NamedTuple):  # a tuple, so that an engine finds the tensors in it
-    decoder_input: Tensor  # (N, D + C, h, w)
+    attended_audio: Tensor  # (N, C, h, w), to be decoded; the picture's half is `attended_visual` in every cell
     context: Tensor  # (N, D + C), conditions the decoder
     cosine_map: Tensor  # (N, H, W)
     localisation: Tensor  # (N, H, W) in (0, 1)
@@ -65,9 +65,8 @@ class AudioVisualModule(nn.Module):
             fused = fused.float()
             attended_audio = fused + weight * fused
 
-        repeated = attended[:, :, None, None].expand(-1, -1, *cells)
         return AudioVisualOutput(
-            decoder_input=torch.cat([repeated, attended_audio], dim=1),
+            attended_audio=attended_audio,
             context=torch.cat([attended, attended_audio.mean(dim=(2, 3))], dim=1),
             cosine_map=cosine_map,
             localisation=localisation,

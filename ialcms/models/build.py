@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ialcms.config import Config
 from ialcms.models.critic import Critic
 from ialcms.models.separator import Separator
+from ialcms.models.unet import UpBlock
 from ialcms.models.weights import load_backbone
 
 
@@ -17,10 +20,22 @@ def build_networks(config: Config, pretrained: bool = True) -> tuple[Separator, 
     """
     torch.manual_seed(config.seed)
     separator = Separator(config.model, config.audio)
+    _freeze_what_has_no_effect(separator)
     if pretrained:
         load_backbone(separator.visual.backbone, config.model.visual.weights)
     critic = Critic(config.model.critic) if config.uses_critic else None
     return separator, critic
+
+
+def _freeze_what_has_no_effect(separator: Separator) -> None:
+    """The offsets that an instance normalisation takes out again.
+
+    Their gradient is zero, in the published code rounding, of which Adam makes full steps. They stay in checkpoints and
+    in the optimizer's groups, so that both are as they always were.
+    """
+    for block in separator.decoder.blocks:
+        assert isinstance(block, UpBlock)
+        block.norm.bias.requires_grad_(False)
 
 
 def separator_optimizer(separator: Separator, config: Config) -> torch.optim.Adam:
@@ -32,11 +47,27 @@ def separator_optimizer(separator: Separator, config: Config) -> torch.optim.Ada
         {"params": audio, "lr": config.optim.lr_audio, "name": "audio"},
         {"params": visual, "lr": config.optim.lr_visual, "name": "visual"},
     ]
-    return torch.optim.Adam(groups, betas=config.optim.betas)
+    return _adam(groups, betas=config.optim.betas)
 
 
 def critic_optimizer(critic: Critic, config: Config) -> torch.optim.Adam:
     optim = config.optim
-    return torch.optim.Adam(
-        critic.parameters(), lr=optim.lr_critic, betas=optim.critic_betas, weight_decay=optim.critic_weight_decay
-    )
+    parameters = [{"params": list(critic.parameters())}]
+    return _adam(parameters, lr=optim.lr_critic, betas=optim.critic_betas, weight_decay=optim.critic_weight_decay)
+
+
+def _adam(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Adam:
+    """One kernel for all parameters of a group, on CPU and GPU alike."""
+    optimizer = torch.optim.Adam(groups, fused=True, **options)
+    optimizer.register_load_state_dict_pre_hook(_fit)
+    return optimizer
+
+
+def _fit(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved state as this optimizer would have left it: by the same kernels, without moments of what is frozen."""
+    groups, frozen = [], set()
+    for own, group in zip(optimizer.param_groups, saved["param_groups"]):
+        groups.append({**group, "fused": own["fused"], "foreach": own["foreach"]})
+        frozen |= {number for number, p in zip(group["params"], own["params"]) if not p.requires_grad}
+    state = {number: values for number, values in saved["state"].items() if number not in frozen}
+    return {**saved, "state": state, "param_groups": [*groups, *saved["param_groups"][len(groups) :]]}

@@ -6,6 +6,8 @@ whatever the number of pairs that it is in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,12 +41,39 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
-            matrix = weight.flatten(1)
-            if self.training:
-                self._iterate(matrix.detach())
+            sigma = self._sigma(weight.detach().flatten(1))
             # clones: the next pass updates the vectors in place, before this pass's backward may have run
-            sigma = torch.dot(self.u.clone(), matrix @ self.v.clone())
-            return weight / sigma
+            return _DividedBySigma.apply(weight, sigma, self.u.clone(), self.v.clone())  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _sigma(self, matrix: Tensor) -> Tensor:
+        """The estimate of the largest singular value, after a power iteration while training."""
+        if not self.training:
+            return torch.dot(self.u, matrix @ self.v)
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
+        image = matrix @ self.v
+        sigma = torch.linalg.vector_norm(image)  # = u . image, as u is the image at unit length
+        self.u.copy_(image / sigma.clamp(min=1e-12))
+        return sigma
+
+
+class _DividedBySigma(torch.autograd.Function):
+    """weight / sigma with sigma = u^T W v, whose derivative by W is u v^T: the gradient of W is
+    (G - <G, W / sigma> u v^T) / sigma, one product and one rank-one update."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        normalised = weight / sigma
+        ctx.save_for_backward(normalised, sigma, u, v)
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        normalised, sigma, u, v = ctx.saved_tensors
+        gradient = gradients[0]
+        along = torch.dot(gradient.flatten(), normalised.flatten())
+        d_weight = torch.addr(gradient.flatten(1), along * u, v, alpha=-1).div_(sigma)
+        return d_weight.view_as(normalised), None, None, None
 
 
 def spectral_norm(layer: nn.Conv2d | nn.Linear) -> nn.Module:
@@ -72,17 +101,42 @@ class Critic(nn.Module):
         self.w = nn.Linear(hidden, 1, bias=False)
         self.b = nn.Parameter(torch.zeros(1))
 
-    def forward(self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False, partners: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """magnitudes (K, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,).
 
         with_penalty: also `weight_penalty`, which an engine that keeps parameters in shards can only give in a pass.
+        partners: (K', F, T) more components, without gradients; their indices follow on.
         """
-        embeddings = self.g(magnitudes.unsqueeze(1)).mean(dim=(2, 3))  # (K, 16 * width)
+        embeddings = self._embed(magnitudes, partners)
         first, second = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
         hidden = self.h(torch.cat([first, second], dim=1))
         scores = (self.w(hidden) + self.b).squeeze(1).float()
         return (scores, self.weight_penalty()) if with_penalty else scores
 
+    def _embed(self, magnitudes: Tensor, partners: Tensor | None) -> Tensor:
+        """(K + K', 16 * width)."""
+        learns = torch.is_grad_enabled() and self.w.weight.requires_grad
+        if partners is None or learns:
+            every = magnitudes if partners is None else torch.cat([magnitudes, partners])
+            return self.g(_as_picture(every)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+        # Frozen: the partners' half has no gradient, nor activations to keep for one.
+        weights = [layer.weight for layer in list(self.g)[::2]]
+        return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
+
+    def _pass(self, weights: list[Any], magnitudes: Tensor) -> Tensor:
+        """g with these weights, averaged over the cells."""
+        x = _as_picture(magnitudes)
+        for weight, activation in zip(weights, list(self.g)[1::2]):
+            x = activation(F.conv2d(x, weight, stride=2, padding=1))
+        return x.mean(dim=(2, 3))
+
     def weight_penalty(self) -> Tensor:
         """||w||^2 of the last layer, which is not normalised."""
         return self.w.weight.square().sum()
+
+
+def _as_picture(magnitudes: Tensor) -> Tensor:
+    """(K, F, T) -> (K, 1, F, T), channels last: the layout in which the convolutions go on."""
+    return magnitudes.unsqueeze(-1).permute(0, 3, 1, 2)

@@ -70,7 +70,7 @@ class Separator(nn.Module):
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
         features = self.encoder(self.input_norm(torch.log(mix_magnitude + 1e-8).detach()))
         fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
-        score = self.decoder(fused.decoder_input, fused.context, features, num_objects)
+        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features)
         mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)
         return SeparatorOutput(
             mask=mask,

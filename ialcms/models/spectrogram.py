@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.config import AudioConfig
@@ -21,12 +22,15 @@ class Spectrogram(nn.Module):
     """The audio front end. Always computes in float32, whatever autocast says: phases do not survive 16 bits."""
 
     window: Tensor
+    envelope: Tensor
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
         self.n_fft, self.hop = config.n_fft, config.hop
         num_bins = config.n_fft // 2 + 1
         self.register_buffer("window", torch.hann_window(config.n_fft, periodic=True), persistent=False)
+        self._num_frames = config.num_frames
+        self.register_buffer("envelope", self._envelope(config.num_frames), persistent=False)
         v = torch.linspace(-1, 1, config.log_bins, dtype=torch.float64)
         to_log = (_BASE ** ((v + 1) / 2) - 11) / 10
         v = torch.linspace(-1, 1, num_bins, dtype=torch.float64)
@@ -44,11 +48,31 @@ class Spectrogram(nn.Module):
         return spectrum.reshape(*wave.shape[:-1], *spectrum.shape[-2:])
 
     def istft(self, spectrum: Tensor, num_samples: int) -> Tensor:
-        """complex (..., Fq, T) -> (..., num_samples)."""
+        """complex (..., Fq, T) -> (..., num_samples), zeros beyond the last frame.
+
+        Frames are windowed and added up, and divided by the sum of the squared windows. torch's own looks at that sum
+        for zeros, for which the host has to wait for the device.
+        """
         with torch.autocast(spectrum.device.type, enabled=False):
             flat = spectrum.reshape(-1, *spectrum.shape[-2:])
-            wave = torch.istft(flat, self.n_fft, self.hop, window=self.window, center=True, length=num_samples)
+            frames = torch.fft.irfft(flat.transpose(1, 2), n=self.n_fft, dim=2) * self.window
+            num_frames, start = frames.shape[1], self.n_fft // 2  # frames are centred
+            envelope = self.envelope if num_frames == self._num_frames else self._envelope(num_frames)
+            length = min(num_samples, self.hop * (num_frames - 1) + self.n_fft - start)
+            wave = self._overlap_add(frames)[:, start : start + length] / envelope[start : start + length]
+            wave = F.pad(wave, (0, num_samples - length))
         return wave.reshape(*spectrum.shape[:-2], num_samples)
+
+    def _envelope(self, num_frames: int) -> Tensor:
+        """Sum of the squared windows of so many frames, as `_overlap_add` lays them."""
+        return self._overlap_add(self.window.square().expand(1, num_frames, -1))[0].clamp(min=1e-11)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """(n, T, n_fft), each frame `hop` samples after the one before -> (n, at least (T - 1) * hop + n_fft)."""
+        per_frame = -(-self.n_fft // self.hop)  # hops
+        parts = F.pad(frames, (0, per_frame * self.hop - self.n_fft)).unflatten(2, (per_frame, self.hop))
+        shifted = [F.pad(parts[:, :, k], (0, 0, k, per_frame - 1 - k)) for k in range(per_frame)]
+        return torch.stack(shifted).sum(0).flatten(1)
 
 
 class RowResample(nn.Module):

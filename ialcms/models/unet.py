@@ -5,12 +5,13 @@ Shapes: B mixes, K objects a mix, N = B*K; F x T the log-frequency spectrogram; 
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ialcms.models.instance_scaling import scale_instances
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import leaky_relu, stage
+from ialcms.models.upsampled_conv import UpsampledConv2d
 
 
 class Encoder(nn.Module):
@@ -40,9 +41,10 @@ class AdaptiveInstanceNorm(nn.Module):
         self.gain = nn.Linear(context_channels, channels)
         self.offset = nn.Linear(context_channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        gain, offset = self.gain(context)[:, :, None, None], self.offset(context)[:, :, None, None]
-        return F.instance_norm(x) * gain + offset
+    def forward(self, x: Tensor, context: Tensor, norm: _BatchNorm) -> Tensor:
+        """Of norm(x), in one pass over x with it; x (n, c, h, w), context (n, C)."""
+        gain, offset = self.gain(context).float(), self.offset(context).float()
+        return scale_instances(x, norm, gain, offset, whole=getattr(norm, "whole", None))
 
 
 class UpBlock(nn.Module):
@@ -50,17 +52,26 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, channels: int, context_channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, channels, 3, padding=1, bias=False)
+        self.conv = UpsampledConv2d(inputs, channels)
         self.activation = leaky_relu()
         self.norm = BatchNorm2d(channels)
         self.style = AdaptiveInstanceNorm(channels, context_channels)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        return self.style(self.norm(self.activation(self.conv(upsample(x)))), context)
+    def forward(
+        self, x: Tensor, context: Tensor, shared: Tensor | None = None, *, constant: Tensor | None = None
+    ) -> Tensor:
+        """x (n, c, h, w), context (n, C) -> (n, c', 2h, 2w).
+
+        shared, constant: further channels, see UpsampledConv2d.
+        """
+        return self.style(self.activation(self.conv(x, shared, constant=constant)), context, self.norm)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
-    """From the audio-visual module's output (N, inputs, F/32, T/32) to one score per spectrogram cell."""
+    """From the audio-visual module's output to one score per spectrogram cell.
+
+    The bottom's input is a picture's embedding, the same in all cells, and a sound's feature; `inputs` counts both.
+    """
 
     def __init__(self, inputs: int, width: int, context_channels: int) -> None:
         super().__init__()
@@ -71,17 +82,15 @@ class Decoder(nn.Module):
             UpBlock(below + skip, channels, context_channels)
             for below, skip, channels in zip(block_inputs, skips, outputs)
         )
-        self.score = nn.Conv2d(2 * width, 1, 3, padding=1)
+        self.score = UpsampledConv2d(2 * width, 1, bias=True)
 
-    def forward(self, x: Tensor, context: Tensor, features: list[Tensor], num_objects: int) -> Tensor:
-        """x (N, inputs, h, w), context (N, C), features of the mixes as Encoder gives them -> (N, 1, F, T)."""
-        x = self.blocks[0](x, context)
-        for block, feature in zip([*self.blocks[1:], None], reversed(features[:-1])):
-            x = torch.cat([feature.repeat_interleave(num_objects, dim=0).to(x.dtype), x], dim=1)
-            if block is not None:
-                x = block(x, context)
-        return self.score(upsample(x))
+    def forward(self, sound: Tensor, picture: Tensor, context: Tensor, features: list[Tensor]) -> Tensor:
+        """sound (N, c, h, w) and picture (N, D), context (N, C), features of the B mixes as Encoder gives them.
 
-
-def upsample(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        Returns (N, 1, F, T).
+        """
+        x = self.blocks[0](sound, context, constant=picture)
+        shared = features[-2::-1]  # each the same for all objects of a mix
+        for block, feature in zip(self.blocks[1:], shared):
+            x = block(x, context, feature)
+        return self.score(x, shared[-1])  # type: ignore[no-any-return]

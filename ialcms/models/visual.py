@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ialcms.config import VisualConfig
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import Backbone
+from ialcms.models.upsampled_conv import UpsampledConv2d
 
 
 class AtrousBranch(nn.Sequential):
@@ -57,7 +58,7 @@ class VisualNet(nn.Module):
         self.aspp = ASPP(8 * width, config.aspp_channels, channels)
         self.reduce = nn.Sequential(nn.Conv2d(2 * width, low_level, 1), nn.ReLU(inplace=True), BatchNorm2d(low_level))
         self.decoder = nn.Sequential(
-            nn.Conv2d(channels + low_level, channels, 3, padding=1), nn.ReLU(inplace=True), BatchNorm2d(channels)
+            UpsampledConv2d(channels + low_level, channels, bias=True), nn.ReLU(inplace=True), BatchNorm2d(channels)
         )
         self.common_space = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
@@ -77,8 +78,9 @@ class VisualNet(nn.Module):
         loss: through dropout while training, the very same tensor without it."""
         with torch.no_grad():
             low_level, last = self.backbone(image)
-        context = F.interpolate(self.aspp(last), size=low_level.shape[-2:], mode="bilinear", align_corners=True)
-        feature = self.decoder(torch.cat([context, self.reduce(low_level)], dim=1))
+        feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))
+        for layer in list(self.decoder)[1:]:
+            feature = layer(feature)
         visual = F.normalize(self.common_space(feature).float(), dim=1)
         if not self.training or self.dropout.p == 0:
             return visual, visual

@@ -19,6 +19,7 @@ from ialcms.data.evaluation_mixes import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.train_batches import BadClips, Batch, normalise_objects, train_batches
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.resnet import Backbone
 from ialcms.runs.checkpoint import save_tensors
 
@@ -31,6 +32,7 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
     manifest = open_manifest(config.data.shards)
     instruments = manifest.instruments("train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic(config, fixed_shapes=True)
     torch.manual_seed(config.seed)
     backbone = Backbone(config.model.visual.width)
     network = _Classifier(backbone, len(instruments)).to(device)

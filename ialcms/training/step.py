@@ -158,9 +158,9 @@ class Experiment:
 
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the independent and of the dependent pairs, each distinct component passing g once; ||w||^2."""
-        distinct = torch.cat([magnitude.flatten(0, 2), pairs.partners])
+        every = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
-            scores, weight_penalty = critic(distinct, torch.cat([pairs.independent, pairs.dependent]), True)
+            scores, weight_penalty = critic(magnitude.flatten(0, 2), every, True, pairs.partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return independent, dependent, weight_penalty
 

@@ -15,14 +15,13 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import LateFlags, Watchdog, Workers, check_same_fields
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.monitoring.monitor import Monitor, learning_rates
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
@@ -50,7 +49,7 @@ def train(
     check_same_fields(workers, shared_fields(config))
     manifest = open_manifest(config.data.shards)
     validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
+    set_arithmetic(config, fixed_shapes=True)
     # The first worker decides for all: the others may see another state of a shared file system.
     found = workers.broadcast(_checkpoint_to_resume(folder, resume) if workers.is_first else None)
     experiment = Experiment(config, workers, pretrained=found is None and weights is None)

@@ -70,3 +70,59 @@ def test_two_passes_then_backward() -> None:
     second = critic(magnitudes, pairs).sum()
     (first + second).backward()
     assert all(torch.isfinite(p.grad).all() for p in critic.parameters() if p.grad is not None)
+
+
+def test_gradient_of_a_normalised_weight() -> None:
+    """In double precision against autograd through weight / (u . W v), while training and not."""
+    torch.manual_seed(0)
+    for training in (True, False):
+        norm = SpectralNorm(torch.randn(6, 3, 2, 2), warm_up=2).double().train(training)
+        weight = torch.randn(6, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+        normalised = norm(weight)  # u and v are now those of this pass
+        sigma = torch.dot(norm.u, weight.flatten(1) @ norm.v)
+        torch.testing.assert_close(normalised, weight / sigma)
+        direction = torch.randn_like(weight)
+        ours, expected = (torch.autograd.grad((y * direction).sum(), weight)[0] for y in (normalised, weight / sigma))
+        torch.testing.assert_close(ours, expected)
+
+
+def pairs_of(count: int) -> torch.Tensor:
+    index = torch.arange(count)
+    return torch.cat([torch.stack([index, count + index], 1), torch.stack([index, index.roll(1)], 1)])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_partners_beside_the_components(frozen: bool) -> None:
+    """The scores and all gradients are those of one pass of everything; a frozen critic keeps no graph of them."""
+    torch.manual_seed(0)
+    critic = Critic(CriticConfig(width=2)).double().eval().requires_grad_(not frozen)
+    own = torch.rand(4, 64, 64, dtype=torch.float64, requires_grad=True)
+    partners = torch.rand(4, 64, 64, dtype=torch.float64)
+    weights = torch.randn(8, dtype=torch.float64)
+    inputs = [own, *(p for p in critic.parameters() if p.requires_grad)]
+    gradients = []
+    for scores in (critic(own, pairs_of(4), False, partners), critic(torch.cat([own, partners]), pairs_of(4))):
+        gradients.append(torch.autograd.grad((scores * weights.to(scores.dtype)).sum(), inputs, allow_unused=True))
+    assert len(gradients[0]) == (1 if frozen else 13)
+    for a, b in zip(*gradients):
+        if a is None or b is None:
+            assert a is b
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-8)  # scores are float32
+
+
+def test_a_frozen_critic_computes_no_gradient_of_its_weights_nor_of_partners() -> None:
+    critic = Critic(CriticConfig(width=2)).eval().requires_grad_(False)
+    own, partners = torch.rand(3, 64, 64, requires_grad=True), torch.rand(5, 64, 64)
+    saved = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.shape)
+        return tensor
+
+    index = torch.arange(3)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        critic(own, torch.stack([index, 3 + index], 1), False, partners)
+    pictures = [shape for shape in saved if len(shape) == 4 and shape[-1] > 4]
+    assert pictures
+    assert all(shape[0] == 3 for shape in pictures)

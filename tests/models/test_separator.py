@@ -101,11 +101,16 @@ def test_every_trained_parameter_is_in_one_group_of_its_rate() -> None:
     groups = separator_optimizer(separator, config).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(rates)
+    frozen = set()
     for name, parameter in separator.named_parameters():
         if parameter.requires_grad:
             assert rates[id(parameter)] == (1e-3 if name.startswith("visual.") else 1e-4), name
+        elif not name.startswith("visual.backbone."):
+            frozen.add(name)
+            assert id(parameter) in rates, name  # so that older states of the optimizer fit
         else:
             assert id(parameter) not in rates
+    assert frozen == {f"decoder.blocks.{n}.norm.bias" for n in range(4)}
     assert isinstance(critic, Critic)
     assert critic_optimizer(critic, config).defaults["betas"] == (0.0, 0.9)
 

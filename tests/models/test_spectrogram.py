@@ -59,3 +59,33 @@ def test_warp_there_and_back(spectrogram: Spectrogram) -> None:
     smooth = torch.exp(-4 * rows) * torch.cos(6 * rows)
     back = spectrogram.to_linear(spectrogram.to_log(smooth))
     assert (back - smooth).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(1_022, 256), (512, 128), (500, 200)])
+@pytest.mark.parametrize("more", [0, -333, 4_000])
+def test_inverse_is_torchs(n_fft: int, hop: int, more: int) -> None:
+    """Any numbers of frames and samples, also beyond the last frame; gradients too."""
+    config = AudioConfig(n_fft=n_fft, hop=hop, num_samples=20_000)
+    spectrogram = Spectrogram(config)
+    for frames in (config.num_frames, config.num_frames - 5):
+        samples = hop * (frames - 1) + more
+        generator = torch.Generator().manual_seed(0)
+        spectrum = torch.randn(2, n_fft // 2 + 1, frames, dtype=torch.complex64, generator=generator)
+        spectrum.requires_grad_()
+        ours = spectrogram.istft(spectrum, samples)
+        window = torch.hann_window(n_fft)
+        known = min(samples, hop * (frames - 1) + n_fft // 4)  # where windows fade out torch divides by next to nothing
+        theirs = torch.istft(spectrum, n_fft, hop, window=window, length=samples)
+        assert ours.shape == theirs.shape
+        torch.testing.assert_close(ours[:, :known], theirs[:, :known], rtol=1e-4, atol=1e-5)
+        (own,) = torch.autograd.grad(ours[:, :known].pow(3).sum(), spectrum)
+        (expected,) = torch.autograd.grad(theirs[:, :known].pow(3).sum(), spectrum)
+        assert (own - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_inverse_is_one_graph_for_the_compiler() -> None:
+    config = AudioConfig(n_fft=512, hop=128, num_samples=4_096)
+    spectrogram = Spectrogram(config)
+    spectrum = torch.randn(2, 257, config.num_frames, dtype=torch.complex64)
+    compiled = torch.compile(lambda x: spectrogram.istft(x, 4_000), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(spectrum), spectrogram.istft(spectrum, 4_000))

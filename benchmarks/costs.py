@@ -1,0 +1,102 @@
+"""What a piece of a program costs: multiply-adds, bytes and operators, whatever the machine; memory and kernels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Costs:
+    multiply_adds: int  # of convolutions and matrix products
+    num_bytes: int  # read and written, each operator by itself, without caches
+    operators: int  # that read or write memory
+    memory_bytes: int  # most that was held beyond what was there before
+    kernels: int | None  # on the device; None on a CPU
+    synchronisations: int | None  # of the host with the device
+
+
+def measure(run: Callable[[], object], device: torch.device) -> Costs:
+    """Costs of three runs: one with everything counted, one for the memory, one for the kernels."""
+    counter, flops = _Counter(), FlopCounterMode(display=False)
+    with counter, flops:
+        run()
+    memory_bytes = _memory(run, device)
+    kernels, synchronisations = _kernels(run) if device.type == "cuda" else (None, None)
+    return Costs(
+        multiply_adds=flops.get_total_flops() // 2,
+        num_bytes=counter.num_bytes,
+        operators=counter.operators,
+        memory_bytes=memory_bytes,
+        kernels=kernels,
+        synchronisations=synchronisations,
+    )
+
+
+class _Counter(TorchDispatchMode):
+    """Sees each operator, forward and backward, below autograd."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_bytes = self.operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not _is_free(func):
+            given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+            made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor)]
+            self.num_bytes += sum(x.numel() * x.element_size() for x in [*given, *made])
+            self.operators += 1
+        return result
+
+
+def _is_free(func: Any) -> bool:
+    """Views, and tensors that nothing is written to yet."""
+    if func.overloadpacket.__name__.startswith(("empty", "new_empty", "_local_scalar")):
+        return True
+    aliases = [value.alias_info for value in func._schema.returns]
+    return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
+
+
+def _memory(run: Callable[[], object], device: torch.device) -> int:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # the highest value so far is the present one
+    before = _status("VmRSS")
+    run()
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    """A field of this process's status in bytes."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None, name
+    return 1024 * int(found[1])
+
+
+_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+
+
+def _kernels(run: Callable[[], object]) -> tuple[int, int]:
+    """Kernels on the device, and times that the host waits for it, in a run."""
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        run()
+    events = profiler.events()
+    assert events is not None
+    on_device = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    # the profiler itself waits for the device once, at its end
+    return len(on_device), max(0, sum(event.name in _WAITS for event in events) - 1)

@@ -1,0 +1,301 @@
+"""A cycle of training at full size, ours beside the method written down straightforwardly (benchmarks/naive_method.py):
+same weights, same batches, turn by turn in one run. A cycle is a step in which both networks learn and the steps in
+which only the critic does.
+
+    python -m benchmarks.cycle --device cuda --batch 8 32 --precision float32 tf32 bf16 --out DIR
+    python -m benchmarks.cycle --device cpu --threads 1          # a few minutes; --small: seconds
+
+First, in float32, losses and gradients of a step in which both learn must agree to 1e-4 (without TF32). Then it prints
+the median time of a cycle, the ratio, and what a cycle costs. It needs a plain checkout, PyTorch, torchvision, NumPy
+and PyYAML, no data and no weights. --set section.key=value changes the configuration of our form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.costs import Costs, measure
+from benchmarks.naive_method import NaiveExperiment
+from ialcms.config import Config, load_config
+from ialcms.data.batch import Batch
+from ialcms.engine import Workers
+from ialcms.models import Separator, upsampled_conv
+from ialcms.models.arithmetic import set_arithmetic
+from ialcms.training.memory_bank import MemoryBank
+from ialcms.training.step import Experiment
+
+ROOT = Path(__file__).parents[1]
+TOLERANCE = 1e-4
+PRECISIONS = {
+    "float32": ["train.precision=float32", "train.tf32=false"],
+    "tf32": ["train.precision=float32", "train.tf32=true"],
+    "bf16": ["train.precision=bf16", "train.tf32=true"],
+}
+
+Step = Callable[[Batch], dict[str, Tensor]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the engine takes a GPU where there is one
+    elif not torch.cuda.is_available():
+        print("--device cuda: this machine shows no GPU to PyTorch; use --device cpu", file=sys.stderr)
+        return 2
+    options.batch = options.batch or [8 if options.device == "cuda" else 2]
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    upsampled_conv.FORM = options.upsampling
+    _describe_machine(options.device)
+    results: list[dict[str, Any]] = []
+    if options.naive:
+        agreement = check_agreement(options)
+        results.append({"agreement": agreement})
+        _write(results, options.out)
+        if max(agreement.values()) > TOLERANCE:
+            print(f"the two forms differ by more than {TOLERANCE:g}: {agreement}", file=sys.stderr)
+            return 1
+    for precision, batch in itertools.product(options.precision, options.batch):
+        results.append(run_case(options, precision, batch))
+        _write(results, options.out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, nargs="+", help="mixes a step; default 8 on a GPU, 2 on a CPU")
+    parser.add_argument("--precision", choices=list(PRECISIONS), nargs="+", default=["float32"])
+    parser.add_argument("--repeats", type=int, default=5, help="cycles of each form that are timed (default 5)")
+    parser.add_argument("--naive", action=argparse.BooleanOptionalAction, default=True, help="measure it beside ours")
+    parser.add_argument("--small", action="store_true", help="small networks, to see that it runs")
+    parser.add_argument("--threads", type=int, help="of a CPU")
+    parser.add_argument(
+        "--upsampling", choices=upsampled_conv.FORMS, default="auto", help="form of the decoder's blocks"
+    )
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration of our form")
+    parser.add_argument("--no-costs", action="store_true", help="times only")
+    parser.add_argument("--out", type=Path, help="folder for cycle.json, written after each part")
+    return parser
+
+
+def build_config(options: argparse.Namespace, precision: str, batch: int, *more: str) -> Config:
+    """Networks of the published experiment, or of the demo; neither data nor weights are read."""
+    overrides = [
+        f"train.global_batch={batch}",
+        "train.separator_every=3",
+        "train.check_every=1000000000",
+        "model.visual.weights=none",
+        *PRECISIONS[precision],
+        *options.set,
+        *more,
+    ]
+    return load_config(ROOT / "configs" / ("demo.yaml" if options.small else "duet.yaml"), overrides)
+
+
+def make_batch(config: Config, step: int, device: torch.device) -> Batch:
+    """Noise, a function of the step."""
+    generator = torch.Generator().manual_seed(step)
+    data, count = config.data, config.train.global_batch
+    waves = 0.1 * torch.randn(count, data.num_mix, config.audio.num_samples, generator=generator)
+    shape = (count, data.num_mix, data.num_objects, 3, data.image_crop, data.image_crop)
+    pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    keys = [(f"lane {lane}",) for lane in range(count)]
+    return Batch(step, waves.sum(1), waves, pictures, keys, {}).to(device)
+
+
+def first_step(config: Config) -> int:
+    """A step in which both learn, with all losses at their final weights."""
+    every = math.lcm(config.train.critic_every, config.train.separator_every)
+    last = max((*config.loss.lambda_ind_steps, *config.loss.lambda_avc_steps), default=0)
+    return (last // every + 1) * every
+
+
+def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
+    set_arithmetic(config, fixed_shapes=True)
+    experiment = Experiment(config, Workers())
+    assert experiment.critic is not None
+    assert experiment.bank is not None
+    _let_masks_differ(experiment.separator.module)
+    _fill(experiment.bank)
+    if not with_naive:
+        return experiment, None
+    modules = (experiment.separator.module, experiment.critic.module)
+    return experiment, NaiveExperiment(config, *modules, experiment.bank)
+
+
+@torch.no_grad()
+def _let_masks_differ(separator: Separator) -> None:
+    """At the start of training all masks are alike: the critic's gradient would be a difference of equal terms."""
+    separator.mask_scale.fill_(4.0)
+    for block in separator.decoder.blocks:
+        torch.nn.init.normal_(block.style.gain.weight)
+
+
+def _fill(bank: MemoryBank) -> None:
+    """Sounds in the bank that are unlike those of noise, for the same reason."""
+    capacity, rows, frames = bank.slots.shape
+    generator = torch.Generator().manual_seed(1)
+    sounds = (
+        10 * torch.rand(capacity, rows, 1, generator=generator) * torch.rand(capacity, 1, frames, generator=generator)
+    )
+    bank.load_state_dict({"slots": sounds, "filled": torch.tensor(capacity), "next_slot": torch.tensor(0)})
+
+
+def check_agreement(options: argparse.Namespace) -> dict[str, float]:
+    """Largest differences between the forms of a step in which both learn: losses, absolute or relative to their
+    size; gradients of each network, relative to their norm. The critic's rate is 0, as Adam's first step makes full
+    steps of rounding, which the separator would see."""
+    config = build_config(options, "float32", min(options.batch), "optim.lr_critic=0")
+    ours, naive = build(config, with_naive=True)
+    assert naive is not None
+    assert ours.critic is not None
+    with torch.no_grad():  # where both hinges of the critic pull, all but equal pulls cancel and rounding is left
+        for critic in (ours.critic.module, naive.critic):
+            critic.b.fill_(-2.0)
+    batch = make_batch(config, first_step(config), ours.workers.device)
+    optimizers = {
+        "separator": (ours.separator.optimizer, naive.separator_optimizer),
+        "critic": (ours.critic.optimizer, naive.critic_optimizer),
+    }
+    gradients: dict[tuple[str, int], list[Tensor]] = {}
+    for network, pair in optimizers.items():
+        for form, optimizer in enumerate(pair):
+            _keep_gradients(optimizer, gradients, (network, form))
+    losses, expected = ours.step(batch), naive.step(batch)
+    differences = {
+        name: abs(float(losses[name]) - float(value)) / max(1.0, abs(float(value))) for name, value in expected.items()
+    }
+    for network in optimizers:
+        own, reference = gradients[network, 0], gradients[network, 1]
+        assert len(own) == len(reference)
+        distance = math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(own, reference)))
+        norm = math.sqrt(sum(float(b.double().square().sum()) for b in reference))
+        differences[f"gradients of the {network}"] = distance / norm
+    width = max(map(len, differences))
+    print("| difference between the forms, float32 | |")
+    print("|---|---|")
+    for name, value in differences.items():
+        print(f"| {name:{width}s} | {value:.1e} |", flush=True)
+    print()
+    return differences
+
+
+def _keep_gradients(
+    optimizer: torch.optim.Optimizer, kept: dict[tuple[str, int], list[Tensor]], name: tuple[str, int]
+) -> None:
+    def keep(*_: Any) -> None:
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        kept[name] = [p.grad.clone() for p in parameters if p.grad is not None]
+
+    optimizer.register_step_pre_hook(keep)
+
+
+def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[str, Any]:
+    """Times and costs of both forms at one precision and batch size; prints them."""
+    config = build_config(options, precision, batch)
+    ours, naive = build(config, options.naive)
+    device = ours.workers.device
+    forms: dict[str, Step] = {"ours": ours.step}
+    if naive is not None:
+        forms["naive"] = naive.step
+    numbers = itertools.count(first_step(config), config.train.separator_every)
+
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+
+    def cycle(step: Step, first: int) -> float:
+        """Seconds; the batches are on the device before. Of one CPU thread its own: others may use the machine."""
+        batches = [make_batch(config, first + n, device) for n in range(config.train.separator_every)]
+        _wait(device)
+        start = clock()
+        for each in batches:
+            step(each)
+        _wait(device)
+        return clock() - start
+
+    costs: dict[str, Costs] = {}
+    for name, step in forms.items():
+        cycle(step, next(numbers))  # the first one compiles, tunes and allocates
+        if not options.no_costs:
+            batches = [make_batch(config, next(numbers) + n, device) for n in range(config.train.separator_every)]
+            costs[name] = measure(lambda step=step, batches=batches: [step(each) for each in batches], device)
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(options.repeats):
+        first = next(numbers)
+        for name, step in forms.items():
+            seconds[name].append(cycle(step, first))
+    result = {
+        "precision": precision,
+        "batch": batch,
+        "upsampling": options.upsampling,
+        "set": options.set,
+        "seconds": seconds,
+        "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+    }
+    if naive is not None:
+        result["ratio"] = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["naive"]))
+    _print(result, config)
+    return result
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+_COSTS = ("multiply-adds, G", "GB moved", "operators", "memory, GB", "kernels", "host waits")
+
+
+def _print(result: dict[str, Any], config: Config) -> None:
+    heading = f"{result['precision']}, {result['batch']} mixes a step"
+    columns = ["s a cycle (median, best)", "mixes a second", *_COSTS]
+    print(f"| {' | '.join([heading, *columns])} |")
+    print("|---" * (1 + len(columns)) + "|")
+    for name, seconds in result["seconds"].items():
+        median = statistics.median(seconds)
+        rate = config.train.separator_every * result["batch"] / median
+        row = [name, f"{median:.4g}, {min(seconds):.4g}", f"{rate:.3g}"]
+        cost = result["costs"].get(name)
+        if cost is not None:
+            row += [
+                f"{cost['multiply_adds'] / 1e9:.0f}",
+                f"{cost['num_bytes'] / 1e9:.1f}",
+                str(cost["operators"]),
+                f"{cost['memory_bytes'] / 1e9:.2f}",
+                "-" if cost["kernels"] is None else str(cost["kernels"]),
+                "-" if cost["synchronisations"] is None else str(cost["synchronisations"]),
+            ]
+        print(f"| {' | '.join(row)} |")
+    if "ratio" in result:
+        print(f"\nmedian ratio of the cycles: {result['ratio']:.2f}")
+    print(flush=True)
+
+
+def _describe_machine(device: str) -> None:
+    name = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, PyTorch {torch.__version__}\n", flush=True)
+
+
+def _write(results: list[dict[str, Any]], folder: Path | None) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cycle.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""The switches are those of the configuration, whatever they were before; torch's own defaults differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ialcms.models.arithmetic import set_arithmetic
+from tests.support import small_config
+
+
+def switches() -> dict[str, bool]:
+    return {
+        "products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+        "tries": torch.backends.cudnn.benchmark,
+    }
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    before = switches()
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before["products"]
+    torch.backends.cudnn.allow_tf32 = before["convolutions"]
+    torch.backends.cudnn.benchmark = before["tries"]
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_what_the_configuration_says(tf32: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = not tf32
+    set_arithmetic(small_config(train={"tf32": tf32}))
+    assert switches() == {"products": tf32, "convolutions": tf32, "tries": False}
+    set_arithmetic(small_config(train={"tf32": tf32}), fixed_shapes=True)
+    assert switches()["tries"]
+
+
+def test_nobody_else_sets_them() -> None:
+    package = Path(__file__).parents[2] / "ialcms"
+    setters = {path.name for path in package.rglob("*.py") if "allow_tf32" in path.read_text()}
+    assert setters == {"arithmetic.py"}
