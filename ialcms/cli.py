@@ -90,6 +90,12 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
         metavar="WEIGHTS",
         help="start with the networks of a checkpoint, a run, or a file with the published names",
     )
+    train.add_argument(
+        "--profile",
+        type=int,
+        metavar="N",
+        help="write a trace of N steps into the run's folder, and the ten costliest modules into the log",
+    )
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "score a run's best checkpoint on mixes of held-out videos",
                      "ialcms evaluate runs/demo eval.draws=1",
@@ -102,7 +108,11 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
     evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
     evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
-    evaluate.add_argument("--metrics", choices=("mir_eval", "fast"), help="the reference (default), or our own solver")
+    evaluate.add_argument(
+        "--metrics",
+        choices=("auto", "mir_eval", "fast"),
+        help="the reference, our own solver on the device, or that on a GPU only (default)",
+    )
     evaluate.add_argument(
         "--report",
         action="store_true",
@@ -228,12 +238,15 @@ def _train(args: argparse.Namespace) -> int:
     from ialcms.training.trainer import train
 
     config = load_config(args.config, args.overrides)
+    if args.profile is not None and args.profile < 1:
+        raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
     check_engine(config)
     # A launcher that starts the run again repeats the command line: what the user meant is done by then.
     again = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
     resume = "auto" if again else args.resume
     with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
-        train(config, RunFolder(args.folder or Path("runs") / config.name), workers, resume, args.init_from)
+        folder = RunFolder(args.folder or Path("runs") / config.name)
+        train(config, folder, workers, resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
 
 

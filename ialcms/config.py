@@ -48,7 +48,8 @@ class DataConfig:
     reuse: float = 10.0  # average number of draws that use a clip while it is in a lane's window
     pictures_per_clip: int = 3  # detections of a clip that a lane takes pictures of while it is in its window
     epoch_passes: float = 10.0  # samples in an epoch, in multiples of the number of training clips
-    loader_workers: int = 2  # decoding processes per training worker; 0: decode in the training process
+    # decoding processes per rank; auto: one per core that the rank has, but one; 0: decode in the training process
+    loader_workers: int | typing.Literal["auto"] = "auto"
     prefetch: int = 4  # batches that each decoding process prepares ahead
     max_bad_fraction: float = 0.01  # undecodable clips tolerated before the run stops
 
@@ -154,7 +155,8 @@ class EvalConfig:
     seed: int = 0
     batch_windows: int = 16  # windows that pass the network together
     validation_draws: int = 2  # mixes per combination in the validation during training: one window each
-    metrics: str = "mir_eval"  # the reference; or fast: the same to 1e-6 dB, on the worker's own device
+    # mir_eval: the reference; fast: the same to 1e-6 dB, on the rank's own device; auto: fast where that is a GPU
+    metrics: str = "auto"
     examples: int = 12  # mixes shown in the report
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)  # shown beside the published one
 
@@ -287,7 +289,7 @@ def check(config: Config) -> None:
     _choice("train.engine", train.engine, ("auto", "single", "ddp", "deepspeed"))
     _choice("train.gradient_compression", train.gradient_compression, ("none", "bf16"))
     _choice("train.precision", train.precision, ("float32", "bf16"))
-    _choice("eval.metrics", config.eval.metrics, ("mir_eval", "fast"))
+    _choice("eval.metrics", config.eval.metrics, ("auto", "mir_eval", "fast"))
     _choice("eval.protocol.masks", config.eval.protocol.masks, ("wiener", "plain"))
     _choice("eval.protocol.join", config.eval.protocol.join, ("hann", "mean"))
     _choice("eval.split", config.eval.split, ("train", "val", "test"))
@@ -387,8 +389,8 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
         if len(kinds) != len(value):
             raise ValueError(f"{source}: {name} has {len(value)} values; it needs {len(kinds)}")
         return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
-    if origin is types.UnionType:
-        return None if value is None else _convert(typing.get_args(kind)[0], value, name, source)
+    if origin in (types.UnionType, typing.Union):
+        return _convert_union(kind, value, name, source)
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)
@@ -399,6 +401,19 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{source}: {name} is {value!r}; it must be {_TYPE_NAMES.get(kind, kind)}")
+
+
+def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:
+    """Of a type and words that may stand in its place, like `int | Literal["auto"]`."""
+    first, *others = typing.get_args(kind)
+    words = [word for other in others for word in typing.get_args(other)]
+    if value in words:
+        return value
+    try:
+        return _convert(first, value, name, source)
+    except ValueError as error:
+        hint = _nearest(value, words) if isinstance(value, str) else ""
+        raise ValueError(f"{error} or {' or '.join(words)}{hint}") from None
 
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ialcms.progress import Progress
@@ -26,8 +27,30 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS
 
 
 def available_cores() -> int:
-    """Cores that this process may use: a batch system may have granted fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: a batch system may have granted fewer than the machine has, a container less
+    of their time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = _quota()
+    return cores if limit is None else max(1, min(cores, round(limit)))
+
+
+def cores_of_a_rank() -> int:
+    """Of the cores of this machine, the share of each of the job's ranks here; at least one."""
+    return max(1, available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Cores' worth of time that a container may use (`docker run --cpus 2.5`); None without a limit."""
+    # cgroup 2 has quota and period in one file, cgroup 1 in two
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            quota, period = map(float, " ".join((root / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # no such files, or no limit ("max")
+            continue
+        if quota > 0 and period > 0:
+            return quota / period
+    return None
 
 
 @contextlib.contextmanager

@@ -6,8 +6,6 @@ import sys
 import time
 from types import TracebackType
 
-from tqdm import tqdm
-
 LOG_INTERVAL_S = 15.0
 
 
@@ -15,6 +13,8 @@ class Progress:
     """A bar with rate and remaining time on a terminal, a plain line now and then in a log file."""
 
     def __init__(self, total: int, description: str, unit: str = "clip") -> None:
+        from tqdm import tqdm  # here: training steps need no bar
+
         self._bar = tqdm(total=total, desc=description, unit=unit, disable=not sys.stderr.isatty(), file=sys.stderr)
         self._total, self._description, self._unit = total, description, unit
         self._done, self._skipped, self._start = 0, 0, time.monotonic()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from ialcms.data.manifest import Clip, Manifest
 from ialcms.data.object_pictures import BadClip, error_line, object_picture
@@ -177,6 +176,8 @@ def _decode_sound(
     name: str, clip: Clip, sample_rate: int, content: bytes | memoryview, first: int, count: int
 ) -> np.ndarray:
     """(count,) samples from `first` on, fewer at the end."""
+    import soundfile  # here: training steps and an exported separator need no files of sounds
+
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             kind = "int16" if file.subtype in ("PCM_16", "PCM_S8", "PCM_U8") else "float32"

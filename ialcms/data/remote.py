@@ -26,9 +26,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webdataset.cache import FileCache
-from webdataset.gopen import gopen
-
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest
 
 ATTEMPTS = 3
@@ -73,6 +70,8 @@ class RemoteManifest(Manifest):
             log.debug("%s", error)
 
     def _download(self, name: str, num_bytes: int, path: Path) -> None:
+        from webdataset.cache import FileCache  # here: shards in a folder need no WebDataset
+
         url = file_url(self.source, name)
         size_limit = float(os.environ.get("WDS_CACHE_SIZE", 100e9))
         cache = FileCache(
@@ -113,6 +112,8 @@ def open_manifest(location: str | Path) -> Manifest:
     location = str(location).removeprefix("file://")
     if not re.match(r"pipe:|[a-z0-9]+://", location):
         return read_manifest(location)
+    from webdataset.gopen import gopen
+
     root = Path(os.environ.get("WDS_CACHE", "~/.cache/ialcms")).expanduser()
     url = file_url(location, FILE_NAME)
     try:

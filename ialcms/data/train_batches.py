@@ -24,8 +24,9 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.normalise import normalise_objects
 from ialcms.data.plan import Plan
 from ialcms.data.selection import select_clips
+from ialcms.processes import cores_of_a_rank
 
-__all__ = ["BadClips", "Batch", "held_bytes", "normalise_objects", "train_batches"]
+__all__ = ["BadClips", "Batch", "held_bytes", "loader_processes", "normalise_objects", "train_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def train_batches(
     plan = Plan(manifest, config.data, config.audio, config.seed, config.train.global_batch)
     share = config.train.global_batch // world_size
     lanes = range(rank * share, (rank + 1) * share)
-    num_processes = min(config.data.loader_workers, share)
+    num_processes = loader_processes(config, share)
     where = f"{num_processes} loader process(es)" if num_processes else "the training process"
     summary = (
         f"loader: {plan.num_clips} clips in {len(manifest.shards)} shards; lanes {lanes.start} to {lanes.stop - 1} in "
@@ -63,6 +64,15 @@ def train_batches(
     )
     batches = load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device))
     return _announced(batches, summary)
+
+
+def loader_processes(config: Config, num_lanes: int) -> int:
+    """Processes that prepare a rank's `num_lanes` lanes: `data.loader_workers`, but no more than there are lanes.
+
+    auto leaves one of the rank's cores to the training itself.
+    """
+    wanted = config.data.loader_workers
+    return min(max(1, cores_of_a_rank() - 1) if wanted == "auto" else wanted, num_lanes)
 
 
 def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:

@@ -1,7 +1,7 @@
 """Evaluation: a run's separator on a fixed list of mixes of held-out videos, every mix exactly once.
 
-Separation runs on the workers, mir_eval's BSS Eval beside it in a pool of processes (one BLAS thread each). Scores are
-written down as they come: an evaluation that was killed goes on where it was, on any number of workers.
+`ialcms.evaluation.scoring` separates and scores. Scores are written down as they come: an evaluation that was killed
+goes on where it was, on any number of workers.
 """
 
 from __future__ import annotations
@@ -11,34 +11,29 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from ialcms.config import Config
-from ialcms.data.clip_reader import BadClip
-from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
+from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
-from ialcms.evaluation.bss_eval import score_mix_fast
 from ialcms.evaluation.journal import Journal, read_journal, start_journal
-from ialcms.evaluation.metrics import MixScores, score_mix
+from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
 from ialcms.evaluation.result_files import MIXES, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
-from ialcms.evaluation.windows import MixSeparator, Separated
+from ialcms.evaluation.scoring import load_item, metrics_of, score_all, separate_item
+from ialcms.evaluation.timing import EvaluationTime
+from ialcms.evaluation.windows import Separated
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
-from ialcms.processes import available_cores, worker_pool
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"
@@ -63,7 +58,8 @@ def evaluate(
     mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
     manifest = open_manifest(config.data.shards)
-    options = config.eval
+    options = dataclasses.replace(config.eval, metrics=metrics_of(config, workers.device))
+    config = dataclasses.replace(config, eval=options)
     mixes = (
         list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
                    config.data.instruments)
@@ -81,13 +77,15 @@ def evaluate(
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
     workers.barrier()
     own = share([mix for mix in mixes if mix.index not in known], workers.rank, workers.world_size)
-    scores = {}
+    scores, spent = {}, EvaluationTime(workers.device)
     with Journal(journal_folder, f"worker-{workers.rank}", key) as journal:
-        for index, score in _score_all(separator, manifest, own, config, workers):
+        for index, score in score_all(separator, manifest, own, config, spent, show_progress=workers.is_first):
             journal.write(index, score)
             scores[index] = score
-    for part in workers.gather_objects(scores):
+    times = []
+    for part, spent_there in workers.gather_objects((scores, spent)):
         known |= part
+        times.append(spent_there)
     assert sorted(known) == [mix.index for mix in mixes]
     if not workers.is_first:
         return None
@@ -105,6 +103,7 @@ def evaluate(
     }
     write_results(out, results, about)
     print(format_tables(results))
+    print(f"{config.eval.metrics} metrics: {EvaluationTime.total(times)}")
     page = _write_page(separator, manifest, mixes, config, workers.device, out, about, results)
     shutil.rmtree(journal_folder)
     print(f"figures: {out}\nreport: {page}")
@@ -170,58 +169,9 @@ def _separate(
     separator: Separator, manifest: Manifest, mix: EvaluationMix, config: Config, device: torch.device
 ) -> tuple[EvaluationItem, Separated]:
     """Sounds on the host, separated ones too."""
-    num_samples = round(config.eval.seconds * config.audio.sample_rate)
-    item = load_mix(manifest, mix, config.data, num_samples)
-    sources, pictures = torch.as_tensor(item.sources), torch.as_tensor(item.pictures)
-    (separated,) = MixSeparator(separator, config, config.eval.hop)(sources.sum(0).to(device), pictures.to(device))
+    item = load_item(manifest, mix, config)
+    separated = separate_item(separator, item, config, device)
     return item, Separated(separated.estimates.cpu(), separated.localisation.cpu())
-
-
-def _score_all(
-    separator: Separator, manifest: Manifest, mixes: Sequence[EvaluationMix], config: Config, workers: Workers
-) -> Iterator[tuple[int, MixScores]]:
-    """Number and scores of these mixes. A clip that cannot be used makes its mix one that is not scored."""
-    with (
-        _scorer(config, workers) as submit,
-        tqdm(total=len(mixes), unit="mix", desc="evaluate", disable=not workers.is_first) as bar,
-    ):
-        pending: deque[tuple[int, Future[MixScores]]] = deque()
-        for mix in mixes:
-            try:
-                item, separated = _separate(separator, manifest, mix, config, workers.device)
-            except BadClip as error:
-                yield mix.index, MixScores(tuple({} for _ in mix.clips), str(error))
-                bar.update()
-                continue
-            pending.append((mix.index, submit(item, separated)))
-            while pending and (pending[0][1].done() or len(pending) > 2 * _processes(workers)):
-                index, future = pending.popleft()
-                yield index, future.result()
-                bar.update()
-        for index, future in pending:
-            yield index, future.result()
-            bar.update()
-
-
-@contextmanager
-def _scorer(config: Config, workers: Workers) -> Iterator:
-    """A function that scores a separated mix: at once here (fast), or in another process (mir_eval)."""
-    if config.eval.metrics == "fast":
-
-        def score(item: EvaluationItem, separated: Separated) -> Future[MixScores]:
-            future: Future[MixScores] = Future()
-            device = workers.device
-            future.set_result(score_mix_fast(torch.as_tensor(item.sources).to(device), separated.estimates.to(device)))
-            return future
-
-        yield score
-        return
-    with worker_pool(_processes(workers), start="forkserver") as pool:
-        yield lambda item, separated: pool.submit(score_mix, item.sources, separated.estimates.numpy())
-
-
-def _processes(workers: Workers) -> int:
-    return max(1, available_cores() // workers.local_world_size)
 
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:

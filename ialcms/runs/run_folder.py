@@ -37,6 +37,7 @@ class RunFolder:
         self.stop_file = self.path / "stop"  # its appearance asks the run to save and end
         self.finished = self.path / "finished"  # there when the run has done its last step
         self.evaluation = self.path / "evaluation"
+        self.profile = self.path / "profile"  # traces of --profile
 
     def create(self, config: Config, world_size: int) -> None:
         """Make the folder and write the resolved configuration; every (re)start adds a line to the environment.

@@ -15,6 +15,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
@@ -23,6 +25,7 @@ from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import LateFlags, Watchdog, Workers, check_same_fields
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.monitoring.monitor import Monitor, learning_rates
+from ialcms.monitoring.profile import StepProfile, check_profile
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
@@ -37,13 +40,18 @@ log = logging.getLogger("ialcms")
 
 
 def train(
-    config: Config, folder: RunFolder, workers: Workers, resume: str = "auto", weights: Path | None = None
+    config: Config,
+    folder: RunFolder,
+    workers: Workers,
+    resume: str = "auto",
+    weights: Path | None = None,
+    profiled_steps: int = 0,
 ) -> Progress:
     """Train until `train.steps` or a request to stop; returns where the run is.
 
     resume: "auto" goes on from the newest checkpoint in the folder, "none" starts afresh in a folder without any, or a
-    checkpoint's folder. weights: start a new run with these networks (see `init_from`). ValueError for faults in the
-    input, before anything is written.
+    checkpoint's folder. weights: start a new run with these networks (see `init_from`). profiled_steps: steps to write
+    a profile of. ValueError for faults in the input, before anything is written.
     """
     check_world_size(config, workers.world_size)
     check_same_fields(workers, shared_fields(config))
@@ -60,6 +68,8 @@ def train(
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
+    if profiled_steps:
+        check_profile(profiled_steps, config.train.steps - progress.step)
     batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)
 
     # From here on the input is in order: now the run's folder comes into being.
@@ -78,8 +88,14 @@ def train(
     log.info("%s; %s", _describe(config, manifest, workers), beginning)
     try:
         watchdog = Watchdog(config.train.timeout_s, folder.path, workers)
-        with StopRequest(folder.stop_file) as stop, watchdog:
-            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad)
+        looks = profiled_steps if workers.is_first else 0
+        with (
+            StopRequest(folder.stop_file) as stop,
+            watchdog,
+            StepProfile(looks, folder.profile, _networks(experiment), workers.device, progress.step) as profile,
+        ):
+            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
+                       profile)  # fmt: skip
             return run.loop(batches, progress)
     finally:
         writer.wait()
@@ -101,6 +117,7 @@ class _Run:
     stop: StopRequest
     watchdog: Watchdog
     bad: BadClips
+    profile: StepProfile
 
     def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
         config, workers, monitor = self.config, self.workers, self.monitor
@@ -125,6 +142,7 @@ class _Run:
                 self.experiment.settle()  # a skipped step has no scalars
             monitor.step(batch.step, scalars, values, waited_s)
             progress = dataclasses.replace(progress, step=batch.step + 1)
+            self.profile.after_step()
 
             is_last = progress.step == config.train.steps
             is_best = False
@@ -223,3 +241,9 @@ def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
         f"{config.train.global_batch} mixes a step on {workers.world_size} "
         f"worker{'' if workers.world_size == 1 else 's'} ({workers.device.type})"
     )
+
+
+def _networks(experiment: Experiment) -> dict[str, nn.Module]:
+    """Those that learn, by their names."""
+    learners = {"separator": experiment.separator, "critic": experiment.critic}
+    return {name: learner.module for name, learner in learners.items() if learner is not None}

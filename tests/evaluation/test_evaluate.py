@@ -80,6 +80,15 @@ def test_every_mix_of_the_list_is_scored_once(evaluated: tuple[Path, str]) -> No
     assert len({row["SDR"] for row in scored}) > len(scored) // 2
 
 
+def test_it_says_where_the_time_went(evaluated: tuple[Path, str]) -> None:
+    assert re.search(
+        r"^mir_eval metrics: 24 mixes in [\d.]+ s \([\d.]+ mixes/s\): reading \d+%, network \d+%, metrics \d+%; "
+        r"the metrics' processes took [\d.]+ s a mix$",
+        evaluated[1],
+        re.MULTILINE,
+    )
+
+
 def test_silent_references_are_counted_and_listed(evaluated: tuple[Path, str]) -> None:
     out, printed = evaluated
     rows = rows_of(out / "mixes.csv")
@@ -107,8 +116,8 @@ def test_scoring_processes_have_one_thread() -> None:
     """As a program of its own: here another test may have started the server of forked processes already."""
     program = """
 import os
-from ialcms.evaluation.evaluate import _scoring_pool
-with _scoring_pool(1) as pool:
+from ialcms.processes import worker_pool
+with worker_pool(1, start="forkserver") as pool:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         print(pool.submit(os.getenv, name).result())
 """

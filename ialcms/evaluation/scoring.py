@@ -1,0 +1,124 @@
+"""Separating and scoring mixes: the metrics on the device where there is one, else by mir_eval in a pool of processes.
+
+`eval.metrics`: `mir_eval` is the reference and runs beside the separation, one BLAS thread a process; `fast` gives the
+same to 1e-6 dB and runs where the separator does. `auto` is fast on a GPU and mir_eval without one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ialcms.config import Config
+from ialcms.data.clip_reader import BadClip
+from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, load_mix
+from ialcms.data.manifest import Manifest
+from ialcms.evaluation.bss_eval import score_mix_fast
+from ialcms.evaluation.metrics import MixScores, score_mix
+from ialcms.evaluation.timing import EvaluationTime
+from ialcms.evaluation.windows import MixSeparator, Separated
+from ialcms.models import Separator
+from ialcms.processes import cores_of_a_rank, worker_pool
+
+_Scored = tuple[MixScores, float]  # and the seconds that another process took for them
+_Submit = Callable[[EvaluationItem, Separated], "Future[_Scored]"]
+
+
+def metrics_of(config: Config, device: torch.device) -> str:
+    """`eval.metrics`, auto resolved."""
+    chosen = config.eval.metrics
+    if chosen != "auto":
+        return chosen
+    return "fast" if device.type == "cuda" else "mir_eval"
+
+
+def load_item(manifest: Manifest, mix: EvaluationMix, config: Config) -> EvaluationItem:
+    """A mix of `eval.seconds`, read and decoded."""
+    return load_mix(manifest, mix, config.data, round(config.eval.seconds * config.audio.sample_rate))
+
+
+def separate_item(separator: Separator, item: EvaluationItem, config: Config, device: torch.device) -> Separated:
+    """The separated sounds, on the device."""
+    sources, pictures = torch.as_tensor(item.sources), torch.as_tensor(item.pictures)
+    (separated,) = MixSeparator(separator, config, config.eval.hop)(sources.sum(0).to(device), pictures.to(device))
+    return separated
+
+
+def score_all(
+    separator: Separator,
+    manifest: Manifest,
+    mixes: Sequence[EvaluationMix],
+    config: Config,
+    spent: EvaluationTime,
+    *,
+    show_progress: bool = False,
+) -> Iterator[tuple[int, MixScores]]:
+    """Number and scores of these mixes; where the time goes is added to `spent`, whose device is the separator's.
+
+    A clip that cannot be used makes its mix one that is not scored.
+    """
+    device, began = spent.device, time.perf_counter()
+    with (
+        _scorer(metrics_of(config, device), device) as submit,
+        tqdm(total=len(mixes), unit="mix", desc="evaluate", disable=not show_progress) as bar,
+    ):
+        pending: deque[tuple[int, Future[_Scored]]] = deque()
+
+        def finished() -> tuple[int, MixScores]:
+            index, future = pending.popleft()
+            with spent.of("metrics"):
+                scores, seconds = future.result()
+            spent.beside_s += seconds
+            return index, scores
+
+        def counted(index: int, scores: MixScores) -> tuple[int, MixScores]:
+            spent.num_mixes += 1
+            spent.elapsed_s = time.perf_counter() - began
+            bar.update()
+            return index, scores
+
+        for mix in mixes:
+            try:
+                with spent.of("reading"):
+                    item = load_item(manifest, mix, config)
+            except BadClip as error:
+                yield counted(mix.index, MixScores(tuple({} for _ in mix.clips), str(error)))
+                continue
+            with spent.of("network"):
+                separated = separate_item(separator, item, config, device)
+            with spent.of("metrics"):
+                pending.append((mix.index, submit(item, separated)))
+            while pending and (pending[0][1].done() or len(pending) > 2 * cores_of_a_rank()):
+                yield counted(*finished())
+        while pending:
+            yield counted(*finished())
+
+
+@contextmanager
+def _scorer(metrics: str, device: torch.device) -> Iterator[_Submit]:
+    """A function that scores a separated mix: at once on the device (fast), or in another process (mir_eval)."""
+    if metrics == "fast":
+
+        def score(item: EvaluationItem, separated: Separated) -> Future[_Scored]:
+            future: Future[_Scored] = Future()
+            sources = torch.as_tensor(item.sources).to(device)
+            future.set_result((score_mix_fast(sources, separated.estimates), 0.0))
+            return future
+
+        yield score
+        return
+    with worker_pool(cores_of_a_rank(), start="forkserver") as pool:
+        yield lambda item, separated: pool.submit(_timed_score, item.sources, separated.estimates.cpu().numpy())
+
+
+def _timed_score(references: NDArray, estimates: NDArray) -> _Scored:
+    began = time.perf_counter()
+    scores = score_mix(references, estimates)
+    return scores, time.perf_counter() - began
