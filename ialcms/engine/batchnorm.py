@@ -68,14 +68,14 @@ class _WholeBatch:
         every = own.new_empty(self.parts * own.numel())
         self._traffic.all_gather("batchnorm", own.numel() * own.element_size())
         with waiting():
-            dist.all_gather_into_tensor(every, own.flatten())
+            dist.all_gather_into_tensor(every, own.flatten(), group=batchnorm_group())
         return every.view(self.parts, *own.shape)
 
     def sum(self, own: Tensor) -> Tensor:
         self._traffic.all_reduce("batchnorm", own.numel() * own.element_size())
         total = own.clone()
         with waiting():
-            dist.all_reduce(total)
+            dist.all_reduce(total, group=batchnorm_group())
         return total
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
