@@ -125,6 +125,9 @@ class TrainConfig:
     precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
     compile: bool = False  # torch.compile of both networks' training passes, on one worker
     cuda_graphs: bool = False  # training passes as CUDA graphs, on one worker with a GPU
+    cudnn_benchmark: bool = (
+        False  # cuDNN tries its algorithms at the start; a resumed run may choose, and round, others
+    )
     tf32: bool = False  # TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it
     sync_batchnorm: bool = True  # BatchNorm statistics over the global batch
     validate_every: int = 0  # steps; 0: once an epoch
@@ -193,7 +196,7 @@ FREE_FIELDS = frozenset(
     {"name", "data.shards", "data.loader_workers", "data.prefetch", "data.max_bad_fraction", "train.steps",
      "train.engine", "train.validate_every", "train.checkpoint_every", "train.checkpoint_minutes",
      "train.keep_checkpoints", "train.log_every", "train.visualise_every", "train.deepspeed_config",
-     "train.max_skipped_steps", "train.timeout_s", "train.check_every", "train.compile",
+     "train.max_skipped_steps", "train.timeout_s", "train.check_every", "train.cudnn_benchmark", "train.compile",
      "train.cuda_graphs", "model.visual.weights"}
 )  # fmt: skip
 

@@ -16,7 +16,8 @@ from ialcms.data.batch import Batch
 
 ROOT = Path(__file__).parents[1]
 # One thread a process; what a test starts finds this checkout's tests, too.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+_PATHS = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _PATHS}
 ON_CPU = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
 
 SMALL = {

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_ALIGNMENT_BYTES = 256  # as torch's own allocator aligns tensors; cuDNN relies on it
+
 
 class MovingState:
     """The moving buffers of a module, which become views of one tensor for each type of number.
@@ -46,9 +48,16 @@ def _moving_buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]
 
 
 def _joined(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
-    together = torch.cat([buffer.flatten() for _, _, buffer in buffers])
-    parts = together.split([buffer.numel() for _, _, buffer in buffers])
-    for (owner, name, buffer), part in zip(buffers, parts):
+    """The buffers end to end, each beginning where the kernels of GPUs may read it in blocks."""
+    unit = _ALIGNMENT_BYTES // buffers[0][2].element_size()
+    starts, end = [], 0
+    for _, _, buffer in buffers:
+        starts.append(end)
+        end += -(-buffer.numel() // unit) * unit
+    together = buffers[0][2].new_zeros(end)
+    for start, (owner, name, buffer) in zip(starts, buffers):
+        part = together[start : start + buffer.numel()].view(buffer.shape)
+        part.copy_(buffer)
         # `data`: with a count of changes of its own, or autograd would take a change of one buffer for one of all
-        owner._buffers[name] = part.view(buffer.shape).data
+        owner._buffers[name] = part.data
     return together

@@ -34,7 +34,7 @@ def test_tf32_is_what_the_configuration_says(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = not tf32
     set_arithmetic(small_config(train={"tf32": tf32}))
     assert switches() == {"products": tf32, "convolutions": tf32, "tries": False}
-    set_arithmetic(small_config(train={"tf32": tf32}), fixed_shapes=True)
+    set_arithmetic(small_config(train={"tf32": tf32, "cudnn_benchmark": True}), fixed_shapes=True)
     assert switches()["tries"]
 
 
