@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pickle
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +24,9 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from ialcms.files import write_whole
+from ialcms.reading import Unreadable, one_line
+from ialcms.reading.tensors import read_tensors
+from ialcms.reading.weights import Weights, weights_in
 from shards.published_detector.network import PublishedDetector
 from shards.published_detector.settings import CLASSES, PublishedSettings, option
 from shards.published_detector.weights import describe, is_published, load_published
@@ -130,15 +131,19 @@ def load_detector(
     """
     path = Path(path)
     values = _read(path)
+    notes = ""
+    if values.get("format") != _FORMAT and not is_published(values):
+        weights = _plain_weights(path, values)
+        values, notes = {**values, "model": weights.state}, f"; {weights}" if weights.notes else ""
     if values.get("format") != _FORMAT and is_published(values):
-        return _published(path, values, classes, pooling)
+        return _published(path, values, classes, pooling, notes)
     if values.get("format") == _FORMAT:
         missing = {"backbone", "classes", "state"} - set(values)
         if missing:
             raise ValueError(f"{path} lacks its {' and '.join(sorted(missing))}; convert or train the detector again")
         backbone, classes, state = values["backbone"], values["classes"], values["state"]
     else:
-        state = values.get("model", values)
+        state = values["model"]
         if not classes:
             raise ValueError(f"{path} does not name its classes; give a data set whose YAML does, with --dataset")
     found = state.get(f"{_PREDICTOR}cls_score.weight")
@@ -159,15 +164,15 @@ def load_detector(
     if isinstance(detector.model, PublishedDetector):
         detector.model.ready()
     detector.model.eval()
-    return dataclasses.replace(detector, description=f"{path}: {backbone}, {len(classes)} classes")
+    return dataclasses.replace(detector, description=f"{path}: {backbone}, {len(classes)} classes{notes}")
 
 
-def _published(path: Path, values: dict, classes: Sequence[str], pooling: str | None) -> Detector:
+def _published(path: Path, values: dict, classes: Sequence[str], pooling: str | None, notes: str = "") -> Detector:
     try:
         model = load_published(values, pooling)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    description = f"{path}: {describe(values, model.settings.pooling)}"
+    description = f"{path}: {describe(values, model.settings.pooling)}{notes}"
     return Detector(model, CLASSES, PUBLISHED, description)
 
 
@@ -178,7 +183,7 @@ def load_init(detector: Detector, path: Path) -> int:
     ResNet-50 that knows ImageNet. Raises ValueError when nothing fits.
     """
     values = _read(path)
-    state = values.get("state", values.get("model", values))
+    state = values["state"] if values.get("format") == _FORMAT else _plain_weights(path, values).state
     own = detector.model.state_dict()
     fitting = {}
     for name, value in state.items():
@@ -194,17 +199,12 @@ def load_init(detector: Detector, path: Path) -> int:
 def _read(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"weights {path} do not exist; train a detector with 'ialcms data detect --train'")
-    reason = "it is damaged, cut off, or another kind of file"
     try:
-        with torch.serialization.safe_globals(_STAND_INS):
-            values = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            reason = "it holds pickled objects, which could run anything; none was read"
-        raise ValueError(
-            f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
-        ) from error
-    except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
+        values = read_tensors(path, foreign=True)
+    except (OSError, Unreadable) as error:
+        reason = f"it is damaged, cut off, or another kind of file ({one_line(error)})"
+        if "could run code" in str(error):
+            reason = f"it holds pickled objects, which could run anything; none was read ({one_line(error)})"
         raise ValueError(
             f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
         ) from error
@@ -213,33 +213,17 @@ def _read(path: Path) -> dict:
     return values
 
 
-class _Ignored:
-    """Stands for an object in a file that nothing here needs: takes what it would be made of and does nothing."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-# What the settings and the optimizer's state of a published training may hold beside numbers and tensors. None of these
-# classes or functions is called: a stand-in takes its place.
-_STAND_INS: list[Any] = [
-    (OrderedDict, "easydict.EasyDict"),
-    *(
-        (_Ignored, name)
-        for name in (
-            "argparse.Namespace",
-            "numpy.dtype",
-            "numpy.ndarray",
-            "numpy.core.multiarray.scalar",
-            "numpy.core.multiarray._reconstruct",
-            "numpy._core.multiarray.scalar",
-            "numpy._core.multiarray._reconstruct",
-        )
-    ),
-]
+def _plain_weights(path: Path, values: dict) -> Weights:
+    """Weights in a file of another program, without the prefixes of wrappers and of a larger network around them."""
+    try:
+        weights = weights_in(values)
+    except Unreadable as error:
+        raise ValueError(f"{path} holds no weights by name ({error})") from error
+    for last in (f"{_PREDICTOR}cls_score.weight", "RCNN_cls_score.weight"):
+        found = [name.removesuffix(last) for name in weights.state if name.endswith(f".{last}")]
+        if len(found) == 1:
+            return weights.under(found[0])
+    return weights
 
 
 def _small(num_classes: int) -> FasterRCNN:

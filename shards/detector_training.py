@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ialcms.files import open_text, write_whole
 from ialcms.progress import Progress
+from ialcms.reading.tensors import read_tensors
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
 from shards.encode import PICTURE_ERRORS
@@ -226,13 +227,13 @@ def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.
     if not path.is_file():
         return 0
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = read_tensors(path)
         of_other_options = state["settings"] != settings
         if not of_other_options:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
+    except Exception as error:  # a network or an optimizer refuses what is not its own in many ways
         raise ValueError(f"{path}, of an unfinished training, is damaged; remove it to train from the start") from error
     if of_other_options:
         raise ValueError(f"{path} is of an unfinished training with other options; remove it, or give these options")

@@ -197,7 +197,8 @@ def check_values(manifest: Manifest) -> None:
         if not is_file_name(shard.name):
             raise ValueError(f"it names a shard {shown(shard.name)}, which is no file of its folder")
     for clip in manifest.clips:
-        _check_clip(clip, manifest.shards)
+        if fault := _fault_of(clip, manifest.shards):
+            raise ValueError(f"a clip {fault} ({shown(clip.key)})")
     removed = info.get("removed", [])
     if not isinstance(removed, list) or not all(map(_is_removed_clip, removed)):
         raise ValueError(f"the removed clips are {shown(removed)}")
@@ -209,23 +210,23 @@ def _is_removed_clip(item: Any) -> bool:
     return all(type(item.get(name)) is int and 0 <= item[name] < 1 << 62 for name in ("offset", "size"))
 
 
-def _check_clip(clip: Clip, shards: tuple[Shard, ...]) -> None:
-    where = f"clip {shown(clip.key)}"
-    for text in (clip.key, clip.instrument, clip.video):
-        if not text or not is_text(text):
-            raise ValueError(f"{where} has a name that is none: {shown(text)}")
+def _fault_of(clip: Clip, shards: tuple[Shard, ...]) -> str:
+    """What is impossible about a clip, '' where nothing is."""
+    if not (clip.key and clip.instrument and clip.video):
+        return "has a name that is none"
+    if not (is_text(clip.key) and is_text(clip.instrument) and is_text(clip.video)):
+        return "has a name that is none"
     if clip.shard >= len(shards):
-        raise ValueError(f"a clip lies in a shard that it does not list ({where})")
+        return "lies in a shard that it does not list"
     if clip.split not in SPLITS:
-        raise ValueError(f"split of {where} is {shown(clip.split)}, not {', '.join(SPLITS)}")
+        return f"has the split {shown(clip.split)}, not {', '.join(SPLITS)}"
     if clip.offset + clip.size > shards[clip.shard].num_bytes:
-        raise ValueError(
-            f"{where} ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
-        )
+        return f"ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
     if clip.size > _LARGEST_CLIP:
-        raise ValueError(f"{where} has {clip.size} bytes, more than the {_LARGEST_CLIP} that are read at once")
+        return f"has {clip.size} bytes, more than the {_LARGEST_CLIP} that are read at once"
     if clip.num_boxes * _FEWEST_BYTES_A_BOX > clip.size or clip.num_samples > clip.size * _MOST_SAMPLES_A_BYTE:
-        raise ValueError(f"{where} has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes")
+        return f"has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes"
+    return ""
 
 
 def is_text(text: str) -> bool:

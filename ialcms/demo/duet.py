@@ -15,6 +15,7 @@ from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
 from ialcms.demo.video_files import KINDS, write_video
 from ialcms.inference import Box
+from ialcms.reading.arrays import read_array
 from shards.entries import Entry
 
 KIND = dataclasses.replace(KINDS[0], frames_per_second=Fraction(FRAMES_PER_SECOND))  # as many frames as there are
@@ -44,7 +45,7 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
 
 
 def _box(entry: Entry, offset: int, numbers: list[int]) -> Box:
-    rows = np.load(entry.detections, allow_pickle=False)
+    rows = read_array(entry.detections)
     own = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
     frame, _, _, x1, y1, x2, y2 = own[own[:, 2].argmax()].tolist()
     at_s = (numbers.index(int(frame)) + 0.5) / FRAMES_PER_SECOND  # in the middle of the time that it is on the screen

@@ -20,7 +20,7 @@ from torch import Tensor
 from ialcms.config import Config, from_dict
 from ialcms.models import Separator
 from ialcms.reading import Unreadable, bare, one_line
-from ialcms.reading.tensors import read_tensors
+from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.runs import checkpoint
 
 FORMAT, VERSION = "ialcms-separator", 1
@@ -139,7 +139,7 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
         )
     values, state, step = (content.get(name) for name in ("config", "separator", "step"))
     if not isinstance(values, dict) or not isinstance(state, dict) or type(step) is not int or not (
-        all(isinstance(value, Tensor) for value in state.values())
+        all(map(is_plain, state.values()))
     ):  # fmt: skip
         raise ValueError(f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}")
     try:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ialcms.reading.harmless import HARMLESS
 from ialcms.reading.words import Unreadable, one_line
 
+_MOST_POSED = 4 << 30  # bytes
 _FOREIGN_CLASS = re.compile(
     r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)|create new object.*got <class '(\S+)'>"
 )
@@ -35,8 +36,7 @@ def read_tensors(path: Path, foreign: bool = False, check_sums: bool = True) -> 
         with torch.serialization.safe_globals(HARMLESS if foreign else []), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols that fail, or not, just after
             content = torch.load(path, map_location="cpu", weights_only=True)
-        for tensor in iter_tensors(content):
-            _check_tensor(tensor)
+        _check_sizes(content)
     except Unreadable:
         raise
     except Exception as error:  # torch raises pickle, zip, Runtime, Type, Key and EOF errors alike for a foreign file
@@ -72,12 +72,22 @@ def _check_archive(path: Path, check_sums: bool) -> None:
         raise Unreadable(f"the checksum of {damaged} is wrong")
 
 
-def _check_tensor(tensor: Tensor) -> None:
-    """A few bytes can pose as a tensor of any size: by strides of zero, or with no storage at all."""
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
-        raise Unreadable("it holds a tensor that is sparse, quantized or without content")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise Unreadable(f"it holds a tensor of shape {tuple(tensor.shape)} with fewer values than that")
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor of numbers that are all there: not sparse, quantized, or without content."""
+    if not isinstance(value, Tensor) or value.device.type != "cpu" or value.layout != torch.strided:
+        return False
+    return not (value.is_quantized or value.is_nested)
+
+
+def _check_sizes(content: Any) -> None:
+    """A few bytes can pose as tensors of any size, by strides of zero: they may be as large as networks are."""
+    left = _MOST_POSED
+    for tensor in iter_tensors(content):
+        size = tensor.numel() * tensor.element_size()
+        if is_plain(tensor) and size > tensor.untyped_storage().nbytes():
+            left -= size
+            if left < 0:
+                raise Unreadable(f"it holds a tensor of shape {tuple(tensor.shape)} with fewer values than that")
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ialcms.reading.tensors import read_tensors
+from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.words import Unreadable
 
 # Where training programs put the state_dict: Lightning, torchvision's references, usual hand-written ones, our own.
@@ -62,6 +62,8 @@ def weights_in(content: Any) -> Weights:
     if state is None:
         raise Unreadable("it holds no state_dict of tensors")
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if ghosts := [name for name, value in tensors.items() if not is_plain(value)]:
+        raise Unreadable(f"it holds no plain tensor as {ghosts[0]}")
     notes = [f"took '{'.'.join(places)}'"] if places else []
     stripped = {name: _without_wrappers(name) for name in tensors}
     found = sorted({part for name in tensors for part in name.split(".")[:-1] if part in _WRAPPERS})

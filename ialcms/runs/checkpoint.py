@@ -28,7 +28,7 @@ from ialcms import __version__
 from ialcms.config import Config, binding_fields, digest, from_dict, unflatten
 from ialcms.files import flush_folder, replacing
 from ialcms.reading import Unreadable, bare, one_line, shown
-from ialcms.reading.tensors import read_tensors
+from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.text import read_json
 
 log = logging.getLogger("ialcms")
@@ -272,7 +272,7 @@ def check_network(state: State, name: str) -> None:
     """Raises Unreadable where a network's part of a state is not a state_dict of tensors."""
     part = state.get(name)
     tensors = part.get("module") if isinstance(part, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    if not isinstance(tensors, dict) or not all(map(is_plain, tensors.values())):
         raise Unreadable(f"{_STATE} holds no tensors of the {name}")
 
 

@@ -49,7 +49,7 @@ def column(name: str) -> int:
         ("num_samples", 10**15, "has 10{15} samples"),
         ("num_boxes", 10**12, "and 10{12} boxes"),
         ("crc32", -5, "crc32 of a clip is -5"),
-        ("split", "holdout", "split of clip 'bell_000' is 'holdout', not train, val, test"),
+        ("split", "holdout", r"a clip has the split 'holdout', not train, val, test \('bell_000'\)"),
         ("split", None, "split of a clip is None"),
         ("shard", 7, "lies in a shard that it does not list"),
         ("key", "", "has a name that is none"),

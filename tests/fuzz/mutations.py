@@ -93,8 +93,8 @@ def values_of(rng: random.Random, values: Any) -> Any:
             case 1 | 2 if isinstance(container, dict):
                 container[rng.choice(("x", "", "a.b", "__class__", "shards"))] = container[key]
             case _:
-                container[key] = rng.choice(_HOSTILE)
-    return rng.choice(_HOSTILE) if rng.random() < 0.03 else values
+                container[key] = copy.deepcopy(rng.choice(_HOSTILE))
+    return copy.deepcopy(rng.choice(_HOSTILE)) if rng.random() < 0.03 else values
 
 
 def json_of(rng: random.Random, values: Any) -> bytes:

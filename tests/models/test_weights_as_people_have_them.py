@@ -128,6 +128,7 @@ REFUSED = {
     "a tensor": (lambda s: torch.ones(3), "holds no state_dict of tensors"),
     "one tensor short": (lambda s: {n: v for n, v in s.items() if n != "bn1.bias"}, r"1 tensors \(bn1.bias: absent"),
     "NaN": (lambda s: {**s, "bn1.bias": torch.full((4,), float("nan"))}, "values that are not numbers"),
+    "a sparse tensor": (lambda s: {**s, "bn1.bias": torch.ones(4).to_sparse()}, "no plain tensor as bn1.bias"),
     "ghosts": (lambda s: {**s, "bn1.bias": torch.zeros(1).expand(10**12)}, r"with fewer values than that"),
 }
 
