@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 _MEMORY = (
-    "not enough memory; lower train.global_batch, the networks' widths, data.loader_workers or data.window, or raise the "
-    "limit (ulimit -v, sbatch --mem, the container's)"
+    "not enough memory; lower train.global_batch, the networks' widths, data.loader_workers or data.window, or raise "
+    "the limit (ulimit -v, sbatch --mem, the container's)"
 )
 _SHORTAGES = (
     (r"received 0 items of ancdata|too many open files",
