@@ -286,6 +286,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ialcms.runs.run_folder import RunFolder
 
     if args.compare:
+        others = [f"--{name}" for name in ("checkpoint", "out", "mixes", "metrics", "report") if getattr(args, name)]
+        if others:
+            raise ValueError(f"--compare reads what two evaluations have written and takes no {', '.join(others)}")
         from ialcms.evaluation.compare import compare
 
         overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
