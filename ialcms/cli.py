@@ -14,6 +14,10 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from ialcms import __version__
+from ialcms.launched import adopt_launcher, launched
+from ialcms.places import prepare_places
+from ialcms.refusal import LostProcess, SharedRefusal
+from ialcms.shortages import shortage
 from ialcms.terminal import plain_output
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
@@ -36,6 +40,7 @@ def _run(arguments: Sequence[str]) -> int:
         args.overrides = [*args.overrides, *more]
     func: Callable[[argparse.Namespace], int] = args.func
     try:
+        prepare_places()
         code = func(args)
         sys.stdout.flush()
         return code
@@ -43,17 +48,21 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 128 + signal.SIGPIPE
     except ValueError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), isinstance(error, SharedRefusal))
+    except LostProcess as error:
+        print(f"ialcms: error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if line := shortage(error):
+            return _refuse(line)
+        raise
     except OSError as error:
         if error.errno not in _NOT_USABLE:
+            if line := shortage(error):
+                return _refuse(line)
             raise
         where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
         return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's word for it
-            raise
-        words = " ".join(str(error).split()) or "it is all in use"
-        return _refuse(f"not enough memory ({words[:200]}); lower train.global_batch, or the networks' widths")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
@@ -63,15 +72,26 @@ def _run(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _refuse(message: str) -> int:
-    worker = os.environ.get("RANK", "0")
-    if worker != "0":
+def _refuse(message: str, told_by_first: bool = False) -> int:
+    """told_by_first: the first worker knows it too, and tells it."""
+    worker = _worker()
+    if worker:
         # As a rule all workers find the same fault, and torchrun ends all as soon as one has ended: let the first one
         # speak. A worker that is still there then has found a fault of its own, as where its machine lacks a file.
         time.sleep(15)
+        if told_by_first:
+            return 2
         message = f"worker {worker} on {platform.node()}: {message}"
     print(f"ialcms: error: {message}", file=sys.stderr)
     return 2
+
+
+def _worker() -> int:
+    """This worker's number; 0 where the environment does not make it one of many."""
+    try:
+        return launched().rank
+    except ValueError:
+        return 0
 
 
 def _parser(with_data: bool = True) -> argparse.ArgumentParser:
@@ -242,6 +262,11 @@ def _train(args: argparse.Namespace) -> int:
     from ialcms.training.stop_request import end_with_agent
 
     end_with_agent()  # before the imports below, which take seconds
+    adopt_launcher()
+    if args.init_from is not None and args.resume not in ("auto", "none"):
+        raise ValueError(
+            f"--resume {args.resume} goes on with a run and --init-from {args.init_from} begins one; give one of them"
+        )
     from ialcms.config import load_config
     from ialcms.engine import Workers, check_engine
     from ialcms.runs.run_folder import RunFolder
@@ -251,12 +276,9 @@ def _train(args: argparse.Namespace) -> int:
     if args.profile is not None and args.profile < 1:
         raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
     check_engine(config)
-    # A launcher that starts the run again repeats the command line: what the user meant is done by then.
-    again = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
-    resume = "auto" if again else args.resume
     with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
         folder = RunFolder(args.folder or Path("runs") / config.name)
-        train(config, folder, workers, resume, weights=args.init_from, profiled_steps=args.profile or 0)
+        train(config, folder, workers, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
 
 
@@ -264,14 +286,18 @@ def _evaluate(args: argparse.Namespace) -> int:
     from ialcms.runs.run_folder import RunFolder
 
     if args.compare:
+        others = [f"--{name}" for name in ("checkpoint", "out", "mixes", "metrics", "report") if getattr(args, name)]
+        if others:
+            raise ValueError(f"--compare reads what two evaluations have written and takes no {', '.join(others)}")
         from ialcms.evaluation.compare import compare
 
         overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
         a, b = args.compare
         print(compare(a, b, overrides))
         return 0
+    adopt_launcher()
     from ialcms.engine import Workers
-    from ialcms.evaluation.evaluate import evaluate, rewrite_page
+    from ialcms.evaluation.evaluate import evaluate, lease_of, rewrite_page
 
     if args.run is None:
         raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
@@ -284,7 +310,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         if not args.report:
             evaluate(config, checkpoint, workers, out, args.mixes)
         elif workers.is_first:
-            print(f"report: {rewrite_page(config, checkpoint, workers.device, out)}")
+            with lease_of(out):
+                print(f"report: {rewrite_page(config, checkpoint, workers.device, out)}")
     return 0
 
 

@@ -3,12 +3,13 @@
     python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
     python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
 
-Ctrl-C, or TERM, lets the workers save at the end of a step; started again they go on from there.
+Ctrl-C, TERM, or closing the terminal lets the workers save at the end of a step; started again they go on from there.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from launch.stop_requests import heeded
 from launch.workers import default_workers
 
 
@@ -30,19 +32,26 @@ def command(arguments: Sequence[str], workers: int) -> list[str]:
 
 def run(arguments: Sequence[str], workers: int) -> int:
     """Run `ialcms ARGUMENTS` on `workers` workers and wait; returns 0, 2 for refused input, 1 after a crash."""
-    with subprocess.Popen(command(arguments, workers)) as process:
+    with subprocess.Popen(command(arguments, workers), env=_without_other_launchers()) as process:
 
         def forward(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)
 
         # Ctrl-C reaches the whole foreground group by itself: wait for the workers to save what they have.
-        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, forward)}
+        before = {number: signal.signal(number, forward) for number in heeded((signal.SIGTERM, signal.SIGHUP))}
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return process.wait()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _without_other_launchers() -> dict[str, str]:
+    """The environment without what makes a process one of many in another job, like a shell in an allocation."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NODEID")
+    starts = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_")
+    return {name: value for name, value in os.environ.items() if name not in names and not name.startswith(starts)}
 
 
 def main() -> int:

@@ -7,19 +7,21 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 _POLL_S = 0.2
 
 
 class StopRequests:
     """Use as a context manager around the workers' life.
 
-    TERM, USR1 or INT reach every child process as one INT, also one that starts later; a second INT kills them. INT,
-    because some clusters send TERM and USR1 to the children themselves too, and to a worker the second signal of a kind
-    means "at once". Without any child this process ends, with exit code 1: it still waits for other machines then.
+    TERM, USR1, INT or HUP (unless nohup has it ignored) reach every child process as one INT, also one that starts
+    later; a second INT kills them. INT, because some clusters send TERM and USR1 to the children themselves too, and to
+    a worker the second signal of a kind means "at once". Without any child this process ends, with exit code 1: it
+    still waits for other machines then.
     """
 
     def __init__(self) -> None:
@@ -32,7 +34,7 @@ class StopRequests:
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
         self._wakeup_before = signal.set_wakeup_fd(self._writing)
-        self._before = {number: signal.signal(number, _no_more_than_wake_up) for number in SIGNALS}
+        self._before = {number: signal.signal(number, _no_more_than_wake_up) for number in heeded(SIGNALS)}
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
         self._thread.start()
         return self
@@ -66,6 +68,11 @@ class StopRequests:
                 elif worker not in told:
                     send(worker, signal.SIGINT)
                     told.add(worker)
+
+
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those signals that are ours to handle: not a hangup under nohup."""
+    return [number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def children() -> list[int]:

@@ -4,8 +4,8 @@
     srun python -m launch.workers --nodes 2 --head n1:29500 --id 17.0 train configs/demo.yaml     # once on every node
 
 torchrun by itself kills its workers 30 s after a signal, and USR1 kills it and leaves them behind. Here a request to
-stop (TERM, USR1, INT) is handed to the workers, who save and leave at the end of a step, however long that takes. A
-second INT ends them at once.
+stop (TERM, USR1, INT, HUP) is handed to the workers, who save and leave at the end of a step, however long that takes.
+A second INT ends them at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from launch.stop_requests import StopRequests, children, send
 ENDED, STOPPED, REFUSED, CRASHED = "ended", "stopped", "refused", "crashed"  # names of the notes
 BAD_INPUT = 2  # the program's exit code for input that it refuses: another start would end the same way
 # Exit codes of a worker that a stop request meets while it starts; 130 is Python's own for an interrupt.
-_NOT_LISTENING_YET = {-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, 130}
+_NOT_LISTENING_YET = {-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, -signal.SIGHUP, 130}
 _PARENT_POLL_S = 0.5
 
 
@@ -40,6 +40,25 @@ class Place:
     node: int = 0  # this one's number; worker 0 is on node 0
     head: str = "127.0.0.1:0"  # HOST:PORT of node 0; port 0, on one node: any that is free
     run_id: str = "local"  # another one for every start
+
+    @classmethod
+    def of(cls, nodes: int, node: int | None, head: str, run_id: str) -> Place:
+        """The place that the options name; ValueError for one that cannot be.
+
+        nodes, head, run_id: as above; node: None for the number that SLURM gives this machine, if the job has several.
+        On one machine SLURM's number is that of another job: a shell in an allocation has it, too.
+        """
+        if node is None:
+            text = os.environ.get("SLURM_NODEID", "") if nodes > 1 else "0"
+            if not text.isdigit():
+                raise ValueError(f"--nodes is {nodes}: say which of them this one is, with --node NUMBER from 0")
+            node = int(text)
+        if not 0 <= node < nodes:
+            raise ValueError(f"--node is {node} and --nodes {nodes}; nodes have numbers from 0 to --nodes - 1")
+        host, _, port = head.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65_535 or (nodes > 1 and port == "0"):
+            raise ValueError(f"--head is '{head}'; give HOST:PORT of node 0, with a port that is free there")
+        return cls(nodes, node, head, run_id)
 
 
 def run(arguments: Sequence[str], workers: int, place: Place | None = None, notes: Path | None = None) -> int:
@@ -101,7 +120,8 @@ def end_with_parent(notes: Path | None = None) -> None:
 
 def default_workers() -> int:
     """One worker per GPU that is ours on this machine, one without any."""
-    if granted := os.environ.get("SLURM_GPUS_ON_NODE"):
+    granted = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    if granted.isdigit():
         return max(1, int(granted))
     import torch
 
@@ -139,9 +159,7 @@ def main() -> int:
     )
     parser.add_argument("--workers", type=int, help="on this machine (default: one per GPU, or one)")
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")
-    parser.add_argument(
-        "--node", type=int, default=int(os.environ.get("SLURM_NODEID", 0)), help="number of this one, from 0"
-    )
+    parser.add_argument("--node", type=int, help="number of this one, from 0 (default: SLURM_NODEID)")
     parser.add_argument("--head", default=Place.head, metavar="HOST:PORT", help="of machine 0, free and reachable")
     parser.add_argument("--id", default=Place.run_id, help="of this start, the same on all machines")
     parser.add_argument("--notes", type=Path, metavar="DIR", help="folder for a note of how it ended")
@@ -150,11 +168,18 @@ def main() -> int:
     args = parser.parse_args()
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
+    try:
+        place = Place.of(args.nodes, args.node, args.head, args.id)
+        workers = default_workers() if args.workers is None else args.workers
+        if workers < 1:
+            raise ValueError(f"--workers is {workers}; at least one worker is needed")
+    except ValueError as error:
+        print(f"launch: error: {error}", file=sys.stderr)
+        return BAD_INPUT
     if args.end_with_parent:
         end_with_parent(args.notes)
-    workers = args.workers or default_workers()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
-    return run(args.arguments, workers, Place(args.nodes, args.node, args.head, args.id), args.notes)
+    return run(args.arguments, workers, place, args.notes)
 
 
 if __name__ == "__main__":

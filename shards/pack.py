@@ -27,6 +27,7 @@ import numpy as np
 
 from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, check_values, read_manifest, write_manifest
 from ialcms.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
+from ialcms.lease import Lease
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from ialcms.reading import one_line
@@ -62,12 +63,32 @@ def pack(
     check_keys(entries)
     plan = {split: mixed_order([e for e in entries if e.split == split], options.seed) for split in SPLITS}
     digest = plan_digest(plan, options)
-    if (out / FILE_NAME).is_file():
-        manifest = read_manifest(out)
-        if manifest.info.get("plan") != digest:
-            raise ValueError(f"{out} holds other shards ({FILE_NAME}); give another folder or remove them first")
-        shutil.rmtree(out / _RECORDS, ignore_errors=True)  # a kill right after the manifest leaves it behind
-        return manifest, Report.read(out / REPORT_NAME)
+    done = _complete(out, digest)
+    if done is not None:
+        return done
+    with pack_lease(out):
+        return _complete(out, digest) or _pack(entries, out, options, plan, digest=digest, jobs=jobs)
+
+
+def pack_lease(out: Path) -> Lease:
+    """For whoever writes shards into a folder."""
+    return Lease(out, "data pack", "--out", name="the folder of shards")
+
+
+def _complete(out: Path, digest: str) -> tuple[Manifest, Report] | None:
+    """What is there when all is packed; ValueError when it is something else."""
+    if not (out / FILE_NAME).is_file():
+        return None
+    manifest = read_manifest(out)
+    if manifest.info.get("plan") != digest:
+        raise ValueError(f"{out} holds other shards ({FILE_NAME}); give another folder or remove them first")
+    shutil.rmtree(out / _RECORDS, ignore_errors=True)  # a kill right after the manifest leaves it behind
+    return manifest, Report.read(out / REPORT_NAME)
+
+
+def _pack(
+    entries: Sequence[Entry], out: Path, options: PackOptions, plan: dict[str, list[Entry]], *, digest: str, jobs: int
+) -> tuple[Manifest, Report]:
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
         refuse_strays(out, shard_files(out))
     shards: list[Shard] = []

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
 from shards.entries import Entry, check_keys
-from shards.pack import REPORT_NAME, PackOptions, mixed_order, pack, plan_digest
+from shards.pack import REPORT_NAME, PackOptions, mixed_order, pack, pack_lease, plan_digest
 from shards.report import Report
 from shards.shard_writer import refuse_strays, shard_files, shard_name
 
@@ -69,7 +69,8 @@ def join_parts(
     """
     options = options or PackOptions()
     if not (out / FILE_NAME).is_file():
-        _join(entries, out, count, options)
+        with pack_lease(out):
+            _join(entries, out, count, options)
     result = _joined(entries, out, count, options)
     for number in range(count):
         shutil.rmtree(Part(number, count).folder(out), ignore_errors=True)

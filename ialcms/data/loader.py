@@ -7,8 +7,12 @@ one process only: sound and pictures of a clip are decoded once while it is in t
 from __future__ import annotations
 
 import atexit
+import errno
+import logging
 import multiprocessing
 import signal
+import sys
+import traceback
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,10 +27,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ialcms.data.batch import Batch
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.mixtures import MixArrays, make_mix
+from ialcms.data.part_transport import SHARED_MEMORY, PipedPart, why_pipes
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread, on_gpu
 from ialcms.data.remote import RemoteManifest
 from ialcms.processes import end_with_parent
+from ialcms.refusal import LostProcess
+
+log = logging.getLogger(__name__)
 
 STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})
 
@@ -38,13 +46,17 @@ class Failure:
     message: str
 
 
-class LaneParts(IterableDataset[Batch | Failure]):
-    """Batches of the lanes of one loader process (of all lanes, when iterated in the training process)."""
+class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
+    """Batches of the lanes of one loader process (of all lanes, when iterated in the training process).
+
+    by_pipe: whether a loader process hands its parts over through a pipe instead of shared memory.
+    """
 
     def __init__(self, plan: Plan, lanes: range, start_step: int) -> None:
         self.plan, self.lanes, self.start_step = plan, lanes, start_step
+        self.by_pipe = False
 
-    def __iter__(self) -> Iterator[Batch | Failure]:
+    def __iter__(self) -> Iterator[Batch | PipedPart | Failure]:
         info = get_worker_info()
         lanes = self.lanes if info is None else self.lanes[info.id :: info.num_workers]
         limit = most_clips(self.plan, len(lanes))
@@ -59,8 +71,14 @@ class LaneParts(IterableDataset[Batch | Failure]):
             if (step - self.start_step) % self.plan.draws_per_round == 0:  # counting takes a while
                 held_bytes = store.num_bytes
             part.held_bytes = held_bytes
-            yield part
+            yield PipedPart.of(part) if self.by_pipe and info is not None else part
             step += 1
+
+    def part_bytes(self, num_lanes: int) -> int:
+        """Of the tensors of a part with `num_lanes` lanes."""
+        data, samples = self.plan.data, self.plan.audio.num_samples
+        pictures = data.num_mix * data.num_objects * 3 * data.image_crop**2
+        return num_lanes * (4 * samples * (1 + data.num_mix) + pictures)
 
     def _part(self, store: ClipStore, lanes: range, step: int) -> Batch:
         data, side = self.plan.data, self.plan.data.image_crop
@@ -109,10 +127,16 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         for part in parts:
             yield _join([part], pin)
         return
+    first = parts.lanes.start == 0  # of all workers, the one that speaks
+    # a part more than those that are prefetched is on its way, and another one in use
+    reason = why_pipes(parts.part_bytes(-(-len(parts.lanes) // num_processes)), num_processes * (prefetch + 2))
+    parts.by_pipe = reason != ""
+    if reason and first:
+        log.warning("%s: batches come through pipes, which is slower", reason)
     # Not fork: the training process has threads (gloo, CUDA). The server of forked processes imports torch once.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", __name__])
-    loader: DataLoader[Batch | Failure] = DataLoader(
+    loader: DataLoader[Batch | PipedPart | Failure] = DataLoader(
         parts,
         batch_size=None,
         num_workers=num_processes,
@@ -121,8 +145,22 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         worker_init_fn=_init_process,
         generator=torch.Generator(),  # or it would draw from the training process's random numbers
     )
-    with blocked_signals():
-        iterator: Any = iter(loader)
+    before = set(multiprocessing.active_children())
+    try:
+        with blocked_signals():
+            iterator: Any = iter(loader)
+    except OSError as error:
+        _kill(set(multiprocessing.active_children()) - before)  # Python would wait for them at its end
+        _drop_quietly(error)
+        if error.errno not in (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOSYS, errno.EACCES):
+            raise
+        if first:
+            log.warning(
+                "no loader processes can be started (%s; raise %s and 'ulimit -n'): data are loaded between the steps",
+                error.strerror, SHARED_MEMORY,
+            )  # fmt: skip
+        yield from _joined(parts, 0, prefetch, pin)
+        return
     processes = iterator._workers
     kill = partial(_kill, processes)
     atexit.register(kill)
@@ -131,7 +169,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
             try:
                 prepared = [next(iterator) for _ in range(num_processes)]
             except (RuntimeError, EOFError, ConnectionError) as error:  # by the moment at which it went
-                raise RuntimeError(
+                raise LostProcess(
                     f"a loader process was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
                 ) from error
             yield _join(prepared, pin)
@@ -139,6 +177,16 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         del iterator  # asks the processes to end and waits for them, unless a traceback still holds it
         kill()
         atexit.unregister(kill)
+
+
+def _drop_quietly(error: BaseException) -> None:
+    """Let go of an iterator that could not be made: torch's own end of it stumbles over what it does not have yet."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+    finally:
+        sys.unraisablehook = hook
 
 
 def _kill(processes: Iterable[BaseProcess]) -> None:
@@ -149,13 +197,13 @@ def _kill(processes: Iterable[BaseProcess]) -> None:
         process.join()
 
 
-def _join(parts: list[Batch | Failure], pin: bool) -> Batch:
+def _join(parts: list[Batch | PipedPart | Failure], pin: bool) -> Batch:
     """Put the lanes j, j + P, ... of P parts in order."""
     good: list[Batch] = []
     for part in parts:
         if isinstance(part, Failure):
             raise ValueError(part.message)
-        good.append(part)
+        good.append(part.unpacked() if isinstance(part, PipedPart) else part)
     step, num_parts = good[0].step, len(good)
     assert all(part.step == step for part in good)
     if num_parts == 1:

@@ -12,23 +12,28 @@ shards are fetched more often than once a pass.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import logging
 import os
 import re
 import shlex
+import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest, refuse_tars
+from ialcms.data.transfer import Stalled, read_chunks, reason, web_page
 
 ATTEMPTS = 3
+_CACHE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +52,24 @@ class RemoteManifest(Manifest):
         shard = self.shards[shard_index]
         path = self.folder / shard.name
         if not _touch(path, shard.num_bytes):
-            locks = self.folder.parent / "locks"
-            locks.mkdir(exist_ok=True)
             # one process of this machine fetches a shard, the others wait for it
-            with open(locks / f"{self.folder.name}-{shard.name}.lock", "w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            with self._locked(shard.name):
                 if not _touch(path, shard.num_bytes):
-                    path.unlink(missing_ok=True)  # cut off, as by a machine that went down; the cache would keep it
                     self._download(shard.name, shard.num_bytes, path)
         return path
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        locks = self.folder.parent / "locks"
+        try:
+            locks.mkdir(exist_ok=True)
+            lock = open(locks / f"{self.folder.name}-{name}.lock", "w")  # noqa: SIM115
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+        with lock:
+            with contextlib.suppress(OSError):  # a file system without locks: it may be fetched twice
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def fetch_ahead(self, shard_indices: Iterable[int]) -> None:
         """Start to fetch shards that will be needed soon, without waiting for them."""
@@ -70,38 +84,64 @@ class RemoteManifest(Manifest):
             log.debug("%s", error)
 
     def _download(self, name: str, num_bytes: int, path: Path) -> None:
-        from webdataset.cache import FileCache  # here: shards in a folder need no WebDataset
-
+        """Put a whole shard into the cache, in several attempts; ValueError when that fails for good."""
         url = file_url(self.source, name)
-        size_limit = float(os.environ.get("WDS_CACHE_SIZE", 100e9))
-        cache = FileCache(
-            str(self.folder),
-            url_to_name=lambda _: name,
-            validator=lambda _: True,
-            cache_size=max(int(size_limit) - num_bytes, 1),
-            cache_cleanup_interval=0,
-        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # cut off, as by a machine that went down
+            self._make_room(num_bytes)
+        except OSError as error:
+            raise _unusable(self.folder, error) from error
+        temporary = path.with_name(f"{name}.temp{os.getpid()}")
         for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
             try:
-                cache.get_file(url)
-                found = path.stat().st_size
+                with open(temporary, "wb") as file:
+                    for chunk in read_chunks(url):
+                        file.write(chunk)
+                found = temporary.stat().st_size
                 if found == num_bytes:
-                    break
-                path.unlink()
-                if last:
-                    raise ValueError(
-                        f"shard {name} at {url} has {found} bytes, the manifest says {num_bytes}: manifest and shards "
-                        "do not belong together; copy them there again or pack again"
-                    )
+                    os.replace(temporary, path)
+                    return
+                failure = ValueError(self._says_of_size(name, url, temporary, num_bytes))
             except OSError as error:
-                Path(f"{path}.temp{os.getpid()}").unlink(missing_ok=True)
-                if last:
-                    raise ValueError(
-                        f"shard {name} cannot be fetched from {url} ({_line(error)}); check the address in "
+                if error.errno in _CACHE_ERRORS:
+                    failure = _unusable(self.folder, error)
+                else:
+                    failure = ValueError(
+                        f"shard {name} cannot be fetched from {url} ({reason(error)}); check the address in "
                         f"data.shards, the network and the space in {self.folder}"
-                    ) from error
-            time.sleep(2.0**attempt)
+                    )
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            if attempt < ATTEMPTS - 1:
+                log.warning("attempt %d of %d: %s", attempt + 1, ATTEMPTS, failure)
+                time.sleep(2.0**attempt)
+        raise failure
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Evict the least recently used shards: for the limit, and where the disk is smaller than that."""
+        from webdataset.cache import LRUCleanup  # here: shards in a folder need no WebDataset
+
+        used = sum(file.stat().st_size for file in self.folder.glob("*") if file.is_file())
+        room = used + 0.98 * shutil.disk_usage(self.folder).free
+        if num_bytes > room:
+            raise OSError(errno.ENOSPC, f"a shard of {num_bytes / 1e6:.0f} MB, {room / 1e6:.0f} MB are free")
+        limit = min(cache_limit(), room)
+        LRUCleanup(str(self.folder), max(int(limit) - num_bytes, 1), interval=None).cleanup()
+
+    def _says_of_size(self, name: str, url: str, file: Path, num_bytes: int) -> str:
+        with open(file, "rb") as content:
+            page = web_page(content.read(1 << 16))
+        if page:
+            return (
+                f"the server sends a web page ({page}) in the place of shard {name} at {url}, as when a log-in is "
+                "needed: log in, or have a command fetch the shards (data.shards='pipe:... {}')"
+            )
+        return (
+            f"shard {name} at {url} has {file.stat().st_size} bytes, the manifest says {num_bytes}: manifest and "
+            "shards do not belong together; copy them there again or pack again"
+        )
 
 
 def open_manifest(location: str | Path) -> Manifest:
@@ -113,24 +153,70 @@ def open_manifest(location: str | Path) -> Manifest:
     refuse_tars(location)
     if not re.match(r"pipe:|[a-z0-9]+://", location):
         return read_manifest(location)
-    from webdataset.gopen import gopen
-
-    root = Path(os.environ.get("WDS_CACHE", "~/.cache/ialcms")).expanduser()
     url = file_url(location, FILE_NAME)
-    try:
-        with gopen(url) as stream:
-            raw = stream.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"no {FILE_NAME} at {url} ({_line(error)}); correct data.shards or the network") from error
+    raw = _read_manifest(url)
     # under the digest of its content: a data set that was packed again does not meet the old one's shards
-    folder = root / hashlib.sha256(raw).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as temporary:
+    folder = cache_root() / hashlib.sha256(raw).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / FILE_NAME
         copy.write_bytes(raw)
-        manifest = read_manifest(copy, check_shards=False)
+        try:
+            manifest = read_manifest(copy, check_shards=False)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(copy), url)) from error
     values = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     return RemoteManifest(**(values | {"folder": folder}), source=location)
+
+
+def cache_root() -> Path:
+    """Folder of all data sets' caches; ValueError for a user without a home folder."""
+    try:
+        return Path(os.environ.get("WDS_CACHE") or "~/.cache/ialcms").expanduser()
+    except RuntimeError as error:
+        raise ValueError("there is no home folder to keep shards in; name a folder with room in WDS_CACHE") from error
+
+
+def cache_limit() -> float:
+    """Bytes that a data set's cache may take."""
+    text = os.environ.get("WDS_CACHE_SIZE", "100e9")
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = 0.0
+    if not limit > 0:
+        raise ValueError(f"WDS_CACHE_SIZE is {text!r}; give a number of bytes, like 200e9")
+    return limit
+
+
+def _read_manifest(url: str) -> bytes:
+    for attempt in range(ATTEMPTS):
+        try:
+            raw = b"".join(read_chunks(url))
+            break
+        except (OSError, ValueError) as error:
+            if isinstance(error, Stalled) and attempt < ATTEMPTS - 1:
+                log.warning("attempt %d of %d: %s from %s", attempt + 1, ATTEMPTS, error, url)
+                continue
+            raise ValueError(
+                f"no {FILE_NAME} at {url} ({reason(error)}); correct data.shards or the network"
+            ) from error
+    if page := web_page(raw):
+        raise ValueError(
+            f"{url} answers with a web page ({page}) in the place of {FILE_NAME}, as when a log-in is needed: log in, "
+            "have a command fetch the files (data.shards='pipe:... {}'), or correct data.shards"
+        )
+    return raw
+
+
+def _unusable(folder: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"the cache of shards {folder} cannot be used ({error.strerror or error}); make room there, or name a folder "
+        "with room in WDS_CACHE"
+    )
 
 
 def file_url(source: str, name: str) -> str:
@@ -158,10 +244,6 @@ def _touch(path: Path, num_bytes: int) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
+    except OSError:  # a cache that others have filled, and that is read only for us
+        pass
     return True
-
-
-def _line(error: BaseException) -> str:
-    """What went wrong, in one line; WebDataset tells of a command that failed with all its arguments."""
-    exit_code = re.search(r"exit (\d+) \(read\)", str(error))
-    return f"exit code {exit_code[1]}" if exit_code else " ".join(str(error).split())

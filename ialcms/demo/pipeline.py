@@ -18,6 +18,7 @@ from ialcms.config import load_config
 from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
 from ialcms.inference import separate_file
+from ialcms.lease import Lease
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.pretrain import pretrain
 from launch import local
@@ -55,17 +56,20 @@ def run_demo(
         minutes, seconds = divmod(round(time.monotonic() - began), 60)
         print(f"[{minutes:02d}:{seconds:02d}] {number}/6 {what}", flush=True)
 
-    announce(1, f"demo data: {11 * VIDEOS} videos of 11 instruments, {CLIPS_PER_VIDEO} clips each, in {data / 'tree'}")
-    make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
-    announce(2, f"shards in {shards}")
-    encode = EncodeOptions(dataset=load_dataset("demo"))
-    manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs)
-    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards")
-    announce(3, f"backbone that knows the instruments by sight, in {backbone}")
-    if backbone.is_file():
-        print("there already")
-    else:
-        pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
+    with Lease(data, "demo", "--data", name="the folder of data"):
+        announce(
+            1, f"demo data: {11 * VIDEOS} videos of 11 instruments, {CLIPS_PER_VIDEO} clips each, in {data / 'tree'}"
+        )
+        make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
+        announce(2, f"shards in {shards}")
+        encode = EncodeOptions(dataset=load_dataset("demo"))
+        manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs)
+        print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards")
+        announce(3, f"backbone that knows the instruments by sight, in {backbone}")
+        if backbone.is_file():
+            print("there already")
+        else:
+            pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
     announce(4, f"training in {run.path}: {config.train.steps} steps on {workers} workers")
     _run(["train", str(config_path), "--folder", str(run.path), *overrides], workers)
     announce(5, f"evaluation on {config.eval.num_mix}-mixes of held-out videos")

@@ -14,19 +14,21 @@ import torch
 from ialcms.config import Config, check_world_size
 from ialcms.engine.deepspeed_settings import read_settings
 from ialcms.engine.learner import DDPLearner, Learner, Network
-from ialcms.engine.ranks import Workers, launched_workers
+from ialcms.engine.ranks import Workers
+from ialcms.launched import launched
 
 
 def check_engine(config: Config) -> None:
     """ValueError when this configuration cannot run on the workers that were launched; imports no DeepSpeed."""
-    world_size, launched = launched_workers()
+    place = launched()
+    world_size = place.world_size
     check_world_size(config, world_size)
     engine = config.train.engine
     if engine == "single" and world_size > 1:
         raise ValueError(
             f"train.engine is 'single', but {world_size} workers were started; use train.engine=auto, ddp or deepspeed"
         )
-    if engine in ("ddp", "deepspeed") and not launched:
+    if engine in ("ddp", "deepspeed") and not place.is_launched:
         raise ValueError(
             f"train.engine is '{engine}', which needs a launcher; start the run with torchrun --standalone "
             "--nproc_per_node=N -m ialcms train ..., or use train.engine=auto"

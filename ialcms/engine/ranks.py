@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ialcms.engine.meeting import meet
 from ialcms.engine.traffic import Kind, Traffic
 from ialcms.engine.waiting import waiting
+from ialcms.launched import launched, meeting_point
+from ialcms.refusal import SharedRefusal
 
-
-def launched_workers() -> tuple[int, bool]:
-    """The number of workers, and whether a launcher started them: it may start a single one too."""
-    return int(os.environ.get("WORLD_SIZE", 1)), "RANK" in os.environ and "WORLD_SIZE" in os.environ
+Value = TypeVar("Value")
 
 
 _batchnorm_group: dist.ProcessGroup | None = None
@@ -43,36 +43,41 @@ def _set_batchnorm_group(group: dist.ProcessGroup | None) -> None:
 
 
 class Workers:
-    """The process group of a job, started from torchrun's environment; one worker without it.
+    """The process group of a job, started from the launcher's environment; one worker without one.
 
     Use as a context manager: the group is torn down at the end.
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world_size, self.distributed = launched_workers()
-        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
-        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        place = launched()
+        self.rank, self.world_size, self.distributed = place.rank, place.world_size, place.is_launched
         self.traffic = Traffic(self.world_size)
+        if place.local_world_size is not None:
+            _check_gpus(place.local_world_size, has_own=False)
+        store, has_own = None, False
+        self.local_rank, self.local_world_size = place.local_rank or 0, place.local_world_size or 1
+        if self.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # no agent has brought them together
+            meeting = meet(place, *meeting_point(), device=_only_gpu())
+            store, has_own = meeting.store, meeting.have_own_devices(self.rank)
+            self.local_rank, self.local_world_size = meeting.local(self.rank)
+            _check_gpus(self.local_world_size, has_own)
+        elif self.distributed and "MASTER_ADDR" not in os.environ:
+            store = dist.HashStore()
+        self.device = torch.device("cpu")
         if torch.cuda.is_available():
-            if self.local_world_size > torch.cuda.device_count():
-                raise ValueError(
-                    f"{self.local_world_size} workers were started on a machine with {torch.cuda.device_count()} "
-                    f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
-                    "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
-                )
             # where a cluster shows each process its own GPU only, that one is number 0
             self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(self.device)
-        else:
-            self.device = torch.device("cpu")
         if self.distributed:
-            timeout = datetime.timedelta(seconds=timeout_s)
+            os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # DeepSpeed looks for it
+            options: dict[str, Any] = {"timeout": datetime.timedelta(seconds=timeout_s)}
+            if store is not None:
+                options |= {"store": store, "rank": self.rank, "world_size": self.world_size}
             if self.device.type == "cuda":  # with its device NCCL connects now, and a barrier need not guess
-                dist.init_process_group("nccl", timeout=timeout, device_id=self.device)
-                _set_batchnorm_group(dist.new_group(timeout=timeout))
+                dist.init_process_group("nccl", device_id=self.device, **options)
+                _set_batchnorm_group(dist.new_group(timeout=options["timeout"]))
             else:
-                dist.init_process_group("gloo", timeout=timeout)
+                dist.init_process_group("gloo", **options)
 
     @property
     def is_first(self) -> bool:
@@ -123,6 +128,23 @@ class Workers:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def from_first(self, action: Callable[[], Value]) -> Value:
+        """What `action` returns on the first worker, on all of them, its ValueError too: then all stop alike."""
+        result, refusal = None, None
+        if self.is_first:
+            try:
+                result = action()
+            except ValueError as error:
+                refusal = error
+        if self.world_size == 1:
+            if refusal is not None:
+                raise refusal
+            return result  # type: ignore[return-value]
+        result, reason = self.broadcast((result, None if refusal is None else str(refusal)))
+        if reason is not None:
+            raise SharedRefusal(reason) from refusal
+        return result  # type: ignore[return-value]
+
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first worker."""
         if self.world_size > 1:
@@ -162,6 +184,23 @@ class Workers:
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+
+def _only_gpu() -> str:
+    """The one GPU that this process sees, '' where there is none or a choice."""
+    if not torch.cuda.is_available() or torch.cuda.device_count() != 1:
+        return ""
+    return str(torch.cuda.get_device_properties(0).uuid)
+
+
+def _check_gpus(local_world_size: int, has_own: bool) -> None:
+    """has_own: whether each worker of this machine sees a GPU that no other one sees."""
+    if torch.cuda.is_available() and local_world_size > torch.cuda.device_count() and not has_own:
+        raise ValueError(
+            f"{local_world_size} workers were started on a machine with {torch.cuda.device_count()} "
+            f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
+            "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
+        )
 
 
 class _GatherWithGradient(torch.autograd.Function):

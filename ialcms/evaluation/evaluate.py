@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,8 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
+from ialcms.engine.held_folder import held_folder
+from ialcms.engine.same_input import read_same
 from ialcms.evaluation.journal import Journal, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
@@ -32,6 +33,7 @@ from ialcms.evaluation.results import MixResult, choose_examples, format_tables
 from ialcms.evaluation.scoring import load_item, metrics_of, score_all, separate_item
 from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import Separated
+from ialcms.lease import Lease
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import check_memory
@@ -60,21 +62,41 @@ def evaluate(
 
     mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
-    manifest = open_manifest(config.data.shards)
+    with held_folder(workers, lease_of(out), must_be_shared=False):
+        return _evaluate(config, checkpoint_folder, workers, out, mix_list)
+
+
+def lease_of(out: Path) -> Lease:
+    """For whoever writes the results of an evaluation."""
+    return Lease(out, "evaluation", "--out", name="the folder of results", unwritable="no results can be written to")
+
+
+def _evaluate(
+    config: Config, checkpoint_folder: Path, workers: Workers, out: Path, mix_list: Path | None
+) -> Path | None:
+    shards = config.data.shards
+    manifest = read_same(workers, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
     options = dataclasses.replace(config.eval, metrics=metrics_of(config, workers.device))
     config = dataclasses.replace(config, eval=options)
-    mixes = (
-        list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
-                   config.data.instruments)
-        if mix_list is None else read_mix_list(mix_list, manifest)
-    )  # fmt: skip
-    separator = load_separator(checkpoint_folder, config, workers.device)
-    meta = checkpoint.read_meta(checkpoint_folder)
+
+    def read_mixes() -> list[EvaluationMix]:
+        return (
+            list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
+                       config.data.instruments)
+            if mix_list is None else read_mix_list(mix_list, manifest)
+        )  # fmt: skip
+
+    mixes = read_same(workers, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
+    separator, meta = read_same(
+        workers,
+        f"the checkpoint {checkpoint_folder}",
+        lambda: (load_separator(checkpoint_folder, config, workers.device), checkpoint.read_meta(checkpoint_folder)),
+        lambda read: str(read[1]["state_sha256"])[:16],
+    )
     journal_folder, key = out / "scores", _key(config, manifest, mixes, meta["state_sha256"])
 
     known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
     if workers.is_first:
-        _check_writable(out)
         start_journal(journal_folder, key, known)
         if known:
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
@@ -111,15 +133,6 @@ def evaluate(
     shutil.rmtree(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page
-
-
-def _check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"no results can be written to {out} ({error.strerror}); choose another --out") from error
 
 
 def rewrite_page(config: Config, checkpoint_folder: Path, device: torch.device, out: Path) -> Path:
@@ -159,6 +172,10 @@ def _write_page(
     shown = choose_examples(results, config.eval.examples, config.eval.seed)
     examples = [(why, *_separate(separator, manifest, mixes[r.index], config, device), r) for why, r in shown]
     return write_evaluation_page(out / PAGE, about, config.audio.sample_rate, results, examples)
+
+
+def _digest(mixes: Sequence[EvaluationMix]) -> str:
+    return hashlib.sha256(json.dumps([*map(asdict, mixes)]).encode()).hexdigest()[:16]
 
 
 def _key(config: Config, manifest: Manifest, mixes: Sequence[EvaluationMix], state_sha256: str) -> str:

@@ -31,6 +31,7 @@ from ialcms.inference.objects import (
 from ialcms.inference.overlay import still_frames, write_overlays
 from ialcms.inference.sound import SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, StemMaker
+from ialcms.lease import Lease
 from ialcms.media.decode import Damage
 from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
@@ -89,30 +90,33 @@ def separate_file(
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
-    out.mkdir(parents=True, exist_ok=True)
-
-    stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
-    maker = StemMaker(model.separator, config, stacked, info, above)
-    stems = [out / f"{name}.wav" for name in names]
-    remainder = out / "remainder.wav"
-    with ExitStack() as stack:
-        writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
-        bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
-        for done, pieces, original in maker(read_blocks(source, info)):
-            for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
-                writer.write(piece)
-            bar.update(done - bar.n)
-    mp4s: list[Path] = []
-    if videos:
-        places = [sounding.place for sounding in found]
-        frames = still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
-        with _bar(unit="frame", desc="videos") as bar:
-            mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
-        if damage["pictures"]:
-            log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
-    _remove_earlier(out, {source, *stems, remainder, *mp4s})
-    _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
-    return Separation(tuple(stems), remainder, tuple(mp4s))
+    with Lease(out, "separation", "--out", name="the folder of stems"):
+        stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
+        maker = StemMaker(model.separator, config, stacked, info, above)
+        stems = [out / f"{name}.wav" for name in names]
+        remainder = out / "remainder.wav"
+        with ExitStack() as stack:
+            writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
+            bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
+            for done, pieces, original in maker(read_blocks(source, info)):
+                for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
+                    writer.write(piece)
+                bar.update(done - bar.n)
+        mp4s: list[Path] = []
+        if videos:
+            places = [sounding.place for sounding in found]
+            frames = (
+                still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
+            )
+            with _bar(unit="frame", desc="videos") as bar:
+                mp4s = write_overlays(
+                    out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info
+                )
+            if damage["pictures"]:
+                log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
+        _remove_earlier(out, {source, *stems, remainder, *mp4s})
+        _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
+        return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
 class _NoBar:

@@ -11,7 +11,7 @@ def set_arithmetic(config: Config, *, fixed_shapes: bool = False) -> None:
     """TF32 in float32 matrix products and convolutions where `train.tf32` says so: torch's own defaults are full
     float32 in products and TF32 in convolutions.
 
-    fixed_shapes: all passes have the same shapes. Then `train.cudnn_benchmark` may have cuDNN try the algorithms of each
+    fixed_shapes: all passes have the same shapes, so `train.cudnn_benchmark` may have cuDNN try the algorithms of each
     convolution once. On a CPU nothing changes.
     """
     torch.backends.cuda.matmul.allow_tf32 = config.train.tf32

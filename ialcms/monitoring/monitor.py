@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -325,4 +326,5 @@ class _Console(logging.Handler):
             return
         # Another worker's bar may stand in the line: wipe it out, its owner draws it again.
         wipe = "\r\x1b[K" if on_terminal and not self._owns_bar else ""
-        tqdm.write(wipe + self.format(record), file=sys.stderr)
+        with contextlib.suppress(OSError):  # a closed terminal, a pipe without a reader: training goes on
+            tqdm.write(wipe + self.format(record), file=sys.stderr)

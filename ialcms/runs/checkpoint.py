@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,8 +75,8 @@ class Progress:
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
     """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't."""
     folder = root / f"{_STEP}{progress.step:08d}"
-    temporary = root / f".{folder.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    # a name of its own: if somebody else writes this step here, one of both is there then, never a mixture
+    temporary = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
         _write_files(temporary, config, manifest_digest, state, progress)
@@ -83,7 +84,10 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
         raise
     if folder.exists():  # left by a run that went on from an older checkpoint
-        shutil.rmtree(folder)
+        older = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, older)
+        shutil.rmtree(older, ignore_errors=True)
     os.rename(temporary, folder)
     flush_folder(root)
     return folder

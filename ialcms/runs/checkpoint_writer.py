@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ialcms.config import Config
+from ialcms.lease import Lease
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress, State
 
@@ -21,10 +22,13 @@ MAX_FAILURES = 3  # failed writes in a row after which the run stops
 
 
 class CheckpointWriter:
-    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training goes on."""
+    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training goes on.
 
-    def __init__(self, root: Path, config: Config, manifest_digest: str) -> None:
-        self._root, self._config, self._manifest_digest = root, config, manifest_digest
+    lease: of the run's folder; when it is lost nothing is written any more.
+    """
+
+    def __init__(self, root: Path, config: Config, manifest_digest: str, lease: Lease | None = None) -> None:
+        self._root, self._config, self._manifest_digest, self._lease = root, config, manifest_digest, lease
         self._thread: threading.Thread | None = None
         self.failures = 0  # writes that failed since the last good one
         self.last_failure = ""
@@ -37,6 +41,11 @@ class CheckpointWriter:
     @property
     def failed_for_good(self) -> bool:
         return self.failures >= MAX_FAILURES
+
+    @property
+    def shut_out(self) -> bool:
+        """Whether another job has taken the folder over."""
+        return self._lease is not None and self._lease.lost != ""
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due by the number of steps, which all workers know."""
@@ -62,6 +71,12 @@ class CheckpointWriter:
             self._thread = None
 
     def _write(self, state: State, progress: Progress, is_best: bool) -> None:
+        try:
+            if self._lease is not None:
+                self._lease.check()
+        except ValueError as error:
+            self.failures, self.last_failure = MAX_FAILURES, str(error)
+            return
         try:
             self._root.mkdir(parents=True, exist_ok=True)
             needed, free = _num_bytes(state), shutil.disk_usage(self._root).free

@@ -9,7 +9,8 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,18 @@ import yaml
 
 from ialcms.config import Config, load_config, to_dict
 from ialcms.files import replacing, write_whole
+from ialcms.launched import is_restart
 from ialcms.runs import checkpoint
 
 _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start of a run, as its folder notes it."""
+
+    marks: Sequence[Mapping[str, str | int]]  # of the launch, by all workers
+    weights: Path | None = None  # that were given to begin with
 
 
 class RunFolder:
@@ -39,7 +49,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
         self.profile = self.path / "profile"  # traces of --profile
 
-    def create(self, config: Config, world_size: int) -> None:
+    def create(self, config: Config, start: Start) -> None:
         """Make the folder and write the resolved configuration; every (re)start adds a line to the environment.
 
         ValueError when the disk refuses, as when it is full.
@@ -49,20 +59,34 @@ class RunFolder:
             with replacing(self.config) as temporary:
                 temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
             with open(self.environment, "a") as file:
-                file.write(json.dumps(_environment(world_size)) + "\n")
+                file.write(json.dumps(_environment(start)) + "\n")
         except OSError as error:
             raise ValueError(
                 f"the run's folder {self.path} cannot be written ({error.strerror}); make room there or choose another "
                 "--folder"
             ) from error
 
-    def was_started_by(self, launch: str | None) -> bool:
-        """Whether the last start in this folder was one of this launch, by the id that torchrun gives all of its."""
-        if launch in (None, "none"):
-            return False
-        with contextlib.suppress(OSError, ValueError, IndexError):  # none yet, or a kill cut the line short
-            return bool(json.loads(self.environment.read_text().splitlines()[-1]).get("launch") == launch)
-        return False
+    def was_started_by(self, marks: Sequence[Mapping[str, str | int]]) -> bool:
+        """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all workers."""
+        starts = self._starts()
+        before = starts[-1].get("launch") if starts else None
+        return isinstance(before, list) and is_restart(before, marks)
+
+    def was_begun_with(self, weights: Path) -> bool:
+        """Whether an earlier start had these weights in --init-from (or was by a program that took no note of them)."""
+        starts = self._starts()
+        return all("init_from" not in start for start in starts) or any(
+            start.get("init_from") == os.path.abspath(weights) for start in starts
+        )
+
+    def _starts(self) -> list[dict[str, Any]]:
+        """The lines of the environment; one that a kill cut short is left out."""
+        starts = []
+        with contextlib.suppress(OSError):
+            for line in self.environment.read_text().splitlines():
+                with contextlib.suppress(ValueError):
+                    starts.append(json.loads(line))
+        return [start for start in starts if isinstance(start, dict)]
 
     def start(self) -> None:
         """Forget what an earlier run in this folder ended with."""
@@ -89,11 +113,7 @@ class RunFolder:
         return load_config(self.config, overrides)
 
 
-def launch_id() -> str | None:
-    return os.environ.get("TORCHELASTIC_RUN_ID")
-
-
-def _environment(world_size: int) -> dict[str, Any]:
+def _environment(start: Start) -> dict[str, Any]:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -102,8 +122,9 @@ def _environment(world_size: int) -> dict[str, Any]:
             versions[package] = "not installed"
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "launch": launch_id(),
-        "world_size": world_size,
+        "launch": list(start.marks),
+        "init_from": None if start.weights is None else os.path.abspath(start.weights),
+        "world_size": len(start.marks),
         "host": platform.node(),
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_OUTPUTS = (1, 2)  # descriptors
 _POLL_S = 1.0
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
@@ -36,9 +37,10 @@ def _is_orphan() -> bool:
 class StopRequest:
     """Use as a context manager around the training loop.
 
-    TERM, INT or USR1, or a file named `stop` in the run's folder, ask for a checkpoint and an end at the next step
-    boundary. A second INT ends the process at once; the last whole checkpoint stays. A second TERM or USR1 does not:
-    what signals all processes of a job reaches a worker twice, by its launcher too.
+    TERM, INT, USR1 or HUP (a closed terminal, unless nohup has it ignored), or a file named `stop` in the run's folder,
+    ask for a checkpoint and an end at the next step boundary. A second INT ends the process at once; the last whole
+    checkpoint stays. A second one of the others does not: what signals all processes of a job reaches a worker twice,
+    by its launcher too.
     """
 
     def __init__(self, stop_file: Path) -> None:
@@ -48,8 +50,10 @@ class StopRequest:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
+        self._terminals = [output for output in _OUTPUTS if os.isatty(output)]
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._request)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(
@@ -63,6 +67,16 @@ class StopRequest:
         self._signalled = True
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+
+    def _leave_terminal(self) -> None:
+        """Writing to a terminal that is gone would end the process before it has saved."""
+        for output in self._terminals:
+            if not os.isatty(output):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, output)
+                os.close(null)
 
     @property
     def requested(self) -> bool:

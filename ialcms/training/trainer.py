@@ -23,13 +23,17 @@ from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import LateFlags, Watchdog, Workers, check_same_fields
+from ialcms.engine.held_folder import held_folder
+from ialcms.engine.same_input import read_same
+from ialcms.launched import launch_mark
+from ialcms.lease import Lease
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.monitoring.monitor import Monitor, learning_rates
 from ialcms.monitoring.profile import StepProfile, check_profile
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
-from ialcms.runs.run_folder import RunFolder, launch_id
+from ialcms.runs.run_folder import RunFolder, Start
 from ialcms.training.init_from import init_from
 from ialcms.training.schedule import turn
 from ialcms.training.step import Experiment
@@ -55,11 +59,31 @@ def train(
     """
     check_world_size(config, workers.world_size)
     check_same_fields(workers, shared_fields(config))
-    manifest = open_manifest(config.data.shards)
+    shards = config.data.shards
+    manifest = read_same(workers, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    lease = Lease(folder.path, "training", "--folder", name="the run's folder")
+    with held_folder(workers, lease, must_be_shared=True):
+        return _train(
+            config,
+            folder,
+            workers,
+            manifest,
+            resume=resume,
+            weights=weights,
+            lease=lease,
+            profiled_steps=profiled_steps,
+        )
+
+
+def _train(
+    config: Config, folder: RunFolder, workers: Workers, manifest: Manifest, *, resume: str, weights: Path | None,
+    lease: Lease, profiled_steps: int,
+) -> Progress:  # fmt: skip
     validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
     set_arithmetic(config, fixed_shapes=True)
     # The first worker decides for all: the others may see another state of a shared file system.
-    found = workers.broadcast(_checkpoint_to_resume(folder, resume) if workers.is_first else None)
+    start = Start(workers.gather_objects(launch_mark()), weights)
+    found = workers.from_first(lambda: _checkpoint_to_resume(folder, resume, start))
     experiment = Experiment(config, workers, pretrained=found is None and weights is None)
     progress, beginning = Progress(), "from the start"
     if found is not None:
@@ -77,14 +101,14 @@ def train(
 
     # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:
-        folder.create(config, workers.world_size)
+        folder.create(config, start)
         folder.start()
         checkpoint.abandon_after(folder.checkpoints, progress.step)
         checkpoint.mend_best(folder.checkpoints, progress)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
     bad = BadClips(config, manifest, progress.bad_clips, speaks=workers.is_first)
-    writer = CheckpointWriter(folder.checkpoints, config, manifest.digest)
+    writer = CheckpointWriter(folder.checkpoints, config, manifest.digest, lease if workers.is_first else None)
     # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
     if not workers.broadcast(workers.is_first and checkpoint.best(folder.checkpoints) is not None):
         progress = dataclasses.replace(progress, best_score=None, best_step=None)
@@ -160,7 +184,7 @@ class _Run:
                 separator = self.experiment.separator.inference_module()
                 monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
             unshared |= batch.bad
-            overdue = workers.is_first and self.writer.is_overdue()
+            overdue = workers.is_first and (self.writer.is_overdue() or self.writer.shut_out)
             raised = flags.exchange(self.stop.requested, overdue, self.bad.has_new(unshared))
             saves = is_best or is_last or self.writer.is_due(progress.step) or any(raised[:2])
             if saves:  # what is saved must hold all that has come up
@@ -207,12 +231,14 @@ class _Run:
             self.writer.wait()
             if not self.writer.failed_for_good:
                 self.writer.write(state, progress, is_best)
-            if wait:
+            if wait or self.writer.shut_out:
                 self.writer.wait()
         self.monitor.pause()
         given_up = self.writer.failed_for_good or (wait and self.writer.failed)
         if self.workers.any(given_up):
             reason, times = self.workers.broadcast((self.writer.last_failure, self.writer.failures))
+            if self.workers.broadcast(self.writer.shut_out):
+                raise ValueError(reason)
             raise ValueError(
                 f"no checkpoint could be written to {self.folder.checkpoints} "
                 f"{times} time{'s in a row' if times > 1 else ''} ({reason}); make room there or choose another "
@@ -226,13 +252,19 @@ def steps_per_epoch(config: Config, manifest: Manifest) -> int:
     return max(1, round(config.data.epoch_passes * num_clips / config.train.global_batch))
 
 
-def _checkpoint_to_resume(folder: RunFolder, resume: str) -> Path | None:
-    if resume != "auto" and folder.was_started_by(launch_id()):
+def _checkpoint_to_resume(folder: RunFolder, resume: str, start: Start) -> Path | None:
+    if resume != "auto" and folder.was_started_by(start.marks):
         # torchrun starts the workers again when a node joins or leaves, with the same words
         log.warning("--resume %s was done when this launch started; going on from the newest checkpoint", resume)
         resume = "auto"
     if resume == "auto":
-        return checkpoint.newest_intact(folder.checkpoints)
+        newest = checkpoint.newest_intact(folder.checkpoints)
+        if newest is not None and start.weights is not None and not folder.was_begun_with(start.weights):
+            raise ValueError(
+                f"{folder.path} has checkpoints already, of a run that did not begin with {start.weights}: leave out "
+                "--init-from to go on with that run, or give another --folder to begin a new one"
+            )
+        return newest
     if resume != "none":
         return Path(resume)
     if checkpoint.newest(folder.checkpoints) is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import http.server
 import itertools
 import os
+import socket
 import threading
 import time
 from collections import Counter
@@ -12,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ialcms.config import Config
-from ialcms.data import remote
+from ialcms.data import remote, transfer
 from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import RemoteManifest, file_url, open_manifest
@@ -209,6 +212,78 @@ class TestErrors:
             read_clip(manifest, 0)
         assert cached(cache) == []
 
+    def test_a_server_that_sends_nothing(
+        self, many: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A command that hangs is ended with all that it has started, and tried again."""
+        monkeypatch.setattr(transfer, "STALL_S", 0.3)
+        monkeypatch.setattr(remote, "ATTEMPTS", 2)
+        monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
+        log = tmp_path / "log"
+        hang = f"(echo half; sleep 1000 & echo $! >> {tmp_path}/sleeper; wait)"
+        source = f"pipe:echo x >> {log}; test $(wc -l < {log}) -ge 2 && cat {many.folder}/{{}} || {hang}"
+        manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
+        assert isinstance(manifest, RemoteManifest)
+        path = RemoteManifest(**(vars(manifest) | {"source": source})).fetch(2)
+        assert path.stat().st_size == many.shards[2].num_bytes
+        assert "attempt 1 of 2: shard clips-002.tar cannot be fetched" in caplog.text
+        assert "no bytes for 0.3 s" in caplog.text
+        sleeper = int((tmp_path / "sleeper").read_text())
+        stat = Path(f"/proc/{sleeper}/stat")
+        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+        with pytest.raises(ValueError, match=r"no manifest.json at .* \(no bytes for 0.3 s\)"):
+            open_manifest("pipe:sleep 1000 # {}")
+
+    def test_a_server_that_hangs_over_http(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transfer, "STALL_S", 0.5)
+        with (
+            socket.create_server(("127.0.0.1", 0)) as silent,
+            pytest.raises(ValueError, match=r"no manifest.json at http://\S+ \(no bytes for 0.5 s\)"),
+        ):
+            open_manifest(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+    @pytest.mark.parametrize(
+        "page", ["<!DOCTYPE html><html><head><title>Sign in</title></head></html>", "\n<html><TITLE>Sign\n in</TITLE>"]
+    )
+    def test_a_log_in_page(self, many: Manifest, tmp_path: Path, page: str) -> None:
+        (tmp_path / "page").write_text(page)
+        with pytest.raises(ValueError, match=r"answers with a web page \(Sign in\) in the place of manifest.json"):
+            open_manifest(f"pipe:cat {tmp_path}/page # {{}}")
+        manifest = open_manifest(f"pipe:case {{}} in *.tar) cat {tmp_path}/page;; *) cat {many.folder}/{{}};; esac")
+        with pytest.raises(ValueError, match=r"sends a web page \(Sign in\) in the place of shard clips-000.tar"):
+            read_clip(manifest, 0)
+
+    def test_something_else_in_the_place_of_the_manifest_is_named_by_its_address(self) -> None:
+        with pytest.raises(ValueError, match=r"^pipe:echo nothing # manifest.json is damaged"):
+            open_manifest("pipe:echo nothing # {}")
+
+    def test_a_cache_that_cannot_be_used(self, many: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("WDS_CACHE", str(tmp_path / "file"))
+        with pytest.raises(ValueError, match=r"the cache of shards \S+ cannot be used .*WDS_CACHE"):
+            open_manifest(f"pipe:cat {many.folder}/{{}}")
+        monkeypatch.delenv("WDS_CACHE")
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.setattr("pwd.getpwuid", no_such_user)
+        with pytest.raises(ValueError, match=r"there is no home folder .*WDS_CACHE"):
+            open_manifest(f"pipe:cat {many.folder}/{{}}")
+
+    def test_a_full_disk_makes_room_in_its_own_cache(
+        self, many: Manifest, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
+        assert isinstance(manifest, RemoteManifest)
+        for index in range(3):
+            manifest.fetch(index)
+            time.sleep(0.02)
+        monkeypatch.setattr(remote.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+        manifest.fetch(3)
+        assert "clips-003.tar" in cached(cache)
+        assert "clips-000.tar" not in cached(cache)
+        monkeypatch.setattr(RemoteManifest, "_make_room", fail_for_want_of_room)
+        with pytest.raises(ValueError, match=r"the cache of shards .*No space left.*WDS_CACHE"):
+            manifest.fetch(5)
+
     def test_a_command_without_a_place_for_the_name(self) -> None:
         with pytest.raises(ValueError, match=r"data.shards is 'pipe:cat x'; a command needs {} in the place"):
             open_manifest("pipe:cat x")
@@ -235,3 +310,11 @@ def test_addresses() -> None:
     assert file_url("gs://bucket/a", "b.tar") == "gs://bucket/a/b.tar"
     assert file_url("s3://bucket/a", "b c.tar") == "pipe:aws s3 cp --quiet 's3://bucket/a/b c.tar' -"
     assert file_url("pipe:get {} now", "b c.tar") == "pipe:get 'b c.tar' now"
+
+
+def no_such_user(number: int) -> None:
+    raise KeyError(number)
+
+
+def fail_for_want_of_room(self: RemoteManifest, num_bytes: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,5 +41,7 @@ def test_tf32_is_what_the_configuration_says(tf32: bool) -> None:
 
 def test_nobody_else_sets_them() -> None:
     package = Path(__file__).parents[2] / "ialcms"
-    setters = {path.name for path in package.rglob("*.py") if "allow_tf32" in path.read_text()}
+    setters = {
+        path.name for path in package.rglob("*.py") if re.search(r"allow_tf32\b.* = |benchmark = ", path.read_text())
+    }
     assert setters == {"arithmetic.py"}
