@@ -124,7 +124,7 @@ def load_detector(
     path: of what `torch.save` wrote; of the published detector its training's dict ({"model": {name: tensor}, ...})
         or the weights by name alone.
     backbone, classes: needed for plain torchvision weights only; the other files tell them.
-    pooling: of the published detector, "legacy" (the default, what the shared file was trained with) or "adaptive".
+    pooling: of the published detector, "legacy" (the default: the published script's) or "adaptive".
 
     The result is in evaluation mode, on the CPU; `.model.to(device)` moves it. Nothing in the file is executed. Raises
     ValueError when the file is missing, damaged or of another network.
@@ -136,7 +136,7 @@ def load_detector(
         weights = _plain_weights(path, values)
         values, notes = {**values, "model": weights.state}, f"; {weights}" if weights.notes else ""
     if values.get("format") != _FORMAT and is_published(values):
-        return _published(path, values, classes, pooling, notes)
+        return _published(path, values, PublishedSettings(pooling=pooling or "legacy"), notes)
     if values.get("format") == _FORMAT:
         missing = {"backbone", "classes", "state"} - set(values)
         if missing:
@@ -167,12 +167,12 @@ def load_detector(
     return dataclasses.replace(detector, description=f"{path}: {backbone}, {len(classes)} classes{notes}")
 
 
-def _published(path: Path, values: dict, classes: Sequence[str], pooling: str | None, notes: str = "") -> Detector:
+def _published(path: Path, values: dict, settings: PublishedSettings, notes: str) -> Detector:
     try:
-        model = load_published(values, pooling)
+        model = load_published(values, settings)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
-    description = f"{path}: {describe(values, model.settings.pooling)}{notes}"
+    description = f"{path}: {describe(values, settings.pooling)}{notes}"
     return Detector(model, CLASSES, PUBLISHED, description)
 
 

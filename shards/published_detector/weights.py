@@ -38,13 +38,12 @@ def is_published(values: Mapping[str, Any]) -> bool:
     return isinstance(state, Mapping) and any(str(name).startswith("RCNN_") for name in state)
 
 
-def load_published(values: Mapping[str, Any], pooling: str | None = None) -> PublishedDetector:
+def load_published(values: Mapping[str, Any], settings: PublishedSettings | None = None) -> PublishedDetector:
     """The network with a published file's weights.
 
     Raises ValueError that says which network or file it is, when it is not ResNet-101 for the 15 instruments with
     boxes per class, and when names, shapes or values are not as they should be.
     """
-    settings = PublishedSettings() if pooling is None else PublishedSettings(pooling=pooling)
     state = {str(name): value for name, value in values.get("model", values).items()}
     with torch.device("meta"):
         model = PublishedDetector(settings)

@@ -84,6 +84,8 @@ class TestLoads:
         adaptive = load_detector(path, pooling="adaptive")
         assert adaptive.model.settings.pooling == "adaptive"
         assert "give --pooling" not in adaptive.description
+        with pytest.raises(ValueError, match=r"^--pooling 'max': choose legacy or adaptive"):
+            load_detector(path, pooling="max")
         assert "ignored" not in load_detector(save(blank(), tmp_path / "alone.pth", zipped)).description
 
     def test_half_precision_becomes_float32(self, tmp_path: Path):
