@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ialcms.reading.text import parse_json
+
 log = logging.getLogger("ialcms")
 
 FILE_NAME = ".lock"
@@ -265,10 +267,10 @@ def _read(path: Path) -> bytes | None:
 
 def _parse(content: bytes | None) -> Owner | None:
     try:
-        values: dict[str, Any] = json.loads(content or b"")
+        values: dict[str, Any] = parse_json(content or b"")
         taken: dict[str, Any] = {name: kind(values[name]) for name, kind in _FIELDS.items()}
         return Owner(**taken)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 

@@ -8,8 +8,6 @@ A file is COCO's annotations (a dict with `images`, `annotations`, `categories`)
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from ialcms.files import DETECTOR_OPTIONS, claim, open_text, write_whole
+from ialcms.reading import Unreadable
+from ialcms.reading.text import parse_json
 from shards.clean import by_frame
 from shards.detect import ClipToDetect
 from shards.encode import encode_array
@@ -114,8 +114,8 @@ def _load(path: Path) -> Any:
         raise ValueError(f"--coco {path} does not exist; it is a JSON file of boxes as COCO has them")
     with open_text(path) as file:
         try:
-            content = json.load(file)
-        except (json.JSONDecodeError, RecursionError) as error:
+            content = parse_json(file.read())
+        except Unreadable as error:
             raise ValueError(f"{path} is not valid JSON ({error})") from error
     if not isinstance(content, (dict, list)):
         raise ValueError(f"{path} holds neither COCO's annotations (a mapping) nor its results (a list)")
@@ -146,7 +146,7 @@ def _add(
     else:
         label = category_id if category_id in range(1, num_classes + 1) else None
     numbers = [*_list(_get(annotation, "bbox", where), where), annotation.get("score", 1.0)]
-    if len(numbers) != 5 or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+    if len(numbers) != 5 or not all(type(x) in (int, float) and abs(x) < 1e300 for x in numbers):
         raise ValueError(f"{where}: bbox {annotation['bbox']!r} and score are not five finite numbers")
     left, top, width, height, score = numbers
     if not 0 <= score <= 1:

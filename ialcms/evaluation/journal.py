@@ -81,4 +81,9 @@ def _is_scored(entry: dict[str, Any]) -> bool:
     mix, sources, problem = (entry.get(name) for name in ("mix", "sources", "problem"))
     if type(mix) is not int or not isinstance(sources, list) or not isinstance(problem, str):
         return False
-    return all(isinstance(s, dict) and (not s or all(type(s.get(m)) is float for m in METRICS)) for s in sources)
+    for scores in sources:  # of a mix that could not be scored, not all need be there
+        if not isinstance(scores, dict) or not all(type(value) is float for value in scores.values()):
+            return False
+        if not problem and not scores.keys() >= set(METRICS):
+            return False
+    return True

@@ -20,6 +20,8 @@ import yaml
 from ialcms.config import Config, load_config, to_dict
 from ialcms.files import replacing, write_whole
 from ialcms.launched import is_restart
+from ialcms.reading import Unreadable
+from ialcms.reading.text import parse_json
 from ialcms.runs import checkpoint
 
 _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_eval", "deepspeed", "ialcms")
@@ -83,9 +85,9 @@ class RunFolder:
         """The lines of the environment; one that a kill cut short is left out."""
         starts = []
         with contextlib.suppress(OSError):
-            for line in self.environment.read_text().splitlines():
-                with contextlib.suppress(ValueError):
-                    starts.append(json.loads(line))
+            for line in self.environment.read_text(errors="replace").splitlines():
+                with contextlib.suppress(Unreadable):
+                    starts.append(parse_json(line))
         return [start for start in starts if isinstance(start, dict)]
 
     def start(self) -> None:
