@@ -147,7 +147,7 @@ class Lease:
             with open(temporary, "wb") as file:
                 file.write(self._content())
                 file.flush()
-                os.fsync(file.fileno())
+                _flush(file.fileno())
             try:
                 os.link(temporary, self._path)
             except FileExistsError:
@@ -169,7 +169,7 @@ class Lease:
         except FileExistsError:
             return False
         os.write(self._descriptor, self._content())
-        os.fsync(self._descriptor)
+        _flush(self._descriptor)
         return True
 
     def _outlive_owner(self) -> None:
@@ -232,7 +232,7 @@ class Lease:
                     return
                 self._count += 1
                 os.pwrite(self._descriptor, self._content(), 0)
-                os.fsync(self._descriptor)
+                _flush(self._descriptor)
 
     def _look(self) -> None:
         """Notice another owner; put the file back where it was deleted."""
@@ -278,6 +278,10 @@ _FIELDS = {
     name: int if name == "process" else str
     for name in ("token", "purpose", "host", "process", "machine", "born", "since")
 }
+
+
+def _flush(descriptor: int) -> None:
+    getattr(os, "fdatasync", os.fsync)(descriptor)  # macOS has the one, not the other
 
 
 def process_name(process: int) -> str:

@@ -31,7 +31,7 @@ _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_e
 class Start:
     """A start of a run, as its folder notes it."""
 
-    marks: Sequence[Mapping[str, str | int]]  # of the launch, by all workers
+    marks: Sequence[Mapping[str, str | int]] = ()  # of the launch, by all workers
     weights: Path | None = None  # that were given to begin with
 
 
@@ -51,7 +51,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation"
         self.profile = self.path / "profile"  # traces of --profile
 
-    def create(self, config: Config, start: Start) -> None:
+    def create(self, config: Config, world_size: int, start: Start | None = None) -> None:
         """Make the folder and write the resolved configuration; every (re)start adds a line to the environment.
 
         ValueError when the disk refuses, as when it is full.
@@ -61,7 +61,7 @@ class RunFolder:
             with replacing(self.config) as temporary:
                 temporary.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
             with open(self.environment, "a") as file:
-                file.write(json.dumps(_environment(start)) + "\n")
+                file.write(json.dumps(_environment(world_size, start or Start())) + "\n")
         except OSError as error:
             raise ValueError(
                 f"the run's folder {self.path} cannot be written ({error.strerror}); make room there or choose another "
@@ -115,7 +115,7 @@ class RunFolder:
         return load_config(self.config, overrides)
 
 
-def _environment(start: Start) -> dict[str, Any]:
+def _environment(world_size: int, start: Start) -> dict[str, Any]:
     versions = {}
     for package in _PACKAGES:
         try:
@@ -126,7 +126,7 @@ def _environment(start: Start) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "launch": list(start.marks),
         "init_from": None if start.weights is None else os.path.abspath(start.weights),
-        "world_size": len(start.marks),
+        "world_size": world_size,
         "host": platform.node(),
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",

@@ -101,7 +101,7 @@ def _train(
 
     # From here on the input is in order: now the run's folder comes into being.
     if workers.is_first:
-        folder.create(config, start)
+        folder.create(config, workers.world_size, start)
         folder.start()
         checkpoint.abandon_after(folder.checkpoints, progress.step)
         checkpoint.mend_best(folder.checkpoints, progress)
