@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import platform
 import signal
@@ -14,14 +15,18 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from ialcms import __version__
+from ialcms.names import printable
 
-_NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+_NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+               errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 _OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no UTF-8
     parser = _parser(with_data="data" in arguments)
     args, more = parser.parse_known_args(arguments)
     # argparse takes positional values only in one run: those behind an option are left over
@@ -60,7 +65,7 @@ def _refuse(message: str) -> int:
         # speak. A worker that is still there then has found a fault of its own, as where its machine lacks a file.
         time.sleep(15)
         message = f"worker {worker} on {platform.node()}: {message}"
-    print(f"ialcms: error: {message}", file=sys.stderr)
+    print(f"ialcms: error: {printable(message)}", file=sys.stderr)
     return 2
 
 

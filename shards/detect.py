@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from ialcms.files import DETECTOR_OPTIONS, claim, write_whole
+from ialcms.pictures import decode_picture
 from ialcms.processes import asset, map_ordered
 from ialcms.progress import Progress
 from shards.detector import load_detector
-from shards.encode import PICTURE_ERRORS, encode_array
+from shards.encode import encode_array
 from shards.entries import list_frames
 from shards.index import TreeLayout
 
@@ -160,16 +159,15 @@ def _readable(paths: dict[int, Path], unreadable: list[Path]) -> Iterator[tuple[
     for number, path in sorted(paths.items()):
         try:
             picture = read_picture(path)
-        except PICTURE_ERRORS:
+        except (OSError, ValueError):
             unreadable.append(path)
             continue
         yield number, picture
 
 
 def read_picture(path: Path) -> torch.Tensor:
-    """(3, H, W) float32 in [0, 1]."""
-    with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-        return pil_to_tensor(image.convert("RGB")).float() / 255
+    """(3, H, W) float32 in [0, 1], upright. Raises OSError and BadPicture."""
+    return pil_to_tensor(decode_picture(path.read_bytes())).float() / 255
 
 
 @functools.lru_cache(maxsize=1)

@@ -24,7 +24,6 @@ from ialcms.files import open_text, write_whole
 from ialcms.progress import Progress
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
-from shards.encode import PICTURE_ERRORS
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 
@@ -203,7 +202,7 @@ class _Steps(Dataset):
             example = self._examples[index]
             try:
                 return example, read_picture(example.path)
-            except PICTURE_ERRORS:
+            except (OSError, ValueError):
                 skipped.add(example.path)
         raise ValueError(f"none of the {len(self._examples)} pictures can be decoded, like {min(skipped)}")
 

@@ -18,6 +18,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from ialcms.pictures import BadPicture, open_picture, to_rgb, upright
 from shards.clean import (
     FRAME,
     X1,
@@ -39,9 +40,6 @@ AUDIO_FORMATS = ("flac", "wav")
 SILENCE = 1e-4  # a sound with no sample above this is silent
 
 _TOO_SMALL = "smaller than a pixel"
-
-# What Pillow raises for damaged pictures; SyntaxError is its word for a broken PNG.
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,7 @@ def encode_array(values: NDArray[np.float32]) -> bytes:
 
 
 def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeOptions) -> Pictures:
-    """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as JPEGs.
+    """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as upright JPEGs.
 
     Boxes are cut off at the frame's edges and fall when less than a pixel is left of them; unreadable frames are
     counted.
@@ -176,9 +174,8 @@ def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeO
         of_frame = boxes[boxes[:, FRAME] == number].copy()
         raw = frames[number].read_bytes()
         try:
-            image = Image.open(io.BytesIO(raw), formats=("JPEG", "PNG"))
-            image.load()
-        except PICTURE_ERRORS:
+            image = upright(open_picture(raw))
+        except BadPicture:
             pictures.fallen["frame unreadable"] += len(of_frame)
             pictures.num_unreadable += 1
             continue
@@ -201,7 +198,7 @@ def scaled_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 
 
 def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

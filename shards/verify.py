@@ -18,14 +18,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
-from PIL import Image
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
 from ialcms.files import write_whole
+from ialcms.pictures import BadPicture, load_picture, open_picture
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
-from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
+from shards.encode import AUDIO_FORMATS, check_wave
 from shards.shard_writer import shard_files
 
 _READ_BYTES = 1 << 20
@@ -282,10 +282,9 @@ def _check_boxes(clip: Clip, members: dict[str, bytes]) -> None:
         raise ValueError(f"boxes and pictures differ in frames {', '.join(sorted(named ^ stored)[:3])}")
     for name in sorted(stored):
         try:
-            image = Image.open(io.BytesIO(members[name]), formats=("JPEG",))
-            image.load()
-        except PICTURE_ERRORS as error:
-            raise ValueError(f"picture {name} cannot be decoded") from error
+            image = load_picture(open_picture(members[name], ("JPEG",)))
+        except BadPicture as error:
+            raise ValueError(f"picture {name} cannot be decoded ({error})") from error
         inside = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
         if (inside[:, [X1, Y1]] < 0).any() or (inside[:, [X2, Y2]] > np.array(image.size)).any():
             raise ValueError(f"a box of picture {name} is not inside it")

@@ -20,6 +20,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 from PIL import Image
 
+from ialcms.names import for_ffmpeg
 from shards.stretches import LONGEST_STILL_S, MARGIN_S, Course, FrameAssembly, SoundAssembly, Wanted
 
 # torchaudio's filter has (source rate * target rate / gcd^2) taps: sources of an odd rate are brought to this one first
@@ -36,7 +37,7 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]
     read.
     """
     sounds: dict[int, NDArray[np.int16]] = {}
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with av.open(for_ffmpeg(path), metadata_errors="ignore") as container:
         if not container.streams.audio:
             raise ValueError("no sound")
         stream = container.streams.audio[0]
@@ -68,7 +69,7 @@ def read_frames(
     Pictures are turned upright and encoded at once: ten seconds of raw ones would fill the memory. Names
     problems and raises as `read_sound` does.
     """
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with av.open(for_ffmpeg(path), metadata_errors="ignore") as container:
         streams = [stream for stream in container.streams.video if not stream.disposition & _ATTACHED]
         if not streams:
             raise ValueError("no pictures")

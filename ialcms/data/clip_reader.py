@@ -137,7 +137,7 @@ def _members_of_whole(clip: Clip, raw: memoryview) -> dict[str, bytes | memoryvi
     decode. None where there is anything but plain files with short names that begin with the key; then ask tarfile.
     """
     members: dict[str, bytes | memoryview] = {}
-    position, start = 0, f"{clip.key}.".encode()
+    position, start = 0, os.fsencode(f"{clip.key}.")
     while position + tarfile.BLOCKSIZE <= len(raw):
         header = bytes(raw[position : position + tarfile.BLOCKSIZE])
         name, size, kind = header[:100].rstrip(b"\0"), header[124:136].strip(b"\0 "), header[156:157]

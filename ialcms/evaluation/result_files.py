@@ -14,6 +14,7 @@ from ialcms.evaluation.bootstrap import LEVEL
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
 from ialcms.files import write_whole
+from ialcms.names import ENCODING_ERRORS
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 
@@ -51,7 +52,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
         raise ValueError(f"there is no evaluation in {folder}; make one with 'ialcms evaluate RUN'")
     try:
         summary = json.loads((folder / SUMMARY).read_text())
-        with open(folder / MIXES, newline="") as file:
+        with open(folder / MIXES, newline="", encoding="utf-8", errors=ENCODING_ERRORS) as file:
             sources: dict[int, list[dict[str, str]]] = {}
             for row in csv.DictReader(file):
                 sources.setdefault(int(row["mix"]), []).append(row)

@@ -80,7 +80,7 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
         box = _around(box, width, height)
     x1, x2 = (min(max(x, 0.0), float(width)) for x in (box.x1, box.x2))
     y1, y2 = (min(max(y, 0.0), float(height)) for y in (box.y1, box.y2))
-    if x2 - x1 < 1 or y2 - y1 < 1:
+    if not (x2 - x1 >= 1 and y2 - y1 >= 1):  # NaN, too
         given = f"{box.x1:g},{box.y1:g},{box.x2:g},{box.y2:g}"
         raise ValueError(
             f"the box {given} has no area inside the frame of {width} x {height} pixels; "
@@ -94,15 +94,21 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
 
 
 def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
-    """A whole picture as an object, named like its file; ValueError where it cannot be read."""
+    """A whole picture (JPEG, PNG or WebP) as an object, named like its file; ValueError where it cannot be read."""
     if not path.is_file():
         raise ValueError(f"picture {path} does not exist")
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            frame = _upright(next(container.decode(video=0)))
-    except (av.FFmpegError, IndexError, StopIteration) as error:
-        raise ValueError(f"picture {path} cannot be read ({getattr(error, 'strerror', 'no picture in it')})") from error
-    height, width = frame.shape[:2]
+        from ialcms.pictures import PICTURE_FORMATS, decode_picture
+    except ModuleNotFoundError as error:  # all else here works without Pillow
+        raise ValueError("pictures are read by Pillow, which is not installed: pip install pillow") from error
+    try:
+        image = decode_picture(path.read_bytes(), PICTURE_FORMATS)
+    except OSError as error:
+        raise ValueError(f"picture {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"picture {path} cannot be read: {error}") from error
+    width, height = image.size
+    frame = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
     found = object_in_frame(frame, Box(0, 0, width, height, name=path.stem), data)
     return SoundObject(found.name, found.picture, None)
 

@@ -19,6 +19,7 @@ from av.audio.resampler import AudioResampler
 from torch import Tensor
 
 from ialcms.inference.resample import COMMON_RATE, has_filter
+from ialcms.names import for_ffmpeg
 
 Block = Tensor  # (C, n) float32
 
@@ -148,7 +149,7 @@ def open_media(path: Path) -> av.container.InputContainer:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
-        return av.open(str(path), metadata_errors="ignore")
+        return av.open(for_ffmpeg(path), metadata_errors="ignore")
     except av.FFmpegError as error:
         raise ValueError(f"{path} cannot be read as video or sound ({error.strerror})") from error
 
@@ -160,7 +161,7 @@ class StemWriter:
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         large = 4 * info.num_channels * info.num_samples > _WAV_LIMIT_BYTES
         self._container = av.open(
-            str(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
+            for_ffmpeg(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
         )
         layout = _LAYOUTS[info.num_channels]
         self._stream = self._container.add_stream("pcm_f32le", rate=info.sample_rate, layout=layout)

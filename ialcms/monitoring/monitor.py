@@ -288,7 +288,7 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
     console.setFormatter(logging.Formatter(name + "%(message)s"))
     root.addHandler(console)
     if workers.is_first:
-        file = _LogFile(folder.log)
+        file = _LogFile(folder.log, errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
 
