@@ -277,3 +277,5 @@ def _print_report(report: Report, where: str = "") -> None:
     print("\n".join(report.lines()))
     named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.bad]
     print_some("clip with broken files", named, where)
+    named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.clipped]
+    print_some("clip that is too loud", named, where)

@@ -107,9 +107,11 @@ def write_index(entries: Iterable[Entry], folder: Path) -> list[Path]:
     for split in SPLITS:
         path = folder / csv_name(split)
         text = io.StringIO()
-        # by itself, the csv module leaves a carriage return unquoted and takes it for the end of a line
-        quoting = csv.QUOTE_ALL if any("\r" in column for row in rows[split] for column in row) else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows(sorted(rows[split]))
+        for row in sorted(rows[split]):
+            # by itself, the csv module leaves a carriage return unquoted, and takes it for the end of a line
+            has_return = any("\r" in column for column in row)
+            quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+            csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
         write_whole(path, text.getvalue().encode(errors=ENCODING_ERRORS))
         written.append(path)
     return written

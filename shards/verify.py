@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
 from ialcms.files import write_whole
@@ -25,8 +24,9 @@ from ialcms.pictures import BadPicture, load_picture, open_picture
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
-from shards.encode import AUDIO_FORMATS, check_wave
+from shards.encode import AUDIO_FORMATS
 from shards.shard_writer import shard_files
+from shards.waves import check_wave, read_samples
 
 _READ_BYTES = 1 << 20
 _RECORDS = ".verifying"
@@ -256,10 +256,7 @@ def _check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> N
 
 
 def _check_sound(clip: Clip, content: bytes, sample_rate: int) -> None:
-    try:
-        wave, rate = soundfile.read(io.BytesIO(content), dtype="float64", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError("sound cannot be decoded") from error
+    wave, rate = read_samples(io.BytesIO(content))
     check_wave(wave, rate, sample_rate)
     if wave.shape != (clip.num_samples, 1):
         raise ValueError(f"sound has {wave.shape[0]} samples of {wave.shape[1]} channels, not {clip.num_samples} of 1")
