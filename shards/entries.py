@@ -110,9 +110,9 @@ def write_index(entries: Iterable[Entry], folder: Path) -> list[Path]:
         for row in sorted(rows[split]):
             # by itself, the csv module leaves a carriage return unquoted, and takes it for the end of a line
             has_return = any("\r" in column for column in row)
-            quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-            csv.writer(text, lineterminator="\n", quoting=quoting).writerow(row)
-        write_whole(path, text.getvalue().encode(errors=ENCODING_ERRORS))
+            writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
+            writer.writerow(row)
+        write_whole(path, text.getvalue())
         written.append(path)
     return written
 
