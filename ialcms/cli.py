@@ -16,6 +16,7 @@ from subprocess import CalledProcessError
 
 from ialcms import __version__
 from ialcms.names import printable
+from ialcms.overwriting import refuse_overwriting
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
@@ -245,12 +246,14 @@ def _train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.profile is not None and args.profile < 1:
         raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
+    folder = RunFolder(args.folder or Path("runs") / config.name)
+    if not folder.environment.exists():  # of an earlier start: then the configuration is the run's own
+        refuse_overwriting([folder.config], [args.config], "give another --folder, or rename your configuration")
     check_engine(config)
     # A launcher that starts the run again repeats the command line: what the user meant is done by then.
     again = any(os.environ.get(name, "0") != "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
     resume = "auto" if again else args.resume
     with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
-        folder = RunFolder(args.folder or Path("runs") / config.name)
         train(config, folder, workers, resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
 
@@ -322,7 +325,12 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ialcms.config import load_config
     from ialcms.training.pretrain import pretrain
 
-    pretrain(load_config(args.config, args.overrides), args.out, args.steps, args.batch)
+    config = load_config(args.config, args.overrides)
+    if args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder; name a file, like {args.out / 'backbone.pt'}")
+    weights = [Path(config.model.visual.weights)] if config.model.visual.weights else []
+    refuse_overwriting([args.out], [args.config, *weights], "name another file")
+    pretrain(config, args.out, args.steps, args.batch)
     return 0
 
 

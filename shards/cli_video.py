@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.files import CLIPS_REPORT, write_whole
+from ialcms.overwriting import refuse_overwriting
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset, read_video_list
 from shards.video_lists import FORMATS, Listed, read_list, without_several
@@ -50,6 +51,9 @@ def _clips(args: argparse.Namespace) -> int:
     )
     missing: list[Listed] = []
     test_videos: list[str] = []
+    if args.list is not None:
+        written = [args.out / CLIPS_REPORT, args.out / "test_videos.txt"]
+        refuse_overwriting(written, [args.list], "give another folder with --out")
     if args.list is None:
         videos = videos_of_folders(args.videos)
     else:
@@ -165,6 +169,10 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.images is None:
         raise ValueError("--train needs the folder of pictures, --images")
+    if args.weights.is_dir():
+        raise ValueError(f"--weights {args.weights} is a folder; name a file, like {args.weights / 'detector.pt'}")
+    given = [path for path in (args.train, args.class_names, args.init, Path(args.dataset)) if path is not None]
+    refuse_overwriting([args.weights], given, "name another file for --weights")
     classes = _class_names(args.dataset)
     names = read_class_names(args.class_names) if args.class_names else None
     examples, left_out = read_boxes(args.train, args.images, classes, names)

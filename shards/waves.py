@@ -65,7 +65,7 @@ def read_samples(source: bytes | io.BytesIO) -> tuple[NDArray[np.float64], int]:
             wave = np.concatenate(blocks) if blocks else np.zeros((0, file.channels))
             rate, told, remarks = file.samplerate, file.frames, file.extra_info
     except (soundfile.SoundFileError, ValueError) as error:
-        raise ValueError("sound unreadable") from error
+        raise ValueError("sound cannot be decoded") from error
     if len(wave) != told or _cut_off(remarks):
         raise ValueError("sound is cut off: its file is shorter than its header says")
     return wave, rate

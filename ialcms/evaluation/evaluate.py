@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
-from ialcms.evaluation.journal import Journal, read_journal, start_journal
+from ialcms.evaluation.journal import Journal, end_journal, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
 from ialcms.evaluation.result_files import MIXES, read_results, write_results
@@ -34,6 +33,7 @@ from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import Separated
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"
@@ -57,6 +57,8 @@ def evaluate(
 
     mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
+    if mix_list is not None:
+        refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
     manifest = open_manifest(config.data.shards)
     options = dataclasses.replace(config.eval, metrics=metrics_of(config, workers.device))
     config = dataclasses.replace(config, eval=options)
@@ -105,7 +107,7 @@ def evaluate(
     print(format_tables(results))
     print(f"{config.eval.metrics} metrics: {EvaluationTime.total(times)}")
     page = _write_page(separator, manifest, mixes, config, workers.device, out, about, results)
-    shutil.rmtree(journal_folder)
+    end_journal(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page
 

@@ -33,8 +33,11 @@ from ialcms.inference.overlay import still_frames, write_overlays
 from ialcms.inference.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, StemMaker
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.names import cut_name
+from ialcms.overwriting import refuse_overwriting
 
 _RECORD = "separation.json"
+_NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
 log = logging.getLogger("ialcms")
 
 
@@ -89,12 +92,15 @@ def separate_file(
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
+    stems = [out / f"{name}.wav" for name in names]
+    remainder = out / "remainder.wav"
+    given = [source, Path(checkpoint), *map(Path, pictures), *([Path(detector)] if detector else [])]
+    shown = [out / f"{name}.mp4" for name in names] if videos else []
+    refuse_overwriting([*stems, remainder, *shown, out / _RECORD], given, "give another folder for the stems (--out)")
     out.mkdir(parents=True, exist_ok=True)
 
     stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
     maker = StemMaker(model.separator, config, stacked, info, above)
-    stems = [out / f"{name}.wav" for name in names]
-    remainder = out / "remainder.wav"
     with ExitStack() as stack:
         writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
         bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
@@ -110,7 +116,7 @@ def separate_file(
             mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
         if damage["pictures"].packets:
             log.warning("the pictures of %s are damaged; some frames are missing (%s)", source, damage["pictures"])
-    _remove_earlier(out, {source, *stems, remainder, *mp4s})
+    _remove_earlier(out, {*given, *stems, remainder, *mp4s})
     _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
     return Separation(tuple(stems), remainder, tuple(mp4s))
 
@@ -176,9 +182,9 @@ def _find_objects(
 
 
 def _names(found: Sequence[SoundObject]) -> list[str]:
-    """Names for files: numbered, so that no two are the same."""
+    """Names for files: numbered, so that no two are the same, and short enough for any file system."""
     clean = (re.sub(r"[^\w.-]+", "_", sounding.name).strip("._") or "object" for sounding in found)
-    return [f"{number}-{name}" for number, name in enumerate(clean, start=1)]
+    return [f"{number}-{cut_name(name, _NAME_BYTES)}" for number, name in enumerate(clean, start=1)]
 
 
 def _remove_earlier(out: Path, kept: set[Path]) -> None:

@@ -182,7 +182,7 @@ class TestClip:
 
         entry = tree.add("a_0", num_frames=1)
         entry.audio.write_bytes(b"RIFF")
-        assert bad() == "sound unreadable"
+        assert bad() == "sound cannot be decoded"
         entry.audio.unlink()
         assert bad() == "sound missing"
         np.save(entry.detections, np.zeros((2, 6)))
