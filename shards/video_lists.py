@@ -19,6 +19,7 @@ from pathlib import Path
 from ialcms.files import open_text
 
 FORMATS = ("music", "vggsound", "audioset")
+_START_COLUMN = ("start", "second", "time", "begin", "onset")  # words in the name of the second column
 DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
 
 
@@ -82,9 +83,11 @@ def without_several(entries: Sequence[Listed]) -> tuple[list[Listed], dict[str, 
 def _guess(path: Path) -> str:
     if path.suffix.lower() == ".json":
         return "music"
+    row = next((row for _, row in _rows(path)), None)
+    if row is not None and len(row) > 2:
+        return "audioset" if _is_number(row[2]) else "vggsound"  # the third column is the end, or a label
     with open_text(path) as file:
-        first = file.readline()
-    return "audioset" if first.startswith("#") or "positive_labels" in first else "vggsound"
+        return "audioset" if file.readline().startswith("#") else "vggsound"
 
 
 def _read_music(path: Path) -> VideoList:
@@ -101,39 +104,40 @@ def _read_music(path: Path) -> VideoList:
 
 def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
     for where, row in _rows(path):
-        if len(row) != 4:
-            raise ValueError(f"{where}: a row is id,start,label,split, not {','.join(row)!r}")
+        if len(row) != 4 or not _is_number(row[1]):
+            raise ValueError(f"{where}: a row is id,start,label,split with the start in seconds, not {','.join(row)!r}")
         video, start, label, split = row
-        yield video, _start_s(start, where), [label.strip()], split.strip()
+        yield video, float(start), [label.strip()], split.strip()
 
 
 def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
     for where, row in _rows(path):
-        if len(row) != 4:
-            raise ValueError(f'{where}: a row is id,start,end,"label ids", not {",".join(row)!r}')
+        if len(row) != 4 or not _is_number(row[1]):
+            raise ValueError(f'{where}: a row is id,start,end,"label ids" in seconds, not {",".join(row)!r}')
         video, start, _, labels = row
-        yield video, _start_s(start, where), labels.split(","), None
+        yield video, float(start), labels.split(","), None
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """(file and line for messages, row) without comments and a header: a first row without a digit in column two."""
+    """(file and line for messages, row) without comments and a header, which names the second column."""
     with open_text(path) as file:
         rows = csv.reader(file, skipinitialspace=True)
         is_first = True
         for row in rows:
             if not row or row[0].startswith("#"):
                 continue
-            is_header = is_first and len(row) > 1 and not any(sign.isdigit() for sign in row[1])
+            is_header = is_first and len(row) > 1 and any(word in row[1].lower() for word in _START_COLUMN)
             is_first = False
             if not is_header:
                 yield f"{path}, line {rows.line_num}", row
 
 
-def _start_s(text: str, where: str) -> float:
+def _is_number(text: str) -> bool:
     try:
-        return float(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: the start '{text}' is no number of seconds") from error
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _select(rows: Iterator[tuple[str, float, list[str], str | None]], labels: Mapping[str, str]) -> VideoList:
