@@ -110,7 +110,7 @@ def open_manifest(location: str | Path) -> Manifest:
     Raises ValueError with a remedy when there is no manifest, or when it and a folder's shards do not fit.
     """
     location = str(location).removeprefix("file://")
-    if not re.match(r"pipe:|[a-z0-9]+://", location):
+    if Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location):  # a folder may be named 'pipe: organ'
         return read_manifest(location)
     from webdataset.gopen import gopen
 

@@ -18,12 +18,12 @@ import torch
 from av.audio.resampler import AudioResampler
 from torch import Tensor
 
+from ialcms.inference.levels import SILENT, Levels
 from ialcms.inference.resample import COMMON_RATE, has_filter
 from ialcms.names import for_ffmpeg
 
 Block = Tensor  # (C, n) float32
 
-_SILENT = 1e-6  # peak, of full scale
 _LONGEST_GAP_S = 1.0  # of one damaged packet: its duration may be damaged, too
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _WRITTEN_SAMPLES = 65_536  # of one frame
@@ -71,16 +71,17 @@ def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> 
             float(stream.start_time * stream.time_base) - origin_s if stream.start_time and stream.time_base else 0
         )
         info = SoundInfo(rate, min(stream.channels, 2), 0, max(start_s, 0.0))
-    count, peak = 0, 0.0
+    count, levels = 0, Levels()
     for block in read_blocks(path, info, damage):
         if not bool(block.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
         count += block.shape[1]
-        peak = max(peak, float(block.abs().max()) if block.numel() else 0.0)
-    if peak < _SILENT and damage.packets:
+        levels.add(block)
+    if levels.peak < SILENT and damage.packets:
         raise ValueError(f"nothing can be heard in {path} ({damage}); get the file again, or export it again")
-    if peak < _SILENT:
+    if levels.peak < SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
+    levels.check(path)
     return SoundInfo(info.sample_rate, info.num_channels, count, info.start_s)
 
 
