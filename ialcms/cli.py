@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 
 from ialcms import __version__
-from ialcms.names import printable
+from ialcms.names import is_utf8, printable
 from ialcms.overwriting import refuse_overwriting
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
@@ -247,6 +247,8 @@ def _train(args: argparse.Namespace) -> int:
     if args.profile is not None and args.profile < 1:
         raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
     folder = RunFolder(args.folder or Path("runs") / config.name)
+    if not is_utf8(str(folder.path)):
+        raise ValueError(f"{folder.path}: TensorBoard cannot write to folders whose names are no UTF-8; rename it")
     if not folder.environment.exists():  # of an earlier start: then the configuration is the run's own
         refuse_overwriting([folder.config], [args.config], "give another --folder, or rename your configuration")
     check_engine(config)

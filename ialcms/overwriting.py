@@ -13,7 +13,8 @@ def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path], remedy: 
     for output in outputs:
         for path in read:
             if same_file(output, path):
-                raise ValueError(f"{output} would be overwritten, and it is read (as {path}); {remedy}")
+                name = "" if str(path) == str(output) else f" (as {path})"
+                raise ValueError(f"{output} would be overwritten, and it is read{name}; {remedy}")
 
 
 def same_file(one: Path, other: Path) -> bool:
