@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return "".join(ascii(sign)[1:-1] if unicodedata.category(sign) in _ESCAPED else sign for sign in text)
 
 
+def for_matplotlib(text: str) -> str:
+    """A text for a figure. Between two dollar signs, matplotlib expects a formula."""
+    return printable(text).replace("$", r"\$")
+
+
 def is_utf8(name: str) -> bool:
     return not any("\ud800" <= sign <= "\udfff" for sign in name)
 
