@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ialcms.data.evaluation_mixes import EvaluationMix
 from ialcms.data.manifest import Manifest
+from ialcms.files import open_text
 from ialcms.names import ENCODING_ERRORS, is_utf8
 
 
@@ -30,12 +31,9 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
         raise ValueError(f"list of mixes {path} does not exist")
     index_of = {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
-    with open(path, newline="", encoding="utf-8-sig", errors=ENCODING_ERRORS) as file:
+    with open_text(path, ENCODING_ERRORS) as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        try:
-            rows = [(reader.line_num, row) for row in reader]
-        except csv.Error as error:
-            raise ValueError(f"{path} is no CSV file ({error}); look for a quote that is left open") from error
+        rows = [(reader.line_num, row) for row in reader]
     missing = {"mix", "clip"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
