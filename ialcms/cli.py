@@ -136,7 +136,9 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX",
                           help="[NAME=]X1,Y1,X2,Y2[@SECONDS]; with a name if X1 is negative")  # fmt: skip
     separate.add_argument("--click", nargs="+", default=[], metavar="POINT", help="[NAME=]X,Y[@SECONDS]")
-    separate.add_argument("--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument")
+    separate.add_argument(
+        "--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument: JPEG, PNG or WebP"
+    )
     separate.add_argument("--detector", type=Path, metavar="WEIGHTS", help="finds the instruments; see 'data detect'")
     separate.add_argument("--min-score", type=float, default=0.9, help="least confidence of the detector")
     separate.add_argument("--out", type=Path, default=Path("separated"), help="folder of the results")

@@ -117,7 +117,7 @@ def add_detect(subparsers: Any) -> None:
     parser.add_argument("--batch", type=positive, help="frames at a time (default: 16; in training 8)")
     training = parser.add_argument_group("training")
     training.add_argument("--train", type=Path, metavar="BOXES.CSV", help="with columns ImageID, LabelName, XMin, ...")
-    training.add_argument("--images", type=Path, help="folder of <ImageID>.jpg")
+    training.add_argument("--images", type=Path, help="folder of <ImageID>.jpg or .png")
     training.add_argument("--class-names", type=Path, help="CSV of label ids and names, as Open Images has it")
     training.add_argument("--init", type=Path, help="weights to start from, as far as they fit")
     training.add_argument("--steps", type=positive, default=20_000, help="(default: %(default)s)")

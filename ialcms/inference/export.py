@@ -19,6 +19,7 @@ from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
 from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
+from ialcms.runs.run_folder import RunFolder
 
 _PROGRAM_SUFFIX = ".pt2"
 
@@ -91,8 +92,6 @@ def _target(out: Path | str, source: Path | str) -> Path:
     out, source = Path(out), Path(source)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file, like {out / 'separator.pt'}")
-    from ialcms.runs.run_folder import RunFolder  # it needs YAML, which a separator for use does not
-
     read = RunFolder(source).files() if source.is_dir() else [source]
     refuse_overwriting([out], read, "name another file")
     try:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ialcms.config import DataConfig
 from ialcms.inference.sound import Damage, decode, open_media
+from ialcms.pictures import PICTURE_FORMATS, decode_picture
 
 Frame = Tensor  # (H, W, 3) uint8
 
@@ -97,10 +98,6 @@ def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
     """A whole picture (JPEG, PNG or WebP) as an object, named like its file; ValueError where it cannot be read."""
     if not path.is_file():
         raise ValueError(f"picture {path} does not exist")
-    try:
-        from ialcms.pictures import PICTURE_FORMATS, decode_picture
-    except ModuleNotFoundError as error:  # all else here works without Pillow
-        raise ValueError("pictures are read by Pillow, which is not installed: pip install pillow") from error
     try:
         image = decode_picture(path.read_bytes(), PICTURE_FORMATS)
     except OSError as error:
