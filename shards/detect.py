@@ -29,7 +29,7 @@ from ialcms.processes import asset, map_ordered
 from ialcms.progress import Progress
 from shards.detector import load_detector
 from shards.encode import encode_array
-from shards.entries import list_frames
+from shards.entries import Entry, check_keys, list_frames
 from shards.index import TreeLayout
 
 
@@ -56,14 +56,19 @@ class Detected:
 
 
 def clips_to_detect(tree: Path, layout: TreeLayout | None = None) -> list[ClipToDetect]:
-    """The folders of frames of a tree, and where their detections belong. ValueError if there are none."""
+    """The folders of frames of a tree, and where their detections belong.
+
+    ValueError if there are none, and for two of one name, which 'ialcms data index' would refuse after all the work.
+    """
     layout = layout or TreeLayout()
     folders = sorted(path for path in (tree / layout.frames).glob("*/*") if path.is_dir())
     if not folders:
         raise ValueError(f"no folder of frames in {tree / layout.frames}; cut videos with 'ialcms data clips'")
-    return [
-        ClipToDetect(folder, tree / layout.detections / folder.parent.name / f"{folder.name}.npy") for folder in folders
-    ]
+    detections = [tree / layout.detections / folder.parent.name / f"{folder.name}.npy" for folder in folders]
+    check_keys(
+        Entry("", folder.with_name(f"{folder.name}.wav"), folder, path) for folder, path in zip(folders, detections)
+    )
+    return [ClipToDetect(folder, path) for folder, path in zip(folders, detections)]
 
 
 def available_devices(asked: str, jobs: int) -> list[str]:

@@ -138,9 +138,9 @@ def check_keys(entries: Iterable[Entry]) -> None:
             raise ValueError(f"clip name '{entry.clip}' is longer than {MAX_KEY_BYTES} bytes; rename its files")
         other = seen.setdefault(entry.key, entry)
         if other is not entry:
+            one, two = (f"{each.frames}{f' ({each.split})' if each.split else ''}" for each in (other, entry))
             raise ValueError(
-                f"two clips are named '{entry.key}': {other.audio} ({other.split}) and {entry.audio} "
-                f"({entry.split}); remove one row or rename one clip's files"
+                f"two clips are named '{entry.key}': {one} and {two}; remove one row or rename one clip's files"
             )
 
 

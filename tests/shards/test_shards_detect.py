@@ -180,6 +180,14 @@ class TestWeights:
             build_detector("vgg", CLASSES)
 
 
+@pytest.mark.parametrize("other", ["a_0", "a.b_0"])
+def test_clips_of_one_name_are_told_before_the_work(tmp_path: Path, other: str):
+    for folder in (f"cello/{other.replace('.', '-')}", f"violin/{other}"):
+        (tmp_path / "solo_extract" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"two clips are named 'a.*_0': .*cello/a.*_0 and .*violin/a.*_0; "):
+        clips_to_detect(tmp_path)
+
+
 class TestBoxes:
     def pictures(self, folder: Path, *names: str) -> Path:
         folder.mkdir(exist_ok=True)

@@ -96,6 +96,19 @@ class TestCsv:
         with pytest.raises(ValueError, match="ialcms data index"):
             read_index(tmp_path)
 
+    @pytest.mark.parametrize(
+        "head", ["audio_path,frames_path,detection_path\n", "AUDIO, FRAMES, BOXES\n", "sound,pictures,npy\n"]
+    )
+    def test_a_header_is_passed_over(self, tmp_path: Path, head: str):
+        (tmp_path / "train_solo_clip.csv").write_text(head + ROW.format("erhu", "a_0"))
+        assert [entry.clip for entry in read_index(tmp_path)] == ["a_0"]
+
+    def test_spaces_around_columns_are_dropped_and_those_of_names_stay(self, tmp_path: Path):
+        (tmp_path / "train_solo_clip.csv").write_text(
+            "s/erhu/a_0.wav , f/erhu/a_0 , d/erhu/a_0.npy \ns/erhu/b_0 .wav,f/erhu/b_0 ,d/erhu/b_0 .npy\n"
+        )
+        assert [entry.frames.name for entry in read_index(tmp_path)] == ["a_0", "b_0 "]
+
 
 class TestScan:
     def test_finds_complete_clips_and_counts_the_others(self, tree):
