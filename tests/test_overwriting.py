@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,61 @@ def test_separate(run: RunFolder, tmp_path: Path, way: str, name: str, capsys: p
     line = refused(words, out / name, capsys)
     assert f"{name} would be overwritten, and it is read" in line
     assert [path.name for path in out.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["remainder.wav", "1-viola.wav", "1-viola.mp4", "separation.json"])
+def test_separate_beside_files_of_the_users(
+    run: RunFolder, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "stems"
+    out.mkdir()
+    (out / name).write_text("mine")
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(900), RATE)
+    Image.new("RGB", (20, 20)).save(tmp_path / "viola.png")
+    words = [
+        "separate",
+        tmp_path / "a.wav",
+        "--checkpoint",
+        run.path,
+        "--pictures",
+        tmp_path / "viola.png",
+        "--out",
+        out,
+    ]
+    line = refused(words, out / name, capsys)
+    assert f"{name} is there already, and no earlier separation wrote it; give another folder" in line
+    assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_a_separation_that_was_killed_is_made_again(run: RunFolder, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(900), RATE)
+    for name in ("viola", "horn"):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{name}.png")
+
+    def separate(*names: str) -> list[str]:
+        pictures = [tmp_path / f"{name}.png" for name in names]
+        separate_file(tmp_path / "a.wav", run.path, pictures=pictures, out=tmp_path / "out", videos=False)
+        return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def kill(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(sys.modules["ialcms.inference.separate_file"], "_write_record", kill)
+        with pytest.raises(KeyboardInterrupt):
+            separate("viola", "horn")
+    assert separate("horn") == ["1-horn.wav", "remainder.wav", "separation.json"]
+    assert separate("horn", "viola") == ["1-horn.wav", "2-viola.wav", "remainder.wav", "separation.json"]
+
+
+@pytest.mark.parametrize("name", ["mixes.csv", "summary.json", "instruments.csv", "report.html"])
+def test_evaluate_beside_files_of_the_users(
+    run: RunFolder, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("{}")
+    line = refused(["evaluate", run.path, "--out", tmp_path], tmp_path / name, capsys)
+    assert f"{name} is there already, and no evaluation wrote it; give another folder with --out" in line
 
 
 def test_a_stem_is_taken_apart_into_another_folder(run: RunFolder, tmp_path: Path) -> None:

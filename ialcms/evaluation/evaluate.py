@@ -23,10 +23,10 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
-from ialcms.evaluation.journal import Journal, end_journal, read_journal, start_journal
+from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
-from ialcms.evaluation.result_files import MIXES, read_results, write_results
+from ialcms.evaluation.result_files import FILE_NAMES, MIXES, is_evaluation, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
 from ialcms.evaluation.scoring import load_item, metrics_of, score_all, separate_item
 from ialcms.evaluation.timing import EvaluationTime
@@ -74,6 +74,7 @@ def evaluate(
     known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
     if workers.is_first:
         _check_writable(out)
+        _check_ours(out, journal_folder)
         start_journal(journal_folder, key, known)
         if known:
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
@@ -110,6 +111,13 @@ def evaluate(
     end_journal(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page
+
+
+def _check_ours(out: Path, journal_folder: Path) -> None:
+    """Raises ValueError for files by the names of results that no evaluation wrote."""
+    foreign = [out / name for name in (*FILE_NAMES, PAGE) if (out / name).exists()]
+    if foreign and not is_evaluation(out) and not any(list_journals(journal_folder)):
+        raise ValueError(f"{foreign[0]} is there already, and no evaluation wrote it; give another folder with --out")
 
 
 def _check_writable(out: Path) -> None:

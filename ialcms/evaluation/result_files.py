@@ -17,6 +17,7 @@ from ialcms.files import write_whole
 from ialcms.names import ENCODING_ERRORS
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
+FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
 
 
 def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, Any]) -> None:
@@ -44,6 +45,14 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
         "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in pairs],
     }
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder's summary is one of `write_results`."""
+    try:
+        return "unscored" in json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:

@@ -37,6 +37,7 @@ from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting
 
 _RECORD = "separation.json"
+_CLAIM = ".separating"  # the names of a separation that has not come to its end
 _NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
 log = logging.getLogger("ialcms")
 
@@ -97,6 +98,8 @@ def separate_file(
     given = [source, Path(checkpoint), *map(Path, pictures), *([Path(detector)] if detector else [])]
     shown = [out / f"{name}.mp4" for name in names] if videos else []
     refuse_overwriting([*stems, remainder, *shown, out / _RECORD], given, "give another folder for the stems (--out)")
+    ours = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
+    _refuse_foreign([*stems, remainder, *shown, out / _RECORD], ours)
     out.mkdir(parents=True, exist_ok=True)
 
     stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
@@ -108,6 +111,8 @@ def separate_file(
             for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
                 writer.write(piece)
             bar.update(done - bar.n)
+        # before the stems have their names: if this run is killed behind here, they are known as ours
+        write_whole(out / _CLAIM, json.dumps({"objects": [{"name": name} for name in sorted({*ours, *names})]}))
     mp4s: list[Path] = []
     if videos:
         places = [sounding.place for sounding in found]
@@ -118,6 +123,7 @@ def separate_file(
             log.warning("the pictures of %s are damaged; some frames are missing (%s)", source, damage["pictures"])
     _remove_earlier(out, {*given, *stems, remainder, *mp4s})
     _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
+    (out / _CLAIM).unlink()
     return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
@@ -187,12 +193,27 @@ def _names(found: Sequence[SoundObject]) -> list[str]:
     return [f"{number}-{cut_name(name, _NAME_BYTES)}" for number, name in enumerate(clean, start=1)]
 
 
+def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
+    """ValueError for a file of the user's that has the name of a result; those of an earlier one may be replaced."""
+    foreign = [path for path in written if path.exists() and path.stem not in ours]
+    if foreign and not (ours and foreign[0].name in ("remainder.wav", _RECORD)):
+        raise ValueError(
+            f"{foreign[0]} is there already, and no earlier separation wrote it; give another folder for the stems "
+            "(--out)"
+        )
+
+
+def _recorded(path: Path) -> set[str]:
+    """Names of stems in a record; none where there is none, or where it is somebody else's file."""
+    try:
+        return {str(entry["name"]) for entry in json.loads(path.read_text())["objects"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def _remove_earlier(out: Path, kept: set[Path]) -> None:
     """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
-    try:
-        names = [entry["name"] for entry in json.loads((out / _RECORD).read_text())["objects"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there was none, or it is somebody else's file
+    names = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
     resolved = {path.resolve() for path in kept}
     for path in (out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")):
         if path.parent == out and path.resolve() not in resolved:
