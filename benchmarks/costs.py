@@ -16,30 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
-class Costs:
+class Counts:
     multiply_adds: int  # of convolutions and matrix products
     num_bytes: int  # read and written, each operator by itself, without caches
     operators: int  # that read or write memory
-    memory_bytes: int  # most that was held beyond what was there before
-    kernels: int | None  # on the device; None on a CPU
-    synchronisations: int | None  # of the host with the device
 
 
-def measure(run: Callable[[], object], device: torch.device) -> Costs:
-    """Costs of three runs: one with everything counted, one for the memory, one for the kernels."""
+def count(run: Callable[[], object]) -> Counts:
     counter, flops = _Counter(), FlopCounterMode(display=False)
     with counter, flops:
         run()
-    memory_bytes = _memory(run, device)
-    kernels, synchronisations = _kernels(run) if device.type == "cuda" else (None, None)
-    return Costs(
-        multiply_adds=flops.get_total_flops() // 2,
-        num_bytes=counter.num_bytes,
-        operators=counter.operators,
-        memory_bytes=memory_bytes,
-        kernels=kernels,
-        synchronisations=synchronisations,
-    )
+    return Counts(flops.get_total_flops() // 2, counter.num_bytes, counter.operators)
 
 
 class _Counter(TorchDispatchMode):
@@ -67,18 +54,27 @@ def _is_free(func: Any) -> bool:
     return bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases)
 
 
-def _memory(run: Callable[[], object], device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # the highest value so far is the present one
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
+class PeakMemory:
+    """`with` it, then `num_bytes`: the most that was held beyond what was there before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self.num_bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+            self._before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # the highest value so far is the present one
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+        self.num_bytes = (torch.cuda.max_memory_allocated() if self._on_gpu else _status("VmHWM")) - self._before
 
 
 def _status(name: str) -> int:
@@ -91,12 +87,18 @@ def _status(name: str) -> int:
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 
 
-def _kernels(run: Callable[[], object]) -> tuple[int, int]:
-    """Kernels on the device, and times that the host waits for it, in a run."""
+@dataclass(frozen=True)
+class Launches:
+    kernels: int  # on the device, copies included
+    host_waits: int  # of the host for the device
+
+
+def launches(run: Callable[[], object]) -> Launches:
+    """Of a run on a GPU, by torch's profiler."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         run()
     events = profiler.events()
     assert events is not None
     on_device = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
     # the profiler itself waits for the device once, at its end
-    return len(on_device), max(0, sum(event.name in _WAITS for event in events) - 1)
+    return Launches(len(on_device), max(0, sum(event.name in _WAITS for event in events) - 1))

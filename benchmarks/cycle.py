@@ -5,14 +5,16 @@ which only the critic does.
     python -m benchmarks.cycle --device cuda --batch 8 32 --precision float32 tf32 bf16 --out DIR
     python -m benchmarks.cycle --device cpu --threads 1          # a few minutes; --small: seconds
 
-First, in float32, losses and gradients of a step in which both learn must agree to 1e-4 (without TF32). Then it prints
-the median time of a cycle, the ratio, and what a cycle costs. It needs a plain checkout, PyTorch, torchvision, NumPy
-and PyYAML, no data and no weights. --set section.key=value changes the configuration of our form.
+First, in double precision, losses and gradients of a step in which both learn must agree to 1e-4 (in float32 rounding
+turns the sign of some activations, which changes gradients by 1e-3). Then it prints the median time of a cycle, the
+ratio, and what a cycle costs. It needs a plain checkout, PyTorch, torchvision, NumPy and PyYAML, no data and no
+weights. --set section.key=value changes the configuration of our form.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,19 +23,19 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.costs import Costs, measure
+from benchmarks.costs import PeakMemory, count, launches
 from benchmarks.naive_method import NaiveExperiment
 from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
-from ialcms.models import Separator, upsampled_conv
+from ialcms.models import Separator, layout, upsampled_conv
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
@@ -56,13 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif not torch.cuda.is_available():
         print("--device cuda: this machine shows no GPU to PyTorch; use --device cpu", file=sys.stderr)
         return 2
+    options.batch = options.batch or [8 if options.device == "cuda" else 2]
     if options.threads:
         torch.set_num_threads(options.threads)
-    upsampled_conv.FORM = options.upsampling
+    upsampled_conv.FORM, layout.LAYOUT = options.upsampling, options.layout
     _describe_machine(options.device)
     results: list[dict[str, Any]] = []
-    if options.naive:
-        agreement = check_agreement(options)
+    if options.check:
+        with _double_precision():
+            agreement = check_agreement(options)
         results.append({"agreement": agreement})
         _write(results, options.out)
         if max(agreement.values()) > TOLERANCE:
@@ -81,13 +85,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=list(PRECISIONS), nargs="+", default=["float32"])
     parser.add_argument("--repeats", type=int, default=5, help="cycles of each form that are timed (default 5)")
     parser.add_argument("--naive", action=argparse.BooleanOptionalAction, default=True, help="measure it beside ours")
+    parser.add_argument("--check", action=argparse.BooleanOptionalAction, default=True, help="that the forms agree")
     parser.add_argument("--small", action="store_true", help="small networks, to see that it runs")
     parser.add_argument("--threads", type=int, help="of a CPU")
     parser.add_argument(
         "--upsampling", choices=upsampled_conv.FORMS, default="auto", help="form of the decoder's blocks"
     )
+    parser.add_argument("--layout", choices=layout.LAYOUTS, default="auto", help="of pictures in memory")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the configuration of our form")
-    parser.add_argument("--no-costs", action="store_true", help="times only")
+    parser.add_argument("--costs", action=argparse.BooleanOptionalAction, default=True, help="count, not only time")
     parser.add_argument("--out", type=Path, help="folder for cycle.json, written after each part")
     return parser
 
@@ -137,6 +143,19 @@ def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment
     return experiment, NaiveExperiment(config, *modules, experiment.bank)
 
 
+@contextlib.contextmanager
+def _double_precision() -> Iterator[None]:
+    """What is created in or cast to float32 inside is in double precision."""
+    to_float = Tensor.float
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        Tensor.float = to_float  # type: ignore[method-assign]
+        torch.set_default_dtype(torch.float32)
+
+
 @torch.no_grad()
 def _let_masks_differ(separator: Separator) -> None:
     """At the start of training all masks are alike: the critic's gradient would be a difference of equal terms."""
@@ -159,7 +178,7 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     """Largest differences between the forms of a step in which both learn: losses, absolute or relative to their
     size; gradients of each network, relative to their norm. The critic's rate is 0, as Adam's first step makes full
     steps of rounding, which the separator would see."""
-    config = build_config(options, "float32", min(options.batch or [2]), "optim.lr_critic=0")
+    config = build_config(options, "float32", min(options.batch), "optim.lr_critic=0")
     ours, naive = build(config, with_naive=True)
     assert naive is not None
     assert ours.critic is not None
@@ -167,6 +186,7 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
         for critic in (ours.critic.module, naive.critic):
             critic.b.fill_(-2.0)
     batch = make_batch(config, first_step(config), ours.workers.device)
+    batch = dataclasses.replace(batch, mix=batch.mix.double(), mixtures=batch.mixtures.double())
     optimizers = {
         "separator": (ours.separator.optimizer, naive.separator_optimizer),
         "critic": (ours.critic.optimizer, naive.critic_optimizer),
@@ -186,7 +206,7 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
         norm = math.sqrt(sum(float(b.double().square().sum()) for b in reference))
         differences[f"gradients of the {network}"] = distance / norm
     width = max(map(len, differences))
-    print("| difference between the forms, float32 | |")
+    print("| difference between the forms, double precision | |")
     print("|---|---|")
     for name, value in differences.items():
         print(f"| {name:{width}s} | {value:.1e} |", flush=True)
@@ -227,24 +247,25 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
         _wait(device)
         return clock() - start
 
-    costs: dict[str, Costs] = {}
+    costs: dict[str, dict[str, int]] = {}
     for name, step in forms.items():
-        cycle(step, next(numbers))  # the first one compiles, tunes and allocates
-        if not options.no_costs:
-            batches = [make_batch(config, next(numbers) + n, device) for n in range(config.train.separator_every)]
-            costs[name] = measure(lambda step=step, batches=batches: [step(each) for each in batches], device)
+        costs[name] = _counts(lambda step=step: cycle(step, next(numbers)), device, options.costs)
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(options.repeats):
+    for repeat in range(options.repeats):
         first = next(numbers)
         for name, step in forms.items():
-            seconds[name].append(cycle(step, first))
+            with PeakMemory(device) as memory:
+                seconds[name].append(cycle(step, first))
+            if repeat == 0:
+                costs[name]["memory_bytes"] = memory.num_bytes
     result = {
         "precision": precision,
         "batch": batch,
         "upsampling": options.upsampling,
+        "layout": options.layout,
         "set": options.set,
         "seconds": seconds,
-        "costs": {name: dataclasses.asdict(cost) for name, cost in costs.items()},
+        "costs": costs,
     }
     if naive is not None:
         result["ratio"] = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["naive"]))
@@ -252,12 +273,28 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
     return result
 
 
+def _counts(run: Callable[[], object], device: torch.device, wanted: bool) -> dict[str, int]:
+    """What a cycle costs; in any case runs one, which compiles, tunes and allocates."""
+    if not wanted:
+        run()
+        return {}
+    found = dataclasses.asdict(count(run))
+    return found | dataclasses.asdict(launches(run)) if device.type == "cuda" else found
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-_COSTS = ("multiply-adds, G", "GB moved", "operators", "memory, GB", "kernels", "host waits")
+_COSTS = {
+    "multiply-adds, G": ("multiply_adds", 1e9, 0),
+    "GB moved": ("num_bytes", 1e9, 1),
+    "operators": ("operators", 1, 0),
+    "memory, GB": ("memory_bytes", 1e9, 2),
+    "kernels": ("kernels", 1, 0),
+    "host waits": ("host_waits", 1, 0),
+}
 
 
 def _print(result: dict[str, Any], config: Config) -> None:
@@ -269,16 +306,9 @@ def _print(result: dict[str, Any], config: Config) -> None:
         median = statistics.median(seconds)
         rate = config.train.separator_every * result["batch"] / median
         row = [name, f"{median:.4g}, {min(seconds):.4g}", f"{rate:.3g}"]
-        cost = result["costs"].get(name)
-        if cost is not None:
-            row += [
-                f"{cost['multiply_adds'] / 1e9:.0f}",
-                f"{cost['num_bytes'] / 1e9:.1f}",
-                str(cost["operators"]),
-                f"{cost['memory_bytes'] / 1e9:.2f}",
-                "-" if cost["kernels"] is None else str(cost["kernels"]),
-                "-" if cost["synchronisations"] is None else str(cost["synchronisations"]),
-            ]
+        cost = result["costs"][name]
+        for key, unit, digits in _COSTS.values():
+            row.append(f"{cost[key] / unit:.{digits}f}" if key in cost else "-")
         print(f"| {' | '.join(row)} |")
     if "ratio" in result:
         print(f"\nmedian ratio of the cycles: {result['ratio']:.2f}")

@@ -1,5 +1,5 @@
 """How far engines and numbers of workers are apart after 20 steps, and what they send; prints the tables of
-ARCHITECTURE.md. On CPU, by gloo, a few minutes.
+docs/engines.md. On CPU, by gloo, a few minutes.
 
     python -m benchmarks.engines
 """

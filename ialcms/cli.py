@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import io
 import os
 import platform
 import signal
@@ -17,6 +16,7 @@ from subprocess import CalledProcessError
 from ialcms import __version__
 from ialcms.names import is_utf8, printable
 from ialcms.overwriting import refuse_overwriting
+from ialcms.terminal import plain_output
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
@@ -25,9 +25,11 @@ _OVERRIDES = "configuration values as section.key=value, like train.steps=100 da
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files may be no UTF-8
+    with plain_output():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
     parser = _parser(with_data="data" in arguments)
     args, more = parser.parse_known_args(arguments)
     # argparse takes positional values only in one run: those behind an option are left over
@@ -50,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
         return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):  # torch's word for it
+            raise
+        words = " ".join(str(error).split()) or "it is all in use"
+        return _refuse(f"not enough memory ({words[:200]}); lower train.global_batch, or the networks' widths")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr

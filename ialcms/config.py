@@ -11,11 +11,15 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ialcms.reading import Unreadable, bare, shown
+from ialcms.reading.text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -201,17 +205,15 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
 
     Raises ValueError with one line that names the file or field and the remedy.
     """
-    import yaml  # here: an exported separator needs no YAML
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"configuration {path} does not exist; those of this project are in configs/")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as such") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        values = parse_yaml(path.read_bytes()) or {}
+    except OSError as error:
+        raise ValueError(f"configuration {path} cannot be read ({error.strerror}); make it readable") from error
+    except Unreadable as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of sections, like configs/demo.yaml")
     for override in overrides:
@@ -246,6 +248,20 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
     return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`. Raises ValueError where a name is both a value and a section."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        *sections, key = name.split(".")
+        target = nested
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"'{name}': {section} is a value, not a section")
+        target[key] = value
+    return nested
 
 
 def binding_fields(config: Config) -> dict[str, Any]:
@@ -328,18 +344,36 @@ _MAY_BE_ZERO = frozenset(
 )  # fmt: skip
 
 
+_LARGEST_OF_ALL = 2**53  # beyond that, floats and whole numbers are no longer the same
+# What memory is asked for by these before anything else could find them out of the way.
+_LARGEST = {
+    "seed": 2**63 - 1, "eval.seed": 2**63 - 1, "audio.sample_rate": 10**7, "audio.num_samples": 10**8,
+    "audio.n_fft": 2**20, "audio.hop": 2**20, "audio.log_bins": 2**14, "data.num_mix": 1_000,
+    "data.image_resize": 2**13, "data.image_crop": 2**13, "data.window": 10**7, "data.pictures_per_clip": 10**5,
+    "data.loader_workers": 1_024, "data.prefetch": 10**5, "model.visual.width": 2**14,
+    "model.visual.aspp_channels": 2**17, "model.visual.low_level_channels": 2**17, "model.visual.channels": 2**17,
+    "model.unet.width": 2**14, "model.critic.width": 2**14, "loss.bank_size": 10**7, "train.global_batch": 10**6,
+    "train.accumulation": 10**6, "eval.num_mix": 1_000, "eval.draws": 10**7, "eval.validation_draws": 10**7,
+    "eval.batch_windows": 10**6, "eval.seconds": 10**6, "eval.hop": 10**9, "train.timeout_s": 10**9,
+    "train.checkpoint_minutes": 10**9, "model.visual.dropout": 1, "optim.betas": 1, "optim.critic_betas": 1,
+}  # fmt: skip
+
+
 def _positive(config: Config) -> None:
     for name, value in flatten(to_dict(config)).items():
         zero = name in _MAY_BE_ZERO
         for number in value if isinstance(value, list) else [value]:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if is_number and (number < 0 or (number == 0 and not zero)):
-                raise ValueError(f"{name} is {number}; it must be {'0 or ' if zero else ''}positive")
+                raise ValueError(f"{name} is {shown(number)}; it must be {'0 or ' if zero else ''}positive")
+            largest = _LARGEST.get(name, _LARGEST_OF_ALL)
+            if is_number and number > largest:
+                raise ValueError(f"{name} is {shown(number)}; the largest value that makes sense is {largest}")
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} is '{value}'; choose {', '.join(choices)}{_nearest(value, choices)}")
+        raise ValueError(f"{name} is '{bare(value)}'; choose {', '.join(choices)}{_nearest(value, choices)}")
 
 
 def _nearest(name: str, choices: typing.Iterable[str]) -> str:
@@ -349,14 +383,12 @@ def _nearest(name: str, choices: typing.Iterable[str]) -> str:
 
 def _parse_override(name: str, text: str) -> Any:
     """A value in YAML, but for texts, which are taken as they stand: '12:30' and 'Bach: Duo' are names of folders."""
-    import yaml
-
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     if _kind_of(name) is str and not is_quoted:
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except Unreadable:
         return text
 
 
@@ -370,14 +402,14 @@ def _kind_of(name: str) -> Any:
 
 def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {values!r}")
+        raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {shown(values)}")
     hints = typing.get_type_hints(kind)
     built = {}
     for key, value in values.items():
-        if key not in hints:
+        if not isinstance(key, str) or key not in hints:
             where = f"in section '{prefix.rstrip('.')}'" if prefix else "at the top level"
-            hint = _nearest(str(key), hints) or f"; known: {', '.join(hints)}"
-            raise ValueError(f"{source}: unknown key '{prefix}{key}' {where}{hint}")
+            hint = _nearest(bare(key), hints) or f"; known: {', '.join(hints)}"
+            raise ValueError(f"{source}: unknown key '{prefix}{bare(key)}' {where}{hint}")
         hinted = hints[key]
         name = prefix + key
         built[key] = (
@@ -394,7 +426,7 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
     if origin is tuple:
         kinds = typing.get_args(kind)
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{source}: {name} is {value!r}; it must be a list like [a, b]")
+            raise ValueError(f"{source}: {name} is {shown(value)}; it must be a list like [a, b]")
         if kinds[-1] is Ellipsis:
             kinds = (kinds[0],) * len(value)
         if len(kinds) != len(value):
@@ -402,16 +434,20 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
         return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
     if origin in (types.UnionType, typing.Union):
         return _convert_union(kind, value, name, source)
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise ValueError(f"{source}: {name} is {shown(value)}; give a number that 64 bits can hold")
     if kind is float and not isinstance(value, bool):
         try:
-            return float(value)
-        except (TypeError, ValueError):
-            pass
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     elif isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
-    raise ValueError(f"{source}: {name} is {value!r}; it must be {_TYPE_NAMES.get(kind, kind)}")
+    raise ValueError(f"{source}: {name} is {shown(value)}; it must be {_TYPE_NAMES.get(kind, kind)}")
 
 
 def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:

@@ -7,11 +7,11 @@ written and read with `ENCODING_ERRORS`, so that the name's own bytes are in the
 from __future__ import annotations
 
 import os
-import unicodedata
 from pathlib import Path
 
+from ialcms.reading import words
+
 ENCODING_ERRORS = "surrogateescape"
-_ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # control characters, surrogates, ends of lines and paragraphs
 
 
 def for_ffmpeg(path: Path) -> str:
@@ -21,7 +21,7 @@ def for_ffmpeg(path: Path) -> str:
 
 def printable(text: str) -> str:
     """A text on one line, in which line ends, control characters and bytes that are no UTF-8 are escaped."""
-    return "".join(ascii(sign)[1:-1] if unicodedata.category(sign) in _ESCAPED else sign for sign in text)
+    return words.printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def for_matplotlib(text: str) -> str:
@@ -30,7 +30,7 @@ def for_matplotlib(text: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    return not any("\ud800" <= sign <= "\udfff" for sign in name)
+    return words.NO_UTF8.search(name) is None
 
 
 def num_bytes(name: str) -> int:

@@ -34,6 +34,8 @@ from torch import Tensor
 
 from ialcms.config import Config
 from ialcms.models import Critic, Separator
+from ialcms.reading import Unreadable, one_line
+from ialcms.reading.weights import Weights, read_weights
 
 _SEPARATOR_PREFIX = "net_wrapper.av_separator."
 _CRITIC_PREFIX = "net_wrapper.critics."
@@ -152,7 +154,7 @@ def _to_hooked(name: str) -> str:
     return name
 
 
-def read_published(path: str | Path) -> dict[str, Tensor]:
+def read_published(path: str | Path) -> Weights:
     """The tensors of an authors' checkpoint, or of any file that holds a (nested) `state_dict`, by their names.
 
     Raises ValueError when the file is missing, is no torch file, or would need code to be run.
@@ -161,14 +163,25 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, Runtime and EOF errors alike for a foreign file
-        reason = re.split(r"[\n.]", str(error).strip())[0] or type(error).__name__
-        raise ValueError(f"checkpoint {path} cannot be read without running code from it: {reason}") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"checkpoint {path} holds no state_dict of tensors; give an authors' checkpoint")
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+        return read_weights(path)
+    except (OSError, Unreadable) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read without running code from it: {one_line(error)}; give an authors' "
+            "checkpoint, or any file of torch.save with a state_dict"
+        ) from error
+
+
+def with_usual_prefixes(weights: Weights, separator: Separator, critic: Critic | None) -> Weights:
+    """Published names under any prefix, as of a larger network that holds ours, with those of authors' checkpoints."""
+    state, notes = dict(weights.state), list(weights.notes)
+    for network, usual, module in (("separator", _SEPARATOR_PREFIX, separator), ("critic", _CRITIC_PREFIX, critic)):
+        names = [] if module is None else [published_name(f"{network}.{name}") for name in module.state_dict()]
+        found = weights.prefixes_of(names) if names else []
+        if len(found) == 1 and found[0] not in ("", usual):
+            notes.append(f"stripped '{found[0]}' from the {network}'s names")
+            for name in names:
+                state[usual + name] = state.pop(found[0] + name)
+    return Weights(state, tuple(notes))
 
 
 def load_into(weights: Mapping[str, Any], separator: Separator, critic: Critic | None) -> Account:
@@ -203,9 +216,9 @@ def load_published(weights: Mapping[str, Any] | str | Path, config: Config) -> t
     Every tensor of ours must be filled and every published one used; otherwise ValueError with the account. See
     `load_into` to fill what fits.
     """
-    if isinstance(weights, (str, Path)):
-        weights = read_published(weights)
     separator, critic = Separator(config.model, config.audio), Critic(config.model.critic)
+    if isinstance(weights, (str, Path)):
+        weights = with_usual_prefixes(read_published(weights), separator, critic).state
     account = load_into(weights, separator, critic)
     if not account.complete:
         raise ValueError(f"the published weights do not fit this configuration: {account}")

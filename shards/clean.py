@@ -8,16 +8,19 @@ A row is frame_index, class_id, confidence, x1, y1, x2, y2 (pixels). Two rules, 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ialcms.files import DETECTOR_OPTIONS
+from ialcms.reading import Unreadable
+from ialcms.reading.arrays import read_array
+from ialcms.reading.text import read_json
 from shards.datasets import CoseparationThresholds, Dataset, InstrumentRule, MusicThresholds
 
 Detections = NDArray[np.float32]
@@ -43,18 +46,19 @@ def read_detections(path: Path) -> Detections:
     if not path.is_file():
         raise ValueError("detections missing")
     try:
-        values = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:  # a damaged header can ask for any amount of memory
+        values = read_array(path)
+    except (OSError, Unreadable) as error:
         if "pickle" in str(error):
             raise ValueError("detections hold pickled objects or are no .npy file") from error
         raise ValueError("detections unreadable") from error
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+    if values.dtype.kind not in "fiu":
         raise ValueError("detections are not an array of numbers")
     if values.size == 0:
         return np.zeros((0, 7), np.float32)
     if values.ndim != 2 or values.shape[1] != 7:
         raise ValueError(f"detections have shape {tuple(values.shape)[:3]}, not (D, 7)")
-    return values.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large for 32 bits becomes infinite, and falls
+        return values.astype(np.float32)
 
 
 def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str], tree: Path | None = None) -> None:
@@ -74,7 +78,7 @@ def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str], tree: Pa
     if rule != "music" or tree is None or not path.is_file():
         return
     try:
-        classes = {int(number): str(name) for number, name in json.loads(path.read_text())["classes"].items()}
+        classes = {int(number): str(name) for number, name in read_json(path)["classes"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged; detect again, or remove it if you know the class ids") from error
     if classes != dataset.classes:
@@ -159,7 +163,7 @@ def spans_a_pixel(boxes: Detections) -> NDArray[np.bool_]:
     return np.asarray(np.minimum(exact[:, X2] - exact[:, X1], exact[:, Y2] - exact[:, Y1]) >= 1)
 
 
-def by_frame(boxes: Detections) -> NDArray[np.intp]:
+def by_frame(boxes: NDArray[Any]) -> NDArray[np.intp]:
     """Order by frame, then by falling confidence, then as given."""
     return np.lexsort((-boxes[:, CONFIDENCE], boxes[:, FRAME]))
 

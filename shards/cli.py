@@ -1,4 +1,4 @@
-"""The verbs of `ialcms data`: clips, detect, clean, index, pack, verify, stats."""
+"""The verbs of `ialcms data`: clips, detect, clean, index, pack, verify, adopt, stats."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
 from ialcms.overwriting import lies_in, refuse_overwriting
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
+from shards.cli_adopt import add_adopt, remake
 from shards.cli_common import add_verb, positive, print_some
+from shards.cli_detect import add_detect
 from shards.cli_stats import add_stats
-from shards.cli_video import add_clips, add_detect
+from shards.cli_video import add_clips
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, csv_name, parse_path_map, read_index, write_index
@@ -34,6 +36,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_index(subparsers)
     _add_pack(subparsers)
     _add_verify(subparsers)
+    add_adopt(subparsers)
     add_stats(subparsers)
 
 
@@ -236,7 +239,7 @@ def _add_verify(subparsers: Any) -> None:
         "read every shard against the manifest; exit code 1 if something is bad",
         "Checks checksums, that every byte belongs to a clip, that sounds and pictures decode, boxes lie inside their\n"
         "pictures, sounds are not silent. --fix writes a manifest without the bad clips and keeps the old one beside\n"
-        "it; the exit code is then 0 if what is left is whole.",
+        "it; the exit code is then 0 if what is left is whole. A manifest that was lost is made anew.",
         "ialcms data verify data/music-shards --jobs 8",
     )
     parser.add_argument("shards", type=Path, help="folder of the shards and their manifest")
@@ -245,6 +248,9 @@ def _add_verify(subparsers: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if args.fix and args.shards.is_dir() and not (args.shards / FILE_NAME).exists():
+        remake(args.shards, args.jobs, args.dry_run)
+        return 0
     manifest = read_manifest(args.shards, check_shards=False)
     print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards in {args.shards}")
     if args.dry_run:

@@ -30,6 +30,7 @@ from ialcms.names import num_bytes
 from ialcms.overwriting import lies_in
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
+from ialcms.reading.text import read_json
 from shards.encode import encode_audio, encode_jpeg, scaled_size
 from shards.entries import MAX_KEY_BYTES
 from shards.index import TreeLayout
@@ -230,9 +231,10 @@ def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResul
         path = path.with_name(video.name) / f"{video.stretch.number}.json"
     start_s = None if video.stretch is None else video.stretch.start_s
     if path.is_file():
-        record = json.loads(path.read_text())
-        if record.get("start_s") == start_s and record["result"]["problem"] is None:
-            return VideoResult(**record["result"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: cut it again
+            record = read_json(path)
+            if record.get("start_s") == start_s and record["result"]["problem"] is None:
+                return VideoResult(**record["result"])
     result = cut_video(video, tree, options)
     write_whole(path, json.dumps({"start_s": start_s, "result": dataclasses.asdict(result)}).encode())
     return result
@@ -265,8 +267,8 @@ def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: 
 def _read_report(tree: Path) -> dict[str, Any]:
     path = tree / CLIPS_REPORT
     try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (ValueError, TypeError) as error:
+        return dict(read_json(path)) if path.is_file() else {}
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged; remove it: finished videos are kept all the same") from error
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from ialcms.files import open_text
+from ialcms.reading import Unreadable, bare, one_line, shown
+from ialcms.reading.text import parse_yaml
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
 
@@ -66,16 +66,16 @@ def load_dataset(name: str | Path) -> Dataset:
         raise ValueError(f"data set '{name}': {path} does not exist; give a YAML file or one of: {known}")
     try:
         with open_text(path) as file:
-            values = yaml.safe_load(file) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+            values = parse_yaml(file.read()) or {}
+    except Unreadable as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
     _check_keys(values, [f.name for f in dataclasses.fields(Dataset) if f.name != "name"], str(path))
     classes = _classes(values.get("classes", {}), str(path))
     return Dataset(
         name=path.stem,
         classes=classes,
         instruments={
-            str(instrument): _instrument_rule(rule, classes, f"{path}: instruments.{instrument}")
+            str(instrument): _instrument_rule(rule, classes, f"{path}: instruments.{bare(instrument)}")
             for instrument, rule in _mapping(values.get("instruments", {}), f"{path}: instruments").items()
         },
         skip_videos=_videos(path, values, "skip_videos"),
@@ -101,7 +101,7 @@ def _videos(path: Path, values: dict[str, Any], key: str) -> frozenset[str]:
     if name is None:
         return frozenset()
     if not isinstance(name, str):
-        raise ValueError(f"{path}: {key} is {name!r}; it must be the name of a file with one video id a line")
+        raise ValueError(f"{path}: {key} is {shown(name)}; it must be the name of a file with one video id a line")
     return read_video_list(path.parent / name)
 
 
@@ -109,7 +109,9 @@ def _classes(values: Any, source: str) -> dict[int, str]:
     classes = _mapping(values, f"{source}: classes")
     for class_id in classes:
         if type(class_id) is not int or class_id < 1:
-            raise ValueError(f"{source}: classes: '{class_id}' is not a class id; they count from 1 (0 is background)")
+            raise ValueError(
+                f"{source}: classes: '{bare(class_id)}' is not a class id; they count from 1 (0 is background)"
+            )
     return {class_id: str(name) for class_id, name in classes.items()}
 
 
@@ -119,7 +121,9 @@ def _instrument_rule(values: Any, classes: dict[int, str], source: str) -> Instr
     ids = {class_name: class_id for class_id, class_name in classes.items()}
     known: dict[Any, int | None] = {**ids, **{class_id: class_id for class_id in classes}, "any": None}
     if type(name) not in (str, int) or name not in known:
-        raise ValueError(f"{source}: class '{name}' is not among classes; use one of: any, {', '.join(ids)}")
+        raise ValueError(
+            f"{source}: class '{bare(name)}' is not among classes; use one of: any, {one_line(', '.join(ids))}"
+        )
     _check_numbers({key: values[key] for key in values if key != "class"}, source)
     return InstrumentRule(known[name], values.get("min_confidence"), values.get("max_confidence", 1.0))
 
@@ -139,18 +143,18 @@ def _check_numbers(values: dict[str, Any], source: str, whole: Collection[str] =
         of_type = type(value) is int if name in whole else type(value) in (int, float)
         if not of_type or not 0 <= value < math.inf:
             number = "whole number" if name in whole else "number"
-            raise ValueError(f"{source}.{name} is {value!r}; it must be a {number} that is not negative")
+            raise ValueError(f"{source}.{bare(name)} is {shown(value)}; it must be a {number} that is not negative")
 
 
 def _mapping(values: Any, source: str) -> dict[Any, Any]:
     if not isinstance(values, dict):
-        raise ValueError(f"{source} is {values!r}; it must be a mapping of key: value pairs")
+        raise ValueError(f"{source} is {shown(values)}; it must be a mapping of key: value pairs")
     return values
 
 
 def _check_keys(values: Any, known: list[str], source: str) -> None:
     for key in _mapping(values, source):
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(bare(key), known, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
-            raise ValueError(f"{source}: unknown key '{key}'; {hint}")
+            raise ValueError(f"{source}: unknown key '{bare(key)}'; {hint}")

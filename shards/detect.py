@@ -8,6 +8,7 @@ Every clip's file is written whole or not at all; those of an earlier run with t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -15,22 +16,23 @@ import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchvision.models.detection import FasterRCNN
-from torchvision.ops import clip_boxes_to_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from ialcms.files import DETECTOR_OPTIONS, claim, write_whole
 from ialcms.pictures import decode_picture
 from ialcms.processes import asset, map_ordered
 from ialcms.progress import Progress
-from shards.detector import load_detector
+from shards.detector import Detector, detection_rows, load_detector
 from shards.encode import encode_array
 from shards.entries import Entry, check_keys, list_frames
 from shards.index import TreeLayout
+from shards.published_detector.network import PublishedDetector
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class DetectOptions:
     classes: tuple[str, ...] = ()  # the same
     min_score: float = 0.3
     batch: int = 16  # frames that pass the network together
+    every: int = 1  # of so many frames, the first
+    published: tuple[tuple[str, Any], ...] = ()  # of the published detector, settings by name that differ from its own
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,32 @@ def available_devices(asked: str, jobs: int) -> list[str]:
     return devices
 
 
+def open_detector(options: DetectOptions) -> Detector:
+    """Load a detector and set what the options say.
+
+    Raises ValueError for options out of range, and when weights or their classes are not what the options say.
+    """
+    if not 0 <= options.min_score < 1 or min(options.batch, options.every) < 1:
+        raise ValueError(
+            f"--min-score {options.min_score}, --batch {options.batch}, --every {options.every}: give 0 to 1, and at "
+            "least 1"
+        )
+    published = dict(options.published)
+    detector = load_detector(
+        options.weights,
+        options.backbone,
+        options.classes,
+        pooling=published.get("pooling"),
+    )
+    if options.classes and detector.classes != options.classes:
+        raise ValueError(
+            f"{options.weights} finds {', '.join(detector.classes)}, but the data set's classes are "
+            f"{', '.join(options.classes)}; name the data set that it was trained for (--dataset)"
+        )
+    detector.configure(options.min_score, **published)
+    return detector
+
+
 def detect_tree(
     clips: Sequence[ClipToDetect], tree: Path, options: DetectOptions, devices: Sequence[str]
 ) -> list[Detected]:
@@ -94,19 +124,18 @@ def detect_tree(
 
     Raises ValueError when the weights cannot be used, and for a tree with detections of other weights or options.
     """
-    if not 0 <= options.min_score < 1 or options.batch < 1:
-        raise ValueError(f"--min-score {options.min_score}, --batch {options.batch}: give 0 to 1, and at least 1")
-    classes = load_detector(options.weights, options.backbone, options.classes).classes
-    if options.classes and classes != options.classes:
-        raise ValueError(
-            f"{options.weights} finds {', '.join(classes)}, but the data set's classes are "
-            f"{', '.join(options.classes)}; name the data set that it was trained for (--dataset)"
-        )
+    detector = open_detector(options)
+    with open(options.weights, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     values = {
-        "weights_sha256": hashlib.sha256(options.weights.read_bytes()).hexdigest(),
-        "classes": {number: name for number, name in enumerate(classes, start=1)},
+        "weights_sha256": digest,
+        "classes": {number: name for number, name in enumerate(detector.classes, start=1)},
         "min_score": options.min_score,
     }
+    if options.every != 1:
+        values["every"] = options.every
+    if isinstance(detector.model, PublishedDetector):
+        values["published"] = dataclasses.asdict(detector.model.settings)
     claim(tree / DETECTOR_OPTIONS, values, f"{tree} holds detections")
     waiting = [clip for clip in clips if not clip.detections.is_file()]
     detect = functools.partial(_detect_clip, options=options)
@@ -123,10 +152,10 @@ def detect_tree(
 
 
 def detect_frames(
-    model: FasterRCNN, frames: Iterable[tuple[int, torch.Tensor]], device: str, batch: int
+    model: FasterRCNN | PublishedDetector, frames: Iterable[tuple[int, torch.Tensor]], device: str, batch: int
 ) -> NDArray[np.float32]:
-    """(D, 7) detections in numbered frames (3, H, W) in [0, 1], taken `batch` at a time: by frame, then by falling
-    score.
+    """(D, 7) detections in numbered frames (3, H, W) in [0, 1], taken `batch` at a time: by frame, then as the network
+    sorts them (by falling score; the published one by class and then by falling score).
     """
     rows = []
     coming = iter(frames)
@@ -134,11 +163,8 @@ def detect_frames(
         with torch.inference_mode():
             outputs = model([picture.to(device) for _, picture in numbered])
         for (number, picture), output in zip(numbered, outputs):
-            labels, scores = output["labels"].float(), output["scores"]
-            # scaling back from the network's size rounds
-            boxes = clip_boxes_to_image(output["boxes"], (picture.shape[1], picture.shape[2]))
-            table = torch.cat([torch.full_like(scores, number)[:, None], labels[:, None], scores[:, None],
-                               boxes], 1)  # fmt: skip
+            found = detection_rows(output, picture)
+            table = torch.cat([torch.full_like(found[:, :1], number), found], 1)
             rows.append(table.cpu().numpy())
     return np.concatenate(rows).astype(np.float32) if rows else np.zeros((0, 7), np.float32)
 
@@ -148,15 +174,19 @@ def _detect_clip(clip: ClipToDetect, options: DetectOptions) -> Detected:
     model = _model(options, device)
     name = f"{clip.frames.parent.name}/{clip.frames.name}"
     try:
-        paths = list_frames(clip.frames)
+        listed = sorted(list_frames(clip.frames).items())[:: options.every]
     except (ValueError, OSError) as error:
         return Detected(name, problem=str(error))
+    paths = dict(listed)
     unreadable: list[Path] = []
     # read as they are needed: together, those of a large video would take gigabytes
-    boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+    try:
+        boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+    except ValueError as error:  # of a size that the network cannot look at
+        return Detected(name, problem=str(error))
     if len(unreadable) == len(paths):
         return Detected(name, problem="no frame is readable")
-    write_whole(clip.detections, encode_array(boxes))
+    write_whole(clip.detections, encode_array(boxes.astype(np.float64)))  # as the published files are
     return Detected(name, len(boxes), f"{len(unreadable)} frames are unreadable" if unreadable else None)
 
 
@@ -176,9 +206,7 @@ def read_picture(path: Path) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=1)
-def _model(options: DetectOptions, device: str) -> FasterRCNN:
+def _model(options: DetectOptions, device: str) -> FasterRCNN | PublishedDetector:
     if multiprocessing.parent_process() is not None and device == "cpu":
         torch.set_num_threads(1)  # the processes are the threads
-    model = load_detector(options.weights, options.backbone, options.classes).model
-    model.roi_heads.score_thresh = options.min_score
-    return model.eval().to(device)
+    return open_detector(options).model.to(device)

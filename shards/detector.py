@@ -1,32 +1,84 @@
-"""Faster R-CNN of torchvision: three sizes, any number of classes, weights from files."""
+"""Detectors: torchvision's Faster R-CNN in three sizes for any classes, and the published one; weights from files.
+
+detector = load_detector("faster_rcnn_1_19_6984.pth")  # or a file of `save_detector`, or torchvision weights
+rows = detector.detect(picture)  # uint8 RGB (H, W, 3) -> (D, 6): class from 1, score, x1, y1, x2, y2
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import pickle
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from ialcms.files import write_whole
+from shards.published_detector.network import PublishedDetector
+from shards.published_detector.settings import CLASSES, PublishedSettings, option
+from shards.published_detector.weights import describe, is_published, load_published
 
 BACKBONES = ("resnet50", "mobilenet", "small")
+PUBLISHED = "published"  # backbone of the published detector; not to be trained here
 _FORMAT = "ialcms-detector"
 _PREDICTOR = "roi_heads.box_predictor."
 
 
 @dataclass(frozen=True)
 class Detector:
-    model: FasterRCNN
+    model: FasterRCNN | PublishedDetector
     classes: tuple[str, ...]  # class id 1 is the first; 0 is background
     backbone: str
+    description: str = ""  # of what was loaded, for people
+
+    def detect(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(D, 6) objects in a uint8 RGB picture (H, W, 3): class id from 1, score, x1, y1, x2, y2 in its pixels.
+
+        The published detector's rows are sorted by class, then by falling score; those of others by falling score. A
+        grey picture (H, W) is taken as an RGB one. Raises ValueError for arrays that are no picture.
+
+            load_detector("faster_rcnn_1_19_6984.pth").detect(np.asarray(Image.open("frame.png").convert("RGB")))
+        """
+        if picture.ndim == 2:
+            picture = np.repeat(picture[..., None], 3, 2)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise ValueError(f"a picture is uint8 RGB (H, W, 3), not {picture.dtype} {picture.shape}")
+        device = next(self.model.parameters()).device
+        pixels = torch.from_numpy(picture.copy()).to(device).permute(2, 0, 1).float() / 255
+        with torch.inference_mode():
+            output = self.model.eval()([pixels])[0]
+        return detection_rows(output, pixels).cpu().numpy()
+
+    def configure(self, min_score: float, **published: Any) -> None:
+        """Set the least score, and others of `PublishedSettings`, which only the published detector has.
+
+        Raises ValueError for another detector and for values out of range.
+        """
+        if isinstance(self.model, PublishedDetector):
+            self.model.settings = dataclasses.replace(self.model.settings, min_score=min_score, **published)
+        elif published:
+            raise ValueError(f"{option(min(published))} is for the published detector only; leave it out")
+        else:
+            self.model.roi_heads.score_thresh = min_score
+
+
+def detection_rows(output: dict[str, Tensor], picture: Tensor) -> Tensor:
+    """(D, 6) class, score, x1, y1, x2, y2 of what a network found in a picture (3, H, W)."""
+    # scaling back from the network's size rounds
+    boxes = clip_boxes_to_image(output["boxes"], (picture.shape[1], picture.shape[2]))
+    return torch.cat([output["labels"].float()[:, None], output["scores"][:, None], boxes], 1)
 
 
 def build_detector(backbone: str, classes: Sequence[str]) -> Detector:
@@ -54,18 +106,36 @@ def save_detector(detector: Detector, path: Path) -> None:
     """Write weights, class names and backbone, whole or not at all."""
     buffer = io.BytesIO()
     values = {"format": _FORMAT, "backbone": detector.backbone, "classes": list(detector.classes)}
+    if isinstance(detector.model, PublishedDetector):
+        values["pooling"] = detector.model.settings.pooling
     torch.save({**values, "state": detector.model.state_dict()}, buffer)
     write_whole(path, buffer.getvalue())
 
 
-def load_detector(path: Path, backbone: str = "resnet50", classes: Sequence[str] = ()) -> Detector:
-    """Read a file of `save_detector`, or plain weights (a state dict) of a torchvision detector.
+def load_detector(
+    path: Path | str, backbone: str = "resnet50", classes: Sequence[str] = (), pooling: str | None = None
+) -> Detector:
+    """Read the published detector's checkpoint, a file of `save_detector`, or plain weights of a torchvision detector.
 
-    `backbone` and `classes` are needed for plain weights only: the other files tell them. Raises ValueError when the
-    file is missing, damaged or of another network.
+        load_detector("faster_rcnn_1_19_6984.pth").detect(picture)
+        load_detector("faster_rcnn_1_19_6984.pth", pooling="adaptive").detect(picture)
+
+    path: of what `torch.save` wrote; of the published detector its training's dict ({"model": {name: tensor}, ...})
+        or the weights by name alone.
+    backbone, classes: needed for plain torchvision weights only; the other files tell them.
+    pooling: of the published detector, "legacy" (the default, what the shared file was trained with) or "adaptive".
+
+    The result is in evaluation mode, on the CPU; `.model.to(device)` moves it. Nothing in the file is executed. Raises
+    ValueError when the file is missing, damaged or of another network.
     """
+    path = Path(path)
     values = _read(path)
+    if values.get("format") != _FORMAT and is_published(values):
+        return _published(path, values, classes, pooling)
     if values.get("format") == _FORMAT:
+        missing = {"backbone", "classes", "state"} - set(values)
+        if missing:
+            raise ValueError(f"{path} lacks its {' and '.join(sorted(missing))}; convert or train the detector again")
         backbone, classes, state = values["backbone"], values["classes"], values["state"]
     else:
         state = values.get("model", values)
@@ -74,13 +144,31 @@ def load_detector(path: Path, backbone: str = "resnet50", classes: Sequence[str]
     found = state.get(f"{_PREDICTOR}cls_score.weight")
     if found is not None and len(found) != len(classes) + 1:
         raise ValueError(f"{path} is for {len(found) - 1} classes, but {len(classes)} are named; correct --dataset")
-    detector = build_detector(backbone, classes)
+    if backbone == PUBLISHED and values.get("format") == _FORMAT:
+        pooling = pooling or str(values.get("pooling", "legacy"))
+        detector = Detector(PublishedDetector(PublishedSettings(pooling=pooling)), tuple(classes), backbone)
+    elif pooling is not None:
+        raise ValueError(f"{path} is not the published detector; leave out --pooling")
+    else:
+        detector = build_detector(backbone, classes)
     try:
         detector.model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} does not fit --backbone {backbone}: {reason}") from error
-    return detector
+    if isinstance(detector.model, PublishedDetector):
+        detector.model.ready()
+    detector.model.eval()
+    return dataclasses.replace(detector, description=f"{path}: {backbone}, {len(classes)} classes")
+
+
+def _published(path: Path, values: dict, classes: Sequence[str], pooling: str | None) -> Detector:
+    try:
+        model = load_published(values, pooling)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
+    description = f"{path}: {describe(values, model.settings.pooling)}"
+    return Detector(model, CLASSES, PUBLISHED, description)
 
 
 def load_init(detector: Detector, path: Path) -> int:
@@ -106,13 +194,52 @@ def load_init(detector: Detector, path: Path) -> int:
 def _read(path: Path) -> dict:
     if not path.is_file():
         raise ValueError(f"weights {path} do not exist; train a detector with 'ialcms data detect --train'")
+    reason = "it is damaged, cut off, or another kind of file"
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_STAND_INS):
+            values = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            reason = "it holds pickled objects, which could run anything; none was read"
+        raise ValueError(
+            f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
+        ) from error
     except Exception as error:  # torch.load raises whatever its reader, zipfile or unpickler happen to
-        raise ValueError(f"{path} is not a file of weights alone, as torch.save writes a state dict") from error
+        raise ValueError(
+            f"{path} is not a file of weights alone, as torch.save writes a state dict: {reason}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no weights by name")
     return values
+
+
+class _Ignored:
+    """Stands for an object in a file that nothing here needs: takes what it would be made of and does nothing."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+# What the settings and the optimizer's state of a published training may hold beside numbers and tensors. None of these
+# classes or functions is called: a stand-in takes its place.
+_STAND_INS: list[Any] = [
+    (OrderedDict, "easydict.EasyDict"),
+    *(
+        (_Ignored, name)
+        for name in (
+            "argparse.Namespace",
+            "numpy.dtype",
+            "numpy.ndarray",
+            "numpy.core.multiarray.scalar",
+            "numpy.core.multiarray._reconstruct",
+            "numpy._core.multiarray.scalar",
+            "numpy._core.multiarray._reconstruct",
+        )
+    ),
+]
 
 
 def _small(num_classes: int) -> FasterRCNN:

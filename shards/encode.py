@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -134,7 +135,7 @@ def encode_audio(wave: NDArray[np.int16], sample_rate: int, audio_format: str) -
     return buffer.getvalue()
 
 
-def encode_array(values: NDArray[np.float32]) -> bytes:
+def encode_array(values: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()

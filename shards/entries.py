@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from ialcms.data.manifest import SPLITS
 from ialcms.files import open_text, write_whole
 from ialcms.names import ENCODING_ERRORS, is_utf8, num_bytes
+from ialcms.reading import shown
 
 MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
 
@@ -155,7 +156,7 @@ def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, 
             where = f"{path}, line {rows.line_num}"
             if len(columns) != 3 or not all(columns):
                 _refuse_other_encoding(path, row)
-                raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {','.join(row)!r}")
+                raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {shown(','.join(row))}")
             audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
             _refuse_other_encoding(path, row, audio)
             entries.append(Entry(split, audio, frames, detections))

@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, check_values, read_manifest, write_manifest
 from ialcms.files import CLIPS_REPORT, DETECTOR_OPTIONS, write_whole
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
+from ialcms.reading import one_line
+from ialcms.reading.text import check_depth, read_json
 from shards.clean import check_rule
 from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
@@ -175,18 +177,25 @@ class _Packer:
         """Take over the split's finished shards: their number, and the number of clips that they have dealt with."""
         number = done = 0
         while (path := self._record_path(split, number)).is_file():
-            record = json.loads(path.read_text())
-            if record["plan"] != self.digest:
+            try:
+                record = read_json(path)
+                is_own, dealt_with = record["plan"] == self.digest, int(record["done"])
+                shard = Shard(**record["shard"])
+                clips = [Clip(**clip) for clip in record["clips"]]
+                check_values(Manifest(self.out, 1, (*self.shards, shard), tuple(clips), {}))
+                report = Report.from_dict(record["report"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{path} is damaged ({one_line(error)}); remove {self.out} and pack again") from error
+            if not is_own:
                 raise ValueError(
                     f"{self.out} holds shards of an unfinished run with other clips or options; "
                     "give another folder or remove it first"
                 )
-            shard = Shard(**record["shard"])
             file = self.out / shard.name
             if not file.is_file() or file.stat().st_size != shard.num_bytes:
                 break  # removed since; packed again from here on
-            self._take(shard, [Clip(**clip) for clip in record["clips"]], Report.from_dict(record["report"]))
-            number, done = number + 1, record["done"]
+            self._take(shard, clips, report)
+            number, done = number + 1, dealt_with
         return number, done
 
 
@@ -224,10 +233,11 @@ def _describe_source(entries: Sequence[Entry]) -> dict[str, Any]:
     tree = entries[0].tree
     source = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        report = json.loads((tree / CLIPS_REPORT).read_text())
+        report = read_json(tree / CLIPS_REPORT)
         source["clips"] = {**report["options"], "resampling": report["resampling"]}
     with contextlib.suppress(OSError, ValueError):
-        source["detector"] = json.loads((tree / DETECTOR_OPTIONS).read_text())
+        source["detector"] = read_json(tree / DETECTOR_OPTIONS)
+        check_depth(source)
     return source
 
 

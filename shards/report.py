@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.files import write_whole
+from ialcms.reading import one_line, shown
+from ialcms.reading.text import read_json
 from shards.clean import Cleaned
 from shards.entries import Entry
 
@@ -77,6 +79,16 @@ class Report:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
+        """Raises ValueError (or KeyError, TypeError) for values that `to_dict` does not give."""
+        for name in ("dropped", "bad"):
+            if not isinstance(values[name], list) or not all(map(_is_named, values[name])):
+                raise ValueError(f"its '{name}' are {shown(values[name])}")
+        for name in ("num_clips", "num_kept", "num_boxes", "num_boxes_kept"):
+            if type(values[name]) is not int:
+                raise ValueError(f"its {name} is {shown(values[name])}")
+        fallen = values["boxes_fallen"]
+        if not isinstance(fallen, dict) or not all(type(count) is int for count in fallen.values()):
+            raise ValueError(f"its boxes_fallen are {shown(fallen)}")
         return cls(
             values["num_clips"],
             values["num_kept"],
@@ -97,9 +109,11 @@ class Report:
         if not path.is_file():
             return cls()
         try:
-            return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"report {path} cannot be read ({error}); remove it: nothing depends on it") from error
+            return cls.from_dict(read_json(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"report {path} cannot be read ({one_line(error)}); remove it: nothing depends on it"
+            ) from error
 
     def lines(self) -> list[str]:
         counts = self.counts()
@@ -110,6 +124,11 @@ class Report:
             *_count_lines(counts["boxes_fallen"]),
             *([f"sounds cut off at full scale: {len(self.clipped)}"] if self.clipped else []),
         ]
+
+
+def _is_named(item: Any) -> bool:
+    names = ("clip", "instrument", "split", "reason")
+    return isinstance(item, dict) and all(isinstance(item.get(name), str) for name in names)
 
 
 def check_bad(bad: list[dict[str, str]], num_clips: int, max_fraction: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ialcms.csv_cells import text_cell
 from ialcms.data.manifest import SPLITS, Clip, Manifest
 from ialcms.names import ENCODING_ERRORS
 
@@ -113,7 +114,7 @@ def table_lines(stats: Stats) -> list[str]:
 def table_csv(stats: Stats) -> bytes:
     text = io.StringIO()
     rows = [COLUMNS, *(item.row() for item in stats.instruments), stats.total.row()]
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[text_cell(row[0]), *row[1:]] for row in rows])
     return text.getvalue().encode(errors=ENCODING_ERRORS)
 
 

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import av
 import numpy as np
 from numpy.typing import NDArray
+
+from ialcms.media.container import ToldLength
+from ialcms.media.pictures import Shown
 
 MARGIN_S = 0.1  # of sound around a stretch, so that the resampler's filter does not see its edges
 LONGEST_STILL_S = 60.0  # a picture on the screen for longer is a jump in the time stamps
@@ -72,12 +74,13 @@ class Course:
             self._jumped = True
         self.end_s = end_s if self.end_s is None else max(self.end_s, end_s)
 
-    def stop(self, length_s: float | None, damaged: bool) -> None:
-        """The stream is at its end, before all that is wanted had come. `length_s` is how long it says to be."""
+    def stop(self, length: ToldLength, damaged: bool) -> None:
+        """The stream is at its end, before all that is wanted had come. `length`: what the file tells of its length."""
         end_s = self.end_s or 0.0
-        needed_s = min(length_s or 0.0, self._wanted.to_s)
-        if damaged or (needed_s > self._wanted.from_s and needed_s - end_s > max(1.0, self._wanted.spare_s)):
-            said = "" if length_s is None else f" of {length_s:.1f} s"
+        needed_s = min(length.seconds or 0.0, self._wanted.to_s)
+        missing_s = needed_s - end_s if needed_s > self._wanted.from_s else 0.0
+        if damaged or missing_s > max(length.rounding_s, self._wanted.spare_s):
+            said = "" if length.seconds is None else f" of {length.seconds:.1f} s"
             self._problems.append(f"{self._what} breaks off at {end_s:.1f} s{said}")
 
 
@@ -125,13 +128,13 @@ class SoundAssembly:
 class FrameAssembly:
     """Picks the picture on the screen at each of the times of the stretches."""
 
-    def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[av.VideoFrame], bytes]) -> None:
+    def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[Shown], bytes]) -> None:
         self._fps, self._encode = frames_per_second, encode
         self._num_frames = round(wanted.seconds * frames_per_second)
         self._wanted = wanted
         self._stretch: Stretch | None = wanted.first
         self._pictures: list[bytes] = []
-        self._shown: av.VideoFrame | None = None
+        self._shown: Shown | None = None
         self._end_s = wanted.from_s  # of the frame shown
         self._picture: bytes | None = None  # of the frame shown, once it was needed
 
@@ -139,8 +142,9 @@ class FrameAssembly:
     def done(self) -> bool:
         return self._stretch is None
 
-    def add(self, time_s: float, end_s: float, frame: av.VideoFrame) -> Iterator[tuple[int, list[bytes]]]:
-        """A frame that is on the screen from `time_s` on, the one before it until then; `end_s` is when it is over."""
+    def add(self, shown: Shown) -> Iterator[tuple[int, list[bytes]]]:
+        """A frame; the one before it is on the screen until its time."""
+        time_s = shown.time_s
         if time_s - self._end_s > LONGEST_STILL_S:
             yield from self.finish()
             # one that begins a little before this frame is filled up with it, as others at their end
@@ -151,7 +155,7 @@ class FrameAssembly:
             self._pictures, self._shown = [], None
         while self._shown is not None and self._stretch is not None and self._due_s() < time_s - 1e-6:
             yield from self._take()
-        self._shown, self._picture, self._end_s = frame, None, max(self._end_s, end_s)
+        self._shown, self._picture, self._end_s = shown, None, max(self._end_s, shown.end_s)
 
     def finish(self) -> Iterator[tuple[int, list[bytes]]]:
         while self._shown is not None and self._stretch is not None and self._due_s() < self._end_s:

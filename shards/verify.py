@@ -6,27 +6,24 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
 import shutil
-import tarfile
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, Shard, read_manifest, write_manifest
+from ialcms.data.members import OURS, Naming, split_name
 from ialcms.files import write_whole
-from ialcms.pictures import BadPicture, load_picture, open_picture
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
-from shards.clean import FRAME, X1, X2, Y1, Y2, is_box, spans_a_pixel
-from shards.encode import AUDIO_FORMATS
+from ialcms.reading import Unreadable
+from ialcms.reading.tar import members_of
+from ialcms.reading.text import read_json, typed
+from shards.check_members import check_foreign_members, check_members
 from shards.shard_writer import shard_files
-from shards.waves import check_wave, read_samples
 
 _READ_BYTES = 1 << 20
 _RECORDS = ".verifying"
@@ -93,10 +90,16 @@ def _record(manifest: Manifest, index: int, found: ShardFindings) -> None:
 def _recall(manifest: Manifest, index: int) -> ShardFindings | None:
     """What an earlier run, which did not come to its end, found out about a shard."""
     try:
-        record = json.loads((manifest.folder / _RECORDS / f"{manifest.shards[index].name}.json").read_text())
-        return ShardFindings(**record["found"]) if record["state"] == _state(manifest, index) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_json(manifest.folder / _RECORDS / f"{manifest.shards[index].name}.json")
+        found = typed(ShardFindings, record["found"]) if record["state"] == _state(manifest, index) else None
+        is_whole = found is not None and all(map(_is_text, (*found.problems, *found.bad_clips.values())))
+        return found if is_whole else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def check_manifest(manifest: Manifest) -> list[str]:
@@ -104,7 +107,7 @@ def check_manifest(manifest: Manifest) -> list[str]:
     problems = []
     counts = Counter(clip.key for clip in manifest.clips)
     problems += [f"clip {key} is listed {count} times" for key, count in counts.items() if count > 1]
-    problems += [f"clip {key}: a WebDataset key cannot have dots" for key in counts if "." in key]
+    problems += [f"clip {key}: a WebDataset key cannot have dots" for key in counts if "." in os.path.basename(key)]
     names = Counter(shard.name for shard in manifest.shards)
     problems += [f"shard {name} is listed {count} times" for name, count in names.items() if count > 1]
     known = names.keys() | {item["shard"] for item in manifest.info.get("removed", ())}
@@ -131,7 +134,7 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
             found.problems += _check_cover(shard, clips, removed, file)
             for clip in clips:
                 file.seek(clip.offset)
-                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate)
+                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate, manifest.naming)
                 if problem is not None:
                     found.bad_clips[clip.key] = problem
     except OSError as error:
@@ -145,14 +148,18 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
     return found
 
 
-def check_clip(clip: Clip, data: bytes, sample_rate: int) -> str | None:
-    """What is wrong with the bytes of a clip, or None."""
+def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS) -> str | None:
+    """What is wrong with the bytes of a clip, or None. naming: of its members; one that is not ours is another's."""
     if len(data) != clip.size:
         return f"{clip.size - len(data)} of its {clip.size} bytes are missing"
     if zlib.crc32(data) != clip.crc32:
         return "checksum (crc32) is wrong"
     try:
-        _check_members(clip, _read_members(clip, data), sample_rate)
+        members = _read_members(clip, data)
+        if naming is OURS:
+            check_members(clip, members, sample_rate)
+        else:
+            check_foreign_members(clip, members, sample_rate, naming)
     except ValueError as error:
         return str(error)
     return None
@@ -221,67 +228,14 @@ def _check_cover(shard: Shard, clips: list[Clip], removed: set[tuple[int, int]],
 
 
 def _read_members(clip: Clip, data: bytes) -> dict[str, bytes]:
-    """Extension -> content."""
+    """Suffix -> content."""
     members = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for member in archive:
-                content = archive.extractfile(member)
-                key, _, extension = member.name.partition(".")
-                if key != clip.key or content is None or extension in members:
-                    raise ValueError(f"member {member.name} does not belong to it")
-                members[extension] = content.read()
-    except (tarfile.TarError, EOFError) as error:
+        for member in members_of(data):
+            key, suffix = split_name(member.name)
+            if key != clip.key or member.kind != "file" or suffix in members:
+                raise ValueError(f"member {member.name} does not belong to it")
+            members[suffix] = data[member.data : member.data + member.size]
+    except Unreadable as error:
         raise ValueError(f"is no tar archive ({error})") from error
     return members
-
-
-def _check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> None:
-    """Raises ValueError with what is wrong with the members."""
-    sounds = [extension for extension in members if extension in AUDIO_FORMATS]
-    pictures = {extension for extension in members if extension.endswith(".jpg")}
-    others = sorted(set(members) - set(sounds) - pictures)
-    if len(sounds) != 1 or not pictures or others != ["json", "npy"]:
-        raise ValueError(f"must have one sound, pictures, .npy and .json, but has {', '.join(sorted(members))}")
-    _check_sound(clip, members[sounds[0]], sample_rate)
-    _check_boxes(clip, members)
-    try:
-        metadata = json.loads(members["json"])
-        told = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(".json is damaged") from error
-    for name, value in told.items():
-        if value != getattr(clip, name):
-            raise ValueError(f".json says {name} {value!r}, the manifest {getattr(clip, name)!r}")
-
-
-def _check_sound(clip: Clip, content: bytes, sample_rate: int) -> None:
-    wave, rate = read_samples(io.BytesIO(content))
-    check_wave(wave, rate, sample_rate)
-    if wave.shape != (clip.num_samples, 1):
-        raise ValueError(f"sound has {wave.shape[0]} samples of {wave.shape[1]} channels, not {clip.num_samples} of 1")
-
-
-def _check_boxes(clip: Clip, members: dict[str, bytes]) -> None:
-    try:
-        boxes = np.load(io.BytesIO(members["npy"]), allow_pickle=False)
-    except (ValueError, OSError, EOFError, MemoryError) as error:
-        raise ValueError(".npy cannot be read") from error
-    if boxes.dtype != np.float32 or boxes.shape != (clip.num_boxes, 7):
-        raise ValueError(f"boxes are {boxes.dtype} {boxes.shape}, not float32 ({clip.num_boxes}, 7)")
-    if not is_box(boxes).all():
-        raise ValueError("boxes are not finite, inverted or of no whole frame number")
-    if not spans_a_pixel(boxes).all():
-        raise ValueError("a box is smaller than a pixel")
-    named = {f"{int(number):06d}.jpg" for number in boxes[:, FRAME]}
-    stored = {extension for extension in members if extension.endswith(".jpg")}
-    if named != stored:
-        raise ValueError(f"boxes and pictures differ in frames {', '.join(sorted(named ^ stored)[:3])}")
-    for name in sorted(stored):
-        try:
-            image = load_picture(open_picture(members[name], ("JPEG",)))
-        except BadPicture as error:
-            raise ValueError(f"picture {name} cannot be decoded ({error})") from error
-        inside = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
-        if (inside[:, [X1, Y1]] < 0).any() or (inside[:, [X2, Y2]] > np.array(image.size)).any():
-            raise ValueError(f"a box of picture {name} is not inside it")

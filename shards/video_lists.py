@@ -10,13 +10,15 @@ A first line that names the columns is passed over.
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ialcms.data.manifest import is_file_name
 from ialcms.files import open_text
+from ialcms.reading import shown
+from ialcms.reading.text import parse_json
 
 FORMATS = ("music", "vggsound", "audioset")
 _START_COLUMN = ("start", "second", "time", "begin", "onset")  # words in the name of the second column
@@ -94,7 +96,7 @@ def _read_music(path: Path) -> VideoList:
     with open_text(path) as file:
         text = file.read()
     try:
-        videos = json.loads(text)["videos"]
+        videos = parse_json(text)["videos"]
         named = [(str(name), [str(video) for video in ids]) for name, ids in videos.items()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not of the form {{"videos": {{"<instrument>": ["<id>", ...]}}}}') from error
@@ -105,7 +107,9 @@ def _read_music(path: Path) -> VideoList:
 def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
     for where, row in _rows(path):
         if len(row) != 4 or not _is_number(row[1]):
-            raise ValueError(f"{where}: a row is id,start,label,split with the start in seconds, not {','.join(row)!r}")
+            raise ValueError(
+                f"{where}: a row is id,start,label,split with the start in seconds, not {shown(','.join(row))}"
+            )
         video, start, label, split = row
         yield video, float(start), [label.strip()], split.strip()
 
@@ -113,7 +117,7 @@ def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | No
 def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
     for where, row in _rows(path):
         if len(row) != 4 or not _is_number(row[1]):
-            raise ValueError(f'{where}: a row is id,start,end,"label ids" in seconds, not {",".join(row)!r}')
+            raise ValueError(f'{where}: a row is id,start,end,"label ids" in seconds, not {shown(",".join(row))}')
         video, start, _, labels = row
         yield video, float(start), labels.split(","), None
 
@@ -160,6 +164,6 @@ def _checked(entries: list[Listed], path: Path) -> list[Listed]:
         if entry.start_s is not None and not 0 <= entry.start_s < math.inf:
             raise ValueError(f"{path}: '{entry.video}' starts at second {entry.start_s}; correct the list")
         for name in (entry.video, entry.instrument):
-            if not name or "/" in name or name.startswith("."):
-                raise ValueError(f"{path}: '{name}' cannot be the name of a file; correct the list")
+            if not is_file_name(f"{name}.json") or name.startswith("."):
+                raise ValueError(f"{path}: {shown(name)} cannot be the name of a file; correct the list")
     return list(dict.fromkeys(entries))

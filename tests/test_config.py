@@ -48,7 +48,7 @@ def test_overrides_that_are_texts_stay_as_they_are(tmp_path: Path, text: str, fo
 
 def test_a_file_of_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes("name: h\u00f6rn".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"a\.yaml is no text in UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML: no text in UTF-8"):
         load_config(tmp_path / "a.yaml")
 
 
@@ -67,6 +67,10 @@ def test_a_file_of_another_encoding(tmp_path: Path) -> None:
         ("", ["optim.lr_audio=-1"], "optim.lr_audio is -1.0; it must be 0 or positive"),
         ("", ["data.gain=[1]"], "data.gain has 1 values; it needs 2"),
         ("", ["data.gain=[2, 1]"], "data.gain"),
+        ("", ["data.loader_workers=atuo"], r"'atuo'; it must be a whole number or auto \(did you mean 'auto'"),
+        ("", ["data.loader_workers=-1"], "data.loader_workers is -1; it must be 0 or positive"),
+        ("", ["data.loader_workers=[auto]"], "it must be a whole number or auto"),
+        ("", ["eval.metrics=mir"], "choose auto, mir_eval, fast"),
         ("", ["data.num_objects=3"], "data.num_objects is 3; 2 trains on duets, 1 on supervised solos"),
         ("", ["audio.log_bins=100"], "divisible by 32"),
         ("", ["data.image_crop=300"], "larger than data.image_resize"),
@@ -79,6 +83,16 @@ def test_bad_values_are_named_with_the_remedy(tmp_path: Path, text: str, overrid
     with pytest.raises(ValueError, match=message) as error:
         load_config(write(tmp_path, text), overrides)
     assert "\n" not in str(error.value)
+
+
+def test_a_number_or_a_word(tmp_path: Path) -> None:
+    path = write(tmp_path, "")
+    assert load_config(path).data.loader_workers == "auto"
+    for text, value in (("auto", "auto"), ("0", 0), ("3", 3), ("3.0", 3)):
+        config = load_config(path, [f"data.loader_workers={text}"])
+        assert config.data.loader_workers == value
+        assert from_dict(to_dict(config)) == config
+        assert digest(config) == digest(load_config(path))  # it does not change what a step computes
 
 
 def test_missing_file() -> None:

@@ -2,11 +2,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from ialcms.processes import asset, map_ordered, map_threads
+from ialcms import processes
+from ialcms.processes import _quota, asset, cores_of_a_rank, map_ordered, map_threads
 from ialcms.progress import Progress
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "250000 100000"}, 2.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n"}, None),
+        ({"cpu.max": ""}, None),
+        ({}, None),
+    ],
+)
+def test_cores_of_a_container(tmp_path: Path, files: dict[str, str], cores: float | None):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert _quota(tmp_path) == cores
+
+
+@pytest.mark.parametrize(
+    ("own", "quota", "ranks", "expected"),
+    [
+        (16, None, None, 16),
+        (16, None, "8", 2),
+        (16, 4.0, "2", 2),
+        (4, 64.0, "2", 2),
+        (2, None, "8", 1),
+        (16, 0.4, None, 1),
+    ],
+)
+def test_cores_of_a_rank(
+    monkeypatch: pytest.MonkeyPatch, own: int, quota: float | None, ranks: str | None, expected: int
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(own)))
+    monkeypatch.setattr(processes, "_quota", lambda: quota)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert cores_of_a_rank() == expected
 
 
 def _own_asset(item: int) -> tuple[int, str]:

@@ -42,7 +42,7 @@ def _state(outcome: Outcome) -> str:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    width = max(min(max(len(row["name"]) for row in rows), 60), 20)
+    width = max(len(row["name"]) for row in rows)
     return [
         f"  {row['name']:<{width}}  {shown(row['value']):>12} {row['unit']:<8} {row['note']}".rstrip() for row in rows
     ]

@@ -6,18 +6,21 @@ decoded, pictures stay compressed until somebody asks for them.
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ialcms.data.manifest import Clip, Manifest
-from ialcms.data.object_pictures import BadClip, error_line, object_picture
+from ialcms.data.members import MEMBERS, first_of, split_name
+from ialcms.data.object_pictures import BadClip, object_picture
+from ialcms.reading import Unreadable
+from ialcms.reading.arrays import parse_array
+from ialcms.reading.sounds import parse_sound
+from ialcms.reading.tar import BLOCK, members_of
 
 __all__ = ["BadClip", "LoadedClip", "ReadBuffer", "read_clip"]
 
@@ -76,8 +79,8 @@ def read_clip(
     tar or not the one that the manifest describes.
     """
     clip = manifest.clips[index]
+    path = manifest.shard_path(clip)  # a fetched shard has the size that the manifest says: now memory can be asked for
     raw = (buffer or ReadBuffer()).of_size(clip.size)
-    path = manifest.shard_path(clip)
     try:
         _read_bytes(path, clip, raw)
     except FileNotFoundError:
@@ -91,19 +94,27 @@ def read_clip(
     members = (_members_of_whole(clip, raw) if is_whole else None) or _members(path, clip, raw)
     if not is_whole:
         raise BadClip(f"{name} is damaged: its checksum is not the manifest's")
-    sound = members.pop("flac", None) or members.pop("wav", None)
-    table = members.pop("npy", None)
+    naming = manifest.naming
+    sound, table = first_of(members, naming.sound), first_of(members, naming.boxes)
     if sound is None or table is None:
-        raise BadClip(f"{name} has no {'sound (.flac or .wav)' if sound is None else 'detections (.npy)'}")
+        lacking = f"sound ({_dotted(naming.sound)})" if sound is None else f"detections ({_dotted(naming.boxes)})"
+        raise BadClip(f"{name} has no {lacking}")
     detections = _decode_table(name, clip, table)
     wanted = None if rows is None else {int(detections[row, 0]) for row in rows}
-    frames = {}
+    frames: dict[int, bytes] = {}
     for suffix, content in members.items():
-        number, _, kind = suffix.rpartition(".")
-        if kind in ("jpg", "jpeg", "png") and number.isdigit() and (wanted is None or int(number) in wanted):
-            frames[int(number)] = bytes(content)
+        number = naming.frame(suffix)
+        if number is not None and number < 0:
+            frames |= dict.fromkeys(map(int, detections[:, 0]) if wanted is None else wanted, bytes(content))
+        elif number is not None and (wanted is None or number in wanted):
+            frames[number] = bytes(content)
     first, count = samples or (0, clip.num_samples)
-    return LoadedClip(name, _decode_sound(name, clip, manifest.sample_rate, sound, first, count), detections, frames)
+    wave = _decode_sound(name, clip, manifest, sound, first, count)
+    return LoadedClip(name, wave, detections, frames)
+
+
+def _dotted(names: Sequence[str]) -> str:
+    return " or ".join(f".{name}" for name in names)
 
 
 def _read_bytes(path: Path, clip: Clip, raw: memoryview) -> None:
@@ -133,19 +144,21 @@ def _read_bytes(path: Path, clip: Clip, raw: memoryview) -> None:
 def _members_of_whole(clip: Clip, raw: memoryview) -> dict[str, bytes | memoryview] | None:
     """Contents by what follows the key in the member's name, of bytes that the checksum has found to be the manifest's.
 
-    Reads plain headers only, name and size: tarfile takes longer over a clip's 80 frames than the sound takes to
-    decode. None where there is anything but plain files with short names that begin with the key; then ask tarfile.
+    Reads plain headers only, name and size: to check all of 80 frames takes longer than the sound takes to decode. None
+    where there is anything but plain files with short names that begin with the key: then every header is looked at.
     """
     members: dict[str, bytes | memoryview] = {}
-    position, start = 0, os.fsencode(f"{clip.key}.")
-    while position + tarfile.BLOCKSIZE <= len(raw):
-        header = bytes(raw[position : position + tarfile.BLOCKSIZE])
+    position, start = 0, f"{clip.key}.".encode(errors="surrogateescape")
+    while position + BLOCK <= len(raw):
+        header = bytes(raw[position : position + BLOCK])
         name, size, kind = header[:100].rstrip(b"\0"), header[124:136].strip(b"\0 "), header[156:157]
-        if not name.startswith(start) or not size.isdigit() or kind not in (b"0", b"\0") or header[345:346] != b"\0":
+        if not name.startswith(start) or kind not in (b"0", b"\0") or header[345:346] != b"\0":
             return None
-        position += tarfile.BLOCKSIZE
+        if not size or size.strip(b"01234567") or int(size, 8) > len(raw) - position - BLOCK:
+            return None
+        position += BLOCK
         members[name[len(start) :].decode("utf-8", "replace")] = raw[position : position + int(size, 8)]
-        position += -(-int(size, 8) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        position += -(-int(size, 8) // BLOCK) * BLOCK
     return members
 
 
@@ -153,61 +166,64 @@ def _members(path: Path, clip: Clip, raw: memoryview) -> dict[str, bytes | memor
     """Contents by what follows the key in the member's name, of any tar; ValueError where it is not the clip's."""
     members: dict[str, bytes | memoryview] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(raw), mode="r:") as archive:
-            for member in archive:
-                key, _, suffix = os.path.basename(member.name).partition(".")
-                if key != clip.key:
-                    raise ValueError(
-                        f"shard {path} has '{member.name}' where the manifest has clip {clip.key}: "
-                        "it changed since the manifest was made; copy it again or pack again"
-                    )
-                content = archive.extractfile(member)
-                if content is not None:
-                    members[suffix] = content.read()
-    except tarfile.TarError as error:
+        for member in members_of(raw):
+            key, suffix = split_name(member.name)
+            if clip.key not in (key, os.path.basename(key)):
+                raise ValueError(
+                    f"shard {path} has '{member.name}' where the manifest has clip {clip.key}: "
+                    "it changed since the manifest was made; copy it again or pack again"
+                )
+            if member.kind in ("link", "other"):
+                raise BadClip(f"clip {clip.key} in {path}: its member '{member.name}' is a {member.kind}, not a file")
+            if member.kind == "file":
+                members[suffix] = raw[member.data : member.data + member.size]
+    except Unreadable as error:
         raise ValueError(
             f"shard {path} is not the tar that the manifest describes: no clip {clip.key} at byte {clip.offset} "
-            f"({error_line(error)}); copy it again or pack again"
+            f"({error}); copy it again or pack again"
         ) from error
     return members
 
 
 def _decode_sound(
-    name: str, clip: Clip, sample_rate: int, content: bytes | memoryview, first: int, count: int
+    name: str, clip: Clip, manifest: Manifest, content: bytes | memoryview, first: int, count: int
 ) -> np.ndarray:
     """(count,) samples from `first` on, fewer at the end."""
-    import soundfile  # here: training steps and an exported separator need no files of sounds
 
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            kind = "int16" if file.subtype in ("PCM_16", "PCM_S8", "PCM_U8") else "float32"
-            length, channels, rate = file.frames, file.channels, file.samplerate
-            if first and first < length:
-                file.seek(first)
-            wave = file.read(count, dtype=kind, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise BadClip(f"{name}: its sound cannot be decoded ({error.error_string})") from error
-    if rate != sample_rate or channels != 1 or length != clip.num_samples:
+        sound = parse_sound(content, first, count)
+    except Unreadable as error:
+        raise BadClip(f"{name}: its sound cannot be decoded ({error})") from error
+    wave, length = sound.wave, sound.num_samples
+    is_foreign = MEMBERS in manifest.info  # other programs' sounds may have several channels
+    if sound.sample_rate != manifest.sample_rate or length != clip.num_samples or (
+        sound.num_channels != 1 and not is_foreign
+    ):  # fmt: skip
         raise BadClip(
-            f"{name}: its sound has {length} samples in {channels} channels at {rate} Hz, the manifest "
-            f"says {clip.num_samples} in 1 channel at {sample_rate} Hz"
+            f"{name}: its sound has {length} samples in {sound.num_channels} channels at {sound.sample_rate} Hz, the "
+            f"manifest says {clip.num_samples} in 1 channel at {manifest.sample_rate} Hz"
         )
-    if len(wave) != min(count, length - first):
+    if len(wave) != max(min(count, length - first), 0):
         raise BadClip(f"{name}: its sound ends after {first + len(wave)} of {length} samples")
     if wave.dtype != np.int16 and not np.isfinite(wave).all():
         raise BadClip(f"{name}: its sound has values that are not numbers")
-    return wave[:, 0]
+    if sound.num_channels == 1:
+        return wave[:, 0]
+    scale = 1 / 32_768 if wave.dtype == np.int16 else 1.0
+    return wave.mean(axis=1, dtype=np.float32) * np.float32(scale)
 
 
 def _decode_table(name: str, clip: Clip, content: bytes | memoryview) -> np.ndarray:
     try:
-        table = np.load(io.BytesIO(content), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadClip(f"{name}: its detections cannot be read ({error_line(error)})") from error
+        table = parse_array(content)
+    except Unreadable as error:
+        raise BadClip(f"{name}: its detections cannot be read ({error})") from error
     if table.shape != (clip.num_boxes, 7) or not np.issubdtype(table.dtype, np.floating):
         raise BadClip(
             f"{name}: its detections are {table.dtype} {table.shape}, the manifest says float ({clip.num_boxes}, 7)"
         )
+    with np.errstate(over="ignore"):
+        table = table.astype(np.float32)
     if not np.isfinite(table).all():
         raise BadClip(f"{name}: its detections have values that are not numbers")
-    return table.astype(np.float32)
+    return table

@@ -17,16 +17,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ialcms.data.members import Naming
 from ialcms.files import write_whole
+from ialcms.reading import Unreadable, one_line, shown
+from ialcms.reading.text import check_depth, parse_json
 
 FORMAT = "ialcms-shards"
 VERSION = 1
 FILE_NAME = "manifest.json"
 SPLITS = ("train", "val", "test")
+
+_REMAKE = "write it again with 'ialcms data pack', or from the shards: move it away, then 'ialcms data verify --fix'"
+# One tar or many: train.tar, train-{000000..000099}.tar, train-*.tar, a.tar::b.tar, also compressed ones.
+_TARS = re.compile(r"\.(tar|tgz)(\.\w+)?$|::|\{[^{}/]*(\.\.|,)[^{}/]*\}|\.tar[*?]")
+_MOST_SAMPLES_PER_SECOND = 10_000_000
+_MOST_SAMPLES_A_BYTE = 65_536  # FLAC writes a block of that many equal samples in some bytes
+_LARGEST_CLIP = 1 << 32  # bytes
+_FEWEST_BYTES_A_BOX = 14  # seven numbers of 16 bits
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,11 @@ class Manifest:
         """Sorted names of the instruments, of one split or of all."""
         return sorted({clip.instrument for clip in self.clips if split in (None, clip.split)})
 
+    @property
+    def naming(self) -> Naming:
+        """How the members of its clips are named."""
+        return Naming.of(self.info)
+
     def shard_path(self, clip: Clip) -> Path:
         return self.folder / self.shards[clip.shard].name
 
@@ -94,24 +113,29 @@ def write_manifest(manifest: Manifest) -> Path:
 def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     """Read and check the manifest of a folder of shards.
 
-    Raises ValueError with a remedy when it is missing, of another format or version, or (with check_shards) when a
-    shard is missing or has another size than the manifest says.
+    Raises ValueError with a remedy when it is missing, damaged, of another format or version, or (with check_shards)
+    when a shard is missing or has another size than the manifest says.
     """
+    refuse_tars(str(folder))
     folder = Path(folder)
     path = folder / FILE_NAME if folder.is_dir() or not folder.suffix else folder
     folder = path.parent
     if not path.is_file():
-        raise ValueError(f"no {FILE_NAME} in '{folder}'; pack shards with 'ialcms data pack', or correct data.shards")
-    raw = path.read_bytes()
+        raise ValueError(f"no {FILE_NAME} in '{folder}'; {_how_to_make_one(folder)}")
     try:
-        values = json.loads(raw)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); write it again with 'ialcms data pack'") from error
+        raw = path.read_bytes()
+        values = parse_json(raw)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}); make it readable or correct data.shards"
+        ) from error
+    except Unreadable as error:
+        raise ValueError(f"{path} is damaged ({error}); {_REMAKE}") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ValueError(f"{path} is not a manifest of {FORMAT}; write one with 'ialcms data pack'")
     if values.get("version") != VERSION:
         raise ValueError(
-            f"{path} has version {values.get('version')}, this program reads {VERSION}; pack the shards again"
+            f"{path} has version {shown(values.get('version'))}, this program reads {VERSION}; pack the shards again"
         )
     try:
         shards = tuple(Shard(**shard) for shard in values["shards"])
@@ -120,14 +144,9 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
         manifest = Manifest(
             folder, values["sample_rate"], shards, clips, values["info"], hashlib.sha256(raw).hexdigest()[:16]
         )
-        _check_types(manifest)
+        check_values(manifest)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); write it again with 'ialcms data pack'") from error
-    for shard in manifest.shards:
-        if Path(shard.name).name != shard.name:
-            raise ValueError(f"{path} names a shard '{shard.name}', which is no file of its folder; pack again")
-    if any(not 0 <= clip.shard < len(shards) for clip in clips):
-        raise ValueError(f"{path} is damaged (a clip lies in a shard that it does not list); pack again")
+        raise ValueError(f"{path} is damaged ({one_line(error)}); {_REMAKE}") from error
     for shard in shards if check_shards else ():
         file = folder / shard.name
         if not file.is_file():
@@ -140,14 +159,83 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     return manifest
 
 
-def _check_types(manifest: Manifest) -> None:
-    """Raises ValueError for a value that is no text where one belongs, or no whole number from 0 on."""
-    if type(manifest.sample_rate) is not int or manifest.sample_rate < 1 or not isinstance(manifest.info, dict):
-        raise ValueError(f"sample_rate is {manifest.sample_rate!r}, info of type {type(manifest.info).__name__}")
+def refuse_tars(location: str) -> None:
+    """Raises ValueError where one or many tars stand in the place of their folder, as other programs take them."""
+    if location.startswith("pipe:") or not _TARS.search(location) or Path(location).is_dir():
+        return
+    folder = Path(location.partition("::")[0]).parent
+    remedy = f"give data.shards={folder}"
+    if re.match(r"[a-z0-9]+://", location):
+        remedy = "make it where the tars lie with 'ialcms data adopt', then give the folder's address"
+    elif not (folder / FILE_NAME).is_file():
+        tars = " ".join(shlex.quote(part) for part in location.split("::"))
+        remedy = f"make it with: ialcms data adopt {tars}, then {remedy}"
+    raise ValueError(f"data.shards is '{location}', but must name a folder with a {FILE_NAME}; {remedy}")
+
+
+def _how_to_make_one(folder: Path) -> str:
+    if folder.is_dir() and next(folder.glob("*.tar"), None) is not None:
+        return f"it has tars: make the {FILE_NAME} with 'ialcms data adopt {folder}'"
+    return "pack shards with 'ialcms data pack', or correct data.shards"
+
+
+def check_values(manifest: Manifest) -> None:
+    """Raises ValueError for values of a wrong kind, for ones that contradict each other, and for impossible sizes."""
+    rate, info = manifest.sample_rate, manifest.info
+    if type(rate) is not int or not 1 <= rate < _MOST_SAMPLES_PER_SECOND or not isinstance(info, dict):
+        raise ValueError(f"sample_rate is {shown(rate)}, info of type {type(info).__name__}")
+    check_depth(info)
+    Naming.of(info)
     for items in (manifest.shards, manifest.clips):
         for field in dataclasses.fields(items[0]) if items else ():
             kind = {"str": str, "int": int}[str(field.type)]
             for item in items:
                 value = getattr(item, field.name)
-                if type(value) is not kind or (isinstance(value, int) and value < 0):
-                    raise ValueError(f"{field.name} of a {type(item).__name__.lower()} is {value!r}")
+                if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 1 << 63):
+                    raise ValueError(f"{field.name} of a {type(item).__name__.lower()} is {shown(value)}")
+    for shard in manifest.shards:
+        if not is_file_name(shard.name):
+            raise ValueError(f"it names a shard {shown(shard.name)}, which is no file of its folder")
+    for clip in manifest.clips:
+        _check_clip(clip, manifest.shards)
+    removed = info.get("removed", [])
+    if not isinstance(removed, list) or not all(map(_is_removed_clip, removed)):
+        raise ValueError(f"the removed clips are {shown(removed)}")
+
+
+def _is_removed_clip(item: Any) -> bool:
+    if not isinstance(item, dict) or not isinstance(item.get("shard"), str):
+        return False
+    return all(type(item.get(name)) is int and 0 <= item[name] < 1 << 62 for name in ("offset", "size"))
+
+
+def _check_clip(clip: Clip, shards: tuple[Shard, ...]) -> None:
+    where = f"clip {shown(clip.key)}"
+    for text in (clip.key, clip.instrument, clip.video):
+        if not text or not is_text(text):
+            raise ValueError(f"{where} has a name that is none: {shown(text)}")
+    if clip.shard >= len(shards):
+        raise ValueError(f"a clip lies in a shard that it does not list ({where})")
+    if clip.split not in SPLITS:
+        raise ValueError(f"split of {where} is {shown(clip.split)}, not {', '.join(SPLITS)}")
+    if clip.offset + clip.size > shards[clip.shard].num_bytes:
+        raise ValueError(
+            f"{where} ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
+        )
+    if clip.size > _LARGEST_CLIP:
+        raise ValueError(f"{where} has {clip.size} bytes, more than the {_LARGEST_CLIP} that are read at once")
+    if clip.num_boxes * _FEWEST_BYTES_A_BOX > clip.size or clip.num_samples > clip.size * _MOST_SAMPLES_A_BYTE:
+        raise ValueError(f"{where} has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes")
+
+
+def is_text(text: str) -> bool:
+    """Whether it can be written: characters, or the bytes of a file's name that is no UTF-8 (as Python holds them)."""
+    try:
+        return text.isascii() or bool(text.encode(errors="surrogateescape"))
+    except UnicodeEncodeError:
+        return False
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text names a file of a folder, and nothing outside of it."""
+    return is_text(name) and Path(name).name == name != ".." and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name

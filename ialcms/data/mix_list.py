@@ -15,10 +15,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from ialcms.csv_cells import text_cell
 from ialcms.data.evaluation_mixes import EvaluationMix
 from ialcms.data.manifest import Manifest
 from ialcms.files import open_text
 from ialcms.names import ENCODING_ERRORS, is_utf8
+from ialcms.reading import shown
 
 
 def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
@@ -29,11 +31,15 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     """
     if not path.is_file():
         raise ValueError(f"list of mixes {path} does not exist")
-    index_of = {clip.key: index for index, clip in enumerate(manifest.clips)}
+    index_of = {text_cell(clip.key): index for index, clip in enumerate(manifest.clips)}  # as an evaluation writes them
+    index_of |= {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
-    with open_text(path, ENCODING_ERRORS) as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        rows = [(reader.line_num, row) for row in reader]
+    try:
+        with open_text(path, ENCODING_ERRORS) as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise ValueError(f"list of mixes {path} cannot be read ({error.strerror}); make it readable") from error
     missing = {"mix", "clip"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
@@ -43,7 +49,7 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
         if index is None and not is_utf8(row["clip"] or ""):
             raise ValueError(f"list of mixes {path} is not UTF-8 text; save it as CSV in UTF-8")
         if index is None:
-            raise ValueError(f"{where}: there is no clip '{row['clip']}' in {manifest.folder}")
+            raise ValueError(f"{where}: there is no clip {shown(row['clip'])} in {manifest.folder}")
         box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
         clip = manifest.clips[index]
         if box >= clip.num_boxes:
@@ -71,5 +77,5 @@ def _count(text: str | None, name: str, where: str) -> int:
     except ValueError:
         value = -1
     if value < 0:
-        raise ValueError(f"{where}: {name} is '{text}'; it must be a whole number, 0 or more")
+        raise ValueError(f"{where}: {name} is {shown(text)}; it must be a whole number, 0 or more")
     return value

@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest
+from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest, refuse_tars
 
 ATTEMPTS = 3
 
@@ -110,6 +110,7 @@ def open_manifest(location: str | Path) -> Manifest:
     Raises ValueError with a remedy when there is no manifest, or when it and a folder's shards do not fit.
     """
     location = str(location).removeprefix("file://")
+    refuse_tars(location)
     if Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location):  # a folder may be named 'pipe: organ'
         return read_manifest(location)
     from webdataset.gopen import gopen

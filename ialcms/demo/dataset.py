@@ -34,6 +34,7 @@ from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing, temporary_name
 from ialcms.processes import available_cores, worker_pool
+from ialcms.reading.text import read_json
 
 FORMAT = "ialcms-demo"
 VERSION = 1  # raise it when the same options give other clips
@@ -153,8 +154,8 @@ def _claim(root: Path, options: DemoOptions) -> None:
     wanted = _describe(options)
     if path.is_file():
         try:
-            found = json.loads(path.read_text())
-        except ValueError as error:
+            found = read_json(path)
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
         if found != wanted:
             raise ValueError(

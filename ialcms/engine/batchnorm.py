@@ -66,17 +66,18 @@ class _WholeBatch:
         self.parts, self._traffic = workers.world_size, workers.traffic
 
     def gather(self, own: Tensor) -> Tensor:
-        every = own.new_empty(self.parts * len(own), *own.shape[1:])
+        every = own.new_empty(self.parts * own.numel())
         self._traffic.all_gather("batchnorm", own.numel() * own.element_size())
         with waiting():
-            dist.all_gather_into_tensor(every, own)
+            dist.all_gather_into_tensor(every, own.flatten())
         return every.view(self.parts, *own.shape)
 
     def sum(self, own: Tensor) -> Tensor:
         self._traffic.all_reduce("batchnorm", own.numel() * own.element_size())
+        total = own.clone()
         with waiting():
-            dist.all_reduce(own)
-        return own
+            dist.all_reduce(total)
+        return total
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
         return self  # of the workers, not of the layer

@@ -6,11 +6,12 @@ same. Optimizer, schedules and precision must not be in the file.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ialcms.config import Config
+from ialcms.reading import Unreadable, bare
+from ialcms.reading.text import read_json
 
 _OURS = {
     "optimizer": "the optim section",
@@ -26,13 +27,13 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
     """The settings for deepspeed.initialize; ValueError when the file contradicts the configuration."""
     path = Path(config.train.deepspeed_config)
     try:
-        settings = json.loads(path.read_text())
+        settings = read_json(path)
     except OSError as error:
         raise ValueError(
             f"train.deepspeed_config: {path} cannot be read ({error.strerror}); those of this project are "
             "configs/deepspeed/zero0.json to zero3.json"
         ) from error
-    except json.JSONDecodeError as error:
+    except Unreadable as error:
         raise ValueError(f"train.deepspeed_config: {path} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"train.deepspeed_config: {path} must hold an object, like configs/deepspeed/zero2.json")
@@ -49,12 +50,14 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
         ("gradient_clipping", config.optim.clip_norm, "optim.clip_norm"),
     ):  # fmt: skip
         if settings.get(key, "auto") not in ("auto", value):
-            raise ValueError(f'{path}: {key} is {settings[key]}, but {field} is {value}; write "auto" in the file')
+            raise ValueError(
+                f'{path}: {key} is {bare(settings[key])}, but {field} is {value}; write "auto" in the file'
+            )
         settings[key] = value
     sharding = settings.get("zero_optimization")
     stage = sharding.get("stage", "missing") if isinstance(sharding, dict) else "missing"
     if stage not in (0, 1, 2, 3):
-        raise ValueError(f"{path}: zero_optimization.stage is {stage}; choose 0, 1, 2 or 3")
+        raise ValueError(f"{path}: zero_optimization.stage is {bare(stage)}; choose 0, 1, 2 or 3")
     # On GPUs DeepSpeed's engine turns an autocast around it off unless it has one of its own. No module is said to be
     # safe to lower: the gradients of those would be sent in 16 bits.
     autocast = {"enabled": train.precision == "bf16", "dtype": "bfloat16", "lower_precision_safe_modules": []}

@@ -33,6 +33,7 @@ from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import Separated
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
 
@@ -44,8 +45,10 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
     if not folder.is_dir():
         raise ValueError(f"there is no checkpoint {folder}; train first, or name one with --checkpoint")
     state, _ = checkpoint.load(folder, config, manifest_digest=None)
+    check_memory(config)
     separator = Separator(config.model, config.audio)
-    separator.load_state_dict(state["separator"]["module"])
+    with checkpoint.fitting(folder):
+        separator.load_state_dict(state["separator"]["module"])
     set_arithmetic(config)
     return separator.to(device).eval()
 

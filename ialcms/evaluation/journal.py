@@ -14,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from ialcms.evaluation.metrics import MixScores
+from ialcms.evaluation.metrics import METRICS, MixScores
+from ialcms.reading import Unreadable
+from ialcms.reading.text import parse_json
 
 
 def read_journal(folder: Path, key: str) -> dict[int, MixScores]:
@@ -25,7 +27,7 @@ def read_journal(folder: Path, key: str) -> dict[int, MixScores]:
         if not entries or entries[0] is None or entries[0].get("key") != key:
             continue
         for entry in entries[1:]:
-            if entry is not None:
+            if entry is not None and _is_scored(entry):
                 found[entry["mix"]] = MixScores(tuple(entry["sources"]), entry["problem"])
     return found
 
@@ -88,7 +90,14 @@ class Journal:
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-    except ValueError:
+        entry = parse_json(line)
+    except Unreadable:
         return None
     return entry if isinstance(entry, dict) else None
+
+
+def _is_scored(entry: dict[str, Any]) -> bool:
+    mix, sources, problem = (entry.get(name) for name in ("mix", "sources", "problem"))
+    if type(mix) is not int or not isinstance(sources, list) or not isinstance(problem, str):
+        return False
+    return all(isinstance(s, dict) and (not s or all(type(s.get(m)) is float for m in METRICS)) for s in sources)

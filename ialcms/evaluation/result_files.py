@@ -10,14 +10,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ialcms.csv_cells import cell_text, text_cell
 from ialcms.evaluation.bootstrap import LEVEL
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
-from ialcms.files import write_whole
+from ialcms.files import open_text, write_whole
 from ialcms.names import ENCODING_ERRORS
+from ialcms.reading import one_line, shown
+from ialcms.reading.text import read_json
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
+_SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_mix": (int,), "list": (str,), "metrics": (str,),
+            "seconds": (int, float), "hop": (int,), "manifest": (str,), "state_sha256": (str,)}  # fmt: skip
 
 
 def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, Any]) -> None:
@@ -50,7 +55,7 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
 def is_evaluation(folder: Path) -> bool:
     """Whether a folder's summary is one of `write_results`."""
     try:
-        return "unscored" in json.loads((folder / SUMMARY).read_text())
+        return "unscored" in read_json(folder / SUMMARY)
     except (OSError, ValueError, TypeError):
         return False
 
@@ -60,39 +65,59 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
     if not (folder / MIXES).is_file() or not (folder / SUMMARY).is_file():
         raise ValueError(f"there is no evaluation in {folder}; make one with 'ialcms evaluate RUN'")
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
-        with open(folder / MIXES, newline="", encoding="utf-8", errors=ENCODING_ERRORS) as file:
-            sources: dict[int, list[dict[str, str]]] = {}
+        summary = read_json(folder / SUMMARY)
+        _check_summary(summary)
+        sources: dict[int, list[dict[str, str]]] = {}
+        with open_text(folder / MIXES, ENCODING_ERRORS) as file:
             for row in csv.DictReader(file):
                 sources.setdefault(int(row["mix"]), []).append(row)
+        if sorted(sources) != list(range(len(sources))):
+            raise ValueError("its mixes are not numbered from 0 on")
         return summary, [_mix_result(index, rows) for index, rows in sources.items()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"the evaluation in {folder} is damaged ({error}); evaluate the run again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the evaluation in {folder} is damaged ({one_line(error)}); evaluate the run again"
+        ) from error
+
+
+def _check_summary(summary: Any) -> None:
+    """Raises ValueError for what others read of it and is not as `write_results` writes it."""
+    if not isinstance(summary, dict):
+        raise ValueError("its summary is no mapping")
+    for name, kinds in _SUMMARY.items():
+        if name in summary and type(summary[name]) not in kinds:
+            raise ValueError(f"its {name} is {shown(summary[name])}")
+    for name in ("seconds", "hop"):
+        if name in summary and not 0 < summary[name] < 1e9:
+            raise ValueError(f"its {name} is {shown(summary[name])}")
 
 
 def _mix_rows(result: MixResult) -> Iterable[tuple]:
     for place, scores in enumerate(result.scores.sources):
         figures = (f"{scores[name]:.6f}" if scores else "" for name in METRICS)
-        yield (result.index, result.instruments[place], result.keys[place], result.boxes[place], result.starts[place],
-               *figures, result.scores.problem)  # fmt: skip
+        names = (text_cell(result.instruments[place]), text_cell(result.keys[place]))
+        yield (result.index, *names, result.boxes[place], result.starts[place], *figures,
+               text_cell(result.scores.problem))  # fmt: skip
 
 
 def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
     scores = tuple({name: float(row[name]) for name in METRICS} if row["SDR"] else {} for row in rows)
+    if not all(scores) and not rows[0]["problem"]:
+        raise ValueError(f"mix {index} has no scores and no reason for that")
     return MixResult(
         index,
-        tuple(row["instrument"] for row in rows),
-        tuple(row["clip"] for row in rows),
+        tuple(cell_text(row["instrument"]) for row in rows),
+        tuple(cell_text(row["clip"]) for row in rows),
         tuple(int(row["box"]) for row in rows),
         tuple(int(row["start"]) for row in rows),
-        MixScores(scores, rows[0]["problem"]),
+        MixScores(scores, cell_text(rows[0]["problem"])),
     )
 
 
 def _row_cells(row: Row) -> tuple:
     figures = (f"{row.means[name]:.4f}" if row.means else "" for name in METRICS)
     limits = (f"{limit:.4f}" for name in METRICS for limit in row.intervals.get(name, ()))
-    return (*row.names, row.num_mixes, *figures, *limits)
+    return (*map(text_cell, row.names), row.num_mixes, *figures, *limits)
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ialcms.config import Config, from_dict
 from ialcms.models import Separator
+from ialcms.reading import Unreadable, bare, one_line
+from ialcms.reading.tensors import read_tensors
 from ialcms.runs import checkpoint
 
 FORMAT, VERSION = "ialcms-separator", 1
@@ -52,7 +54,7 @@ class Model:
             )
         if wave.dim() != 2 or not wave.is_floating_point() or 0 in wave.shape:
             raise ValueError(f"the wave is {tuple(wave.shape)} {wave.dtype}; give (channels, samples) of floats")
-        info = SoundInfo(sample_rate, wave.shape[0], wave.shape[1], 0.0)
+        info = SoundInfo(sample_rate, wave.shape[0], wave.shape[1])
         maker = StemMaker(self.separator, self.config, pictures.to(self.device), info, above)
         return torch.cat([stems for _, stems, _ in maker([wave.float().cpu()])], dim=2)
 
@@ -69,12 +71,17 @@ def load_model(source: str | Path, device: str | torch.device | None = None) -> 
         config, state, step = _from_file(source)
     else:
         raise ValueError(f"{source} does not exist; give a run's folder, a checkpoint's, or a file of 'ialcms export'")
+    with torch.device("meta"):  # widths are compared with the weights before memory is asked for
+        expected = Separator(config.model, config.audio).state_dict()
+    wrong = [name for name in expected if name not in state or state[name].shape != expected[name].shape]
+    wrong += [name for name in state if name not in expected]
+    if wrong:
+        raise ValueError(
+            f"the weights in {source} do not fit their configuration in {len(wrong)} tensors ({bare(wrong[0])}); "
+            "export the run again"
+        )
     separator = Separator(config.model, config.audio)
-    try:
-        separator.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"the weights in {source} do not fit their configuration: {reason}") from error
+    separator.load_state_dict(state)
     return Model(separator.to(chosen).eval().requires_grad_(False), config, step, chosen)
 
 
@@ -115,18 +122,11 @@ def _from_folder(source: Path) -> tuple[Config, dict[str, Any], int]:
 def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
     remedy = "export it again, or copy it again if it came over a network"
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch writes checksums and does not check them
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(
-            f"{path} is no whole file of 'ialcms export' (cut short, or something else: {error}); {remedy}"
-        ) from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged (the checksum of {damaged} is wrong); {remedy}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, Runtime, Key and EOF errors alike for a foreign file
-        raise ValueError(f"{path} is no file of 'ialcms export'; {remedy}") from error
+        content = read_tensors(path)
+    except (OSError, Unreadable) as error:
+        what = "no file of 'ialcms export'" if zipfile.is_zipfile(path) else "no whole file of 'ialcms export'"
+        what = "damaged" if "checksum" in str(error) else what
+        raise ValueError(f"{path} is {what} ({one_line(error)}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(
             f"{path} holds no exported separator; write one with 'ialcms export RUN --out FILE' "
@@ -134,8 +134,15 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
         )
     if content.get("version") != VERSION:
         raise ValueError(
-            f"{path} has format {FORMAT} {content.get('version')}, this program reads {VERSION}; use the program "
-            f"version that wrote it ({content.get('program', 'unknown')}), or export again with this one"
+            f"{path} has format {FORMAT} {bare(content.get('version'))}, this program reads {VERSION}; use the program "
+            f"version that wrote it ({bare(content.get('program', 'unknown'))}), or export again with this one"
         )
-    config = from_dict(content["config"], source=str(path))
-    return config, content["separator"], content["step"]
+    values, state, step = (content.get(name) for name in ("config", "separator", "step"))
+    if not isinstance(values, dict) or not isinstance(state, dict) or type(step) is not int or not (
+        all(isinstance(value, Tensor) for value in state.values())
+    ):  # fmt: skip
+        raise ValueError(f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}")
+    try:
+        return from_dict(values, source="configuration"), state, step
+    except ValueError as error:
+        raise ValueError(f"the configuration in {path} cannot be used here ({error}); {remedy}") from error

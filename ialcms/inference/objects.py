@@ -10,15 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
 from ialcms.config import DataConfig
-from ialcms.inference.sound import Damage, decode, open_media
+from ialcms.inference.sound import open_media
+from ialcms.media.container import picture_stream
+from ialcms.media.decode import Damage, seek
+from ialcms.media.pictures import Frame, Shown, read_shown
+from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 from ialcms.pictures import PICTURE_FORMATS, decode_picture
-
-Frame = Tensor  # (H, W, 3) uint8
 
 _CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
 _DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
@@ -28,7 +29,7 @@ _NUMBER = r"-?\d+(?:\.\d+)?"
 
 @dataclass(frozen=True)
 class Box:
-    """An object in the frame on the screen at `at_s` seconds, in pixels of the video."""
+    """An object in the frame on the screen at `at_s` seconds, in pixels of that frame as a player shows it."""
 
     x1: float
     y1: float
@@ -68,7 +69,8 @@ class SoundObject:
 
     name: str
     picture: Tensor  # (3, S, S) uint8, what the network sees
-    place: tuple[float, float, float, float] | None  # of that picture in the video's frames; None: a picture by itself
+    place: tuple[float, float, float, float] | None  # of that picture in a frame of the video; None: one by itself
+    frame_size: tuple[int, int] = (0, 0)  # (H, W) of that frame
 
 
 def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundObject:
@@ -91,7 +93,7 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
     dx, dy = margin * (x2 - x1), margin * (y2 - y1)
     place = (x1 + dx, y1 + dy, x2 - dx, y2 - dy)
     picture = resize(frame, (data.image_crop, data.image_crop), place)
-    return SoundObject(box.name, picture.permute(2, 0, 1), place)
+    return SoundObject(box.name, picture.permute(2, 0, 1), place, (height, width))
 
 
 def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
@@ -134,40 +136,34 @@ def _triangles(inputs: int, outputs: int, begin: float, end: float) -> Tensor:
 def has_pictures(path: Path) -> bool:
     """Whether a file has a video stream (a cover picture is none)."""
     with open_media(path) as container:
-        return video_stream(container) is not None
-
-
-def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    cover = av.stream.Disposition.attached_pic
-    return next((stream for stream in container.streams.video if not stream.disposition & cover), None)
+        return picture_stream(container) is not None
 
 
 def read_frames(path: Path, from_s: float = 0.0, damage: Damage | None = None) -> Iterator[tuple[float, Frame]]:
-    """(time since the beginning of the file, upright frame) from the frame on the screen at `from_s` on, in order.
+    """(time since the beginning of the file, frame) from the frame on the screen at `from_s` on, in order.
 
+    Frames are as a player shows them (see `ialcms.media.pictures`); where the video changes its size, so do they.
     Packets that cannot be decoded are left out and counted in `damage`.
     """
+    damage = Damage() if damage is None else damage
     with open_media(path) as container:
-        stream = video_stream(container)
+        stream = picture_stream(container)
         assert stream is not None
-        origin_s = (container.start_time or 0) / av.time_base
-        if from_s > 0:
-            container.seek(int((from_s + origin_s) * av.time_base))
-        before: tuple[float, av.VideoFrame] | None = None
-        for frames, _ in decode(container, stream, Damage() if damage is None else damage):
-            for frame in frames:
-                if frame.time is None:
-                    continue
-                time_s = float(frame.time) - origin_s
-                if time_s <= from_s:
-                    before = (time_s, frame)
-                    continue
-                if before is not None:
-                    yield before[0], _upright(before[1])
-                    before = None
-                yield time_s, _upright(frame)
+        line, end_s = TimeLine(container, LONGEST_HOLE_S), 0.0
+        seek(container, path, from_s, from_s, LONGEST_HOLE_S)
+        before: Shown | None = None
+        for shown in read_shown(container, stream, line, damage):
+            end_s = max(end_s, shown.end_s)
+            if shown.time_s <= from_s:
+                before = shown
+                continue
+            if before is not None:
+                yield before.time_s, before.picture()
+                before = None
+            yield shown.time_s, shown.picture()
         if before is not None:
-            yield before[0], _upright(before[1])
+            yield before.time_s, before.picture()
+        damage.end(container, stream, line, end_s)
 
 
 def frame_at(path: Path, at_s: float) -> Frame:
@@ -176,6 +172,8 @@ def frame_at(path: Path, at_s: float) -> Frame:
         raise ValueError(f"a box at {at_s:g} s: give seconds since the beginning of the video")
     frames = read_frames(path, at_s)
     time_s, frame = next(frames, (None, None))
+    if frame is None and at_s == 0:
+        raise ValueError(f"no picture of {path} can be decoded; get the file again, or give --pictures")
     if frame is None or time_s is None or (at_s - time_s > _last_frame_s(path) and next(frames, None) is None):
         raise ValueError(f"{path} has no frame at {at_s:g} s; give an earlier time")
     return frame
@@ -184,7 +182,7 @@ def frame_at(path: Path, at_s: float) -> Frame:
 def _last_frame_s(path: Path) -> float:
     """How long a video's last frame stays on the screen."""
     with open_media(path) as container:
-        stream = video_stream(container)
+        stream = picture_stream(container)
         assert stream is not None
         return max(_END_S, float(1 / stream.average_rate) if stream.average_rate else 0.0)
 
@@ -244,20 +242,3 @@ def _parse(text: str, count: int, form: str) -> tuple[str, list[float], float]:
         raise ValueError(f"'{text}' is not of the form {form}")
     numbers: Sequence[float] = [float(number) for number in found["numbers"].split(",")]
     return (found["name"] or "").strip(), list(numbers), float(found["at"] or 0.0)
-
-
-def _upright(frame: av.VideoFrame) -> Frame:
-    quarters = round(frame.rotation / 90)
-    plane = (rgb := frame.reformat(format="rgb24")).planes[0]
-    pixels = torch.frombuffer(plane, dtype=torch.uint8).view(rgb.height, plane.line_size)[:, : 3 * rgb.width]
-    return torch.rot90(pixels.reshape(rgb.height, rgb.width, 3), quarters).contiguous()
-
-
-def video_frame(frame: Frame) -> av.VideoFrame:
-    """A frame for an encoder."""
-    height, width = frame.shape[:2]
-    picture = av.VideoFrame(width, height, "rgb24")
-    plane = picture.planes[0]
-    rows = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)
-    rows[:, : 3 * width] = frame.flatten(1)
-    return picture

@@ -1,5 +1,7 @@
 """Videos to see and hear one object: the frames with its heat map, the sound of its stem.
 
+They are H.264 with the colours of BT.709 (matrix, primaries, transfer; limited range), and say so.
+
 Shapes: K objects, h x w cells of a heat map.
 """
 
@@ -19,7 +21,7 @@ from av.audio.resampler import AudioResampler
 from torch import Tensor
 
 from ialcms.heatmap import lay_heat
-from ialcms.inference.objects import Frame, SoundObject, resize, video_frame
+from ialcms.inference.objects import Frame, SoundObject, resize
 from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
 from ialcms.names import for_ffmpeg
 
@@ -31,6 +33,8 @@ _AAC_RATES = frozenset(
 _OTHER_RATE = 48_000
 _STILL_SIDE = 480  # px
 _LINE_SHARE = 1 / 240  # of the frame's shorter side: width of the line around an object
+_BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
+_Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 
 def write_overlays(
@@ -42,15 +46,19 @@ def write_overlays(
 ) -> list[Path]:
     """One mp4 per object from (name, object, its stem); all are written side by side, the frames are read once.
 
-    frames: (second, frame) in order. localisation: (second, (K, h, w)) of the windows, in between it changes evenly.
+    frames: (second, frame) in order; those of another size than the first are made to fit into it. localisation:
+    (second, (K, h, w)) of the windows, in between it changes evenly.
     """
-    times = [second + info.start_s for second, _ in localisation]
+    times = [second for second, _ in localisation]
     maps = torch.stack([found for _, found in localisation])  # (windows, K, h, w)
     limits = [(float(maps[:, n].min()), float(maps[:, n].max())) for n in range(len(objects))]
     paths = [folder / f"{name}.mp4" for name, _, _ in objects]
     with ExitStack() as stack:
         writers = [stack.enter_context(_Mp4(path, stem, info)) for path, (_, _, stem) in zip(paths, objects)]
+        canvas: tuple[int, int] | None = None
         for time_s, frame in frames:
+            canvas = canvas or _canvas(frame)
+            frame = _Fit((frame.shape[0], frame.shape[1]), canvas).frame(frame)
             for n, (writer, (_, sounding, _)) in enumerate(zip(writers, objects)):
                 heat = _at(times, maps[:, n], time_s)
                 writer.write(time_s, _draw(frame, sounding, heat, limits[n]))
@@ -64,6 +72,40 @@ def still_frames(objects: Sequence[SoundObject], seconds: float) -> Iterator[tup
         yield number / STILL_FRAMES_PER_SECOND, blank
 
 
+def _canvas(frame: Frame) -> tuple[int, int]:
+    """(H, W) of a video that begins with this frame: even, as the codec asks."""
+    height, width = (max(2, side // 2 * 2) for side in frame.shape[:2])
+    return height, width
+
+
+class _Fit:
+    """How a frame lies in a canvas, both (height, width): as large as can be, in the middle.
+
+    One that is larger by a single row or column loses it.
+    """
+
+    def __init__(self, size: tuple[int, int], canvas: tuple[int, int]) -> None:
+        self._size, self._canvas = size, canvas
+        self._as_it_is = all(0 <= side - room <= 1 for side, room in zip(size, canvas))
+        self._scale = 1.0 if self._as_it_is else min(room / side for side, room in zip(size, canvas))
+        height, width = (max(1, round(side * self._scale)) for side in size)
+        self._scaled = height, width
+        self._top, self._left = (0, 0) if self._as_it_is else ((canvas[0] - height) // 2, (canvas[1] - width) // 2)
+
+    def frame(self, frame: Frame) -> Frame:
+        if self._as_it_is:
+            return frame[: self._canvas[0], : self._canvas[1]]
+        height, width = self._scaled
+        fitted = torch.zeros(*self._canvas, 3, dtype=torch.uint8)
+        part = resize(frame, self._scaled, (0, 0, self._size[1], self._size[0]))
+        fitted[self._top : self._top + height, self._left : self._left + width] = part
+        return fitted
+
+    def box(self, box: _Box) -> _Box:
+        x1, y1, x2, y2 = (edge * self._scale for edge in box)
+        return x1 + self._left, y1 + self._top, x2 + self._left, y2 + self._top
+
+
 def _at(times: Sequence[float], maps: Tensor, time_s: float) -> Tensor:
     """The heat map at a time, between those of the windows before and after."""
     if len(times) == 1:
@@ -74,13 +116,15 @@ def _at(times: Sequence[float], maps: Tensor, time_s: float) -> Tensor:
 
 
 def _draw(frame: Frame, sounding: SoundObject, heat: Tensor, limits: tuple[float, float]) -> Frame:
-    """The frame, its sides made even (as the codec asks), with the heat map at the object's place."""
+    """The frame with the heat map at the object's place."""
     height, width = frame.shape[:2]
     if sounding.place is None:
         picture = sounding.picture.permute(1, 2, 0)
         side = picture.shape[0]
         return lay_heat(resize(picture, (height, width), (0, 0, side, side)), heat, limits)
-    x1, y1, x2, y2 = (round(edge) for edge in sounding.place)
+    place = _Fit(sounding.frame_size, (height, width)).box(sounding.place)
+    x1, y1, x2, y2 = (round(edge) for edge in place)
+    x1, y1 = min(x1, width - 1), min(y1, height - 1)
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
     drawn = frame.clone()
     inside = drawn[y1:y2, x1:x2]
@@ -88,7 +132,19 @@ def _draw(frame: Frame, sounding: SoundObject, heat: Tensor, limits: tuple[float
     line = max(1, round(min(height, width) * _LINE_SHARE))
     for edge in (inside[:line], inside[-line:], inside[:, :line], inside[:, -line:]):
         edge.fill_(255)
-    return drawn[: height // 2 * 2, : width // 2 * 2]
+    return drawn
+
+
+def _coded(frame: Frame) -> av.VideoFrame:
+    """A frame for the encoder."""
+    height, width = frame.shape[:2]
+    picture = av.VideoFrame(width, height, "rgb24")
+    plane = picture.planes[0]
+    rows = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)
+    rows[:, : 3 * width] = frame.flatten(1)
+    coded = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+    coded.color_primaries = coded.color_trc = _BT709
+    return coded
 
 
 class _Mp4:
@@ -104,24 +160,27 @@ class _Mp4:
         self._container = av.open(for_ffmpeg(self._temporary), "w", format="mp4")
         self._video = self._container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
         self._video.pix_fmt = "yuv420p"
-        self._video.codec_context.time_base = _TIME_BASE
+        context = self._video.codec_context
+        context.time_base = _TIME_BASE
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
         rate = self._info.sample_rate if self._info.sample_rate in _AAC_RATES else _OTHER_RATE
         layout = "mono" if self._info.num_channels == 1 else "stereo"
         self._audio = self._container.add_stream("aac", rate=rate, layout=layout)
         self._resampler = AudioResampler("fltp", layout, rate)
         self._blocks = read_blocks(self._stem, self._info)
-        self._audio_pts = round(self._info.start_s * rate)
+        self._audio_pts = 0
         return self
 
     def write(self, time_s: float, frame: Frame) -> None:
         if self._last_pts < 0:
             self._video.width, self._video.height = frame.shape[1], frame.shape[0]
-        picture = video_frame(frame)
+        picture = _coded(frame)
         picture.pts = max(round(max(time_s, 0.0) / _TIME_BASE), self._last_pts + 1)
         picture.time_base = _TIME_BASE
         self._last_pts = picture.pts
         self._container.mux(self._video.encode(picture))
-        while self._info.start_s + self._read / self._info.sample_rate < time_s and self._write_sound():
+        while self._read / self._info.sample_rate < time_s and self._write_sound():
             pass
 
     def _write_sound(self) -> bool:

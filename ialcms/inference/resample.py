@@ -7,16 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from ialcms.media.sound import COMMON_RATE, has_filter
+
 _ZEROS = 6  # of the sinc on each side
 _CUTOFF = 0.99  # of the lower rate's highest frequency
-_MAX_TAPS = 5_000_000  # of all phases
-COMMON_RATE = 48_000  # from which there is a filter to any usual rate
-
-
-def has_filter(rate: int, target_rate: int) -> bool:
-    """Whether the filter has a sensible size: its taps are (rate / gcd) * (target_rate / gcd)."""
-    common = math.gcd(rate, target_rate)
-    return (rate // common) * (target_rate // common) <= _MAX_TAPS
 
 
 class Resample:

@@ -20,7 +20,6 @@ from ialcms.inference.model import load_model
 from ialcms.inference.objects import (
     Box,
     Click,
-    Frame,
     SoundObject,
     detect_objects,
     frame_at,
@@ -30,11 +29,14 @@ from ialcms.inference.objects import (
     read_frames,
 )
 from ialcms.inference.overlay import still_frames, write_overlays
-from ialcms.inference.sound import Damage, SoundInfo, StemWriter, measure_sound, read_blocks
+from ialcms.inference.sound import SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, StemMaker
+from ialcms.media.decode import Damage
+from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting
+from ialcms.reading.text import read_json
 
 _RECORD = "separation.json"
 _CLAIM = ".separating"  # the names of a separation that has not come to its end
@@ -86,10 +88,8 @@ def separate_file(
     config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_windows=batch_windows))
     damage = {"sound": Damage(), "pictures": Damage()}
     info = measure_sound(source, config.audio.sample_rate, damage["sound"])
-    if damage["sound"].packets:
-        log.warning(
-            "the sound of %s is damaged; silence stands for what cannot be decoded (%s)", source, damage["sound"]
-        )
+    if damage["sound"]:
+        log.warning("the sound of %s is not whole: %s (silence stands for what is missing)", source, damage["sound"])
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
@@ -119,8 +119,8 @@ def separate_file(
         frames = still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
         with _bar(unit="frame", desc="videos") as bar:
             mp4s = write_overlays(out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info)
-        if damage["pictures"].packets:
-            log.warning("the pictures of %s are damaged; some frames are missing (%s)", source, damage["pictures"])
+        if damage["pictures"]:
+            log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
     _remove_earlier(out, {*given, *stems, remainder, *mp4s})
     _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
     (out / _CLAIM).unlink()
@@ -183,7 +183,7 @@ def _find_objects(
             "--pictures of them"
         )
     if detector:
-        objects = detect_objects(source, Path(detector), info.start_s + info.seconds, min_score, device)
+        objects = detect_objects(source, Path(detector), info.seconds, min_score, device)
     return [object_in_frame(frame_at(source, box.at_s), box, config.data) for box in objects]
 
 
@@ -206,7 +206,7 @@ def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
 def _recorded(path: Path) -> set[str]:
     """Names of stems in a record; none where there is none, or where it is somebody else's file."""
     try:
-        return {str(entry["name"]) for entry in json.loads(path.read_text())["objects"]}
+        return {str(entry["name"]) for entry in read_json(path)["objects"]}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
 

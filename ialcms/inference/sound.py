@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import av
 import torch
-from av.audio.resampler import AudioResampler
 from torch import Tensor
 
 from ialcms.inference.levels import SILENT, Levels
-from ialcms.inference.resample import COMMON_RATE, has_filter
+from ialcms.media.container import open_container, sound_stream
+from ialcms.media.decode import Damage
+from ialcms.media.mix import SoundFormat
+from ialcms.media.sound import Piece, first_rate, read_pieces, silence, working_rate
+from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 from ialcms.names import for_ffmpeg
 
 Block = Tensor  # (C, n) float32
 
-_LONGEST_GAP_S = 1.0  # of one damaged packet: its duration may be damaged, too
+_NAMED_HOLE_S = 0.1  # shorter ones are rounding, or a codec's padding
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _WRITTEN_SAMPLES = 65_536  # of one frame
 _WAV_LIMIT_BYTES = 4_000_000_000  # a WAV file counts its bytes in 32 bits; longer ones become RF64
@@ -32,106 +34,79 @@ _WAV_LIMIT_BYTES = 4_000_000_000  # a WAV file counts its bytes in 32 bits; long
 
 @dataclass(frozen=True)
 class SoundInfo:
+    """Of a file's sound, which begins with the file: silence stands before a sound that comes later."""
+
     sample_rate: int  # at which the sound is read
     num_channels: int
     num_samples: int  # of each channel
-    start_s: float  # of its first sample, since the beginning of the file
 
     @property
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
 
 
-@dataclass
-class Damage:
-    """Packets of a stream that could not be decoded."""
-
-    packets: int = 0
-    first_s: float | None = None  # since the beginning of the file
-
-    def add(self, at_s: float) -> None:
-        self.packets += 1
-        self.first_s = at_s if self.first_s is None else self.first_s
-
-    def __str__(self) -> str:
-        where = "" if self.first_s is None else f", the first at {self.first_s:.1f} s"
-        return f"damaged packets: {self.packets}{where}"
-
-
 def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> SoundInfo:
     """Read the sound once to its end; ValueError where there is none, or nothing to hear in it."""
     damage = Damage() if damage is None else damage
     with open_media(path) as container:
-        if not container.streams.audio:
+        stream = sound_stream(container)
+        if stream is None:
             raise ValueError(f"{path} has no sound; there is nothing to separate")
-        stream = container.streams.audio[0]
-        rate = stream.rate if has_filter(stream.rate, model_rate) else COMMON_RATE
-        origin_s = (container.start_time or 0) / av.time_base
-        start_s = (
-            float(stream.start_time * stream.time_base) - origin_s if stream.start_time and stream.time_base else 0
-        )
-        info = SoundInfo(rate, min(stream.channels, 2), 0, max(start_s, 0.0))
-    count, levels = 0, Levels()
-    for block in read_blocks(path, info, damage):
-        if not bool(block.isfinite().all()):
+        rate = working_rate(first_rate(container, stream), model_rate)
+    count, levels, num_channels = 0, Levels(), 1
+    for piece in _follow_each_other(path, SoundFormat(rate, 2), damage):
+        if not bool(piece.samples.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
-        count += block.shape[1]
-        levels.add(block)
+        count += piece.samples.shape[1]
+        levels.add(piece.samples)
+        num_channels = max(num_channels, min(piece.source_channels, 2))
     if levels.peak < SILENT and damage.packets:
         raise ValueError(f"nothing can be heard in {path} ({damage}); get the file again, or export it again")
     if levels.peak < SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
     levels.check(path)
-    return SoundInfo(info.sample_rate, info.num_channels, count, info.start_s)
+    return SoundInfo(rate, num_channels, count)
 
 
 def read_blocks(path: Path, info: SoundInfo, damage: Damage | None = None) -> Generator[Block, None, None]:
-    """The sound from its beginning, in blocks of some thousand samples, as floats with 1 for full scale.
+    """The sound since the beginning of the file, in blocks of some thousand samples, as floats with 1 for full scale.
 
-    More than two channels are mixed down to two by FFmpeg's rules. Silence stands for packets that cannot be decoded,
-    so that what follows keeps its time; they are counted in `damage`.
+    It has one rate and one number of channels even where the file's change on the way; more than two channels are mixed
+    down to two. Silence stands for what is missing: packets that cannot be decoded, and holes in the time stamps. Both
+    are counted in `damage`.
     """
-    damage = Damage() if damage is None else damage
-    resampler = AudioResampler("fltp", _LAYOUTS[info.num_channels], info.sample_rate)
+    wanted = SoundFormat(info.sample_rate, info.num_channels)
+    for piece in _follow_each_other(path, wanted, Damage() if damage is None else damage):
+        yield piece.samples
+
+
+def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Iterator[Piece]:
+    """The pieces of the sound and silence in between, from sample 0 on; what would lie over an earlier one is cut."""
+    end = 0
     with open_media(path) as container:
-        origin_s = (container.start_time or 0) / av.time_base
-        for frames, gap_s in decode(container, container.streams.audio[0], damage):
-            for frame in frames:
-                time_s, frame.pts = frame.time, None  # by its time the resampler would fill gaps by itself
-                try:
-                    resampled = resampler.resample(frame)
-                except ValueError:  # another rate or layout than before: so looks a packet with a damaged head
-                    damage.add((time_s or 0.0) - origin_s)
-                    yield torch.zeros(info.num_channels, round(frame.samples / frame.sample_rate * info.sample_rate))
-                else:
-                    yield from map(_floats, resampled)
-            if gap_s:
-                yield torch.zeros(info.num_channels, round(gap_s * info.sample_rate))
-        yield from map(_floats, resampler.resample(None))
+        stream = sound_stream(container)
+        assert stream is not None
+        line = TimeLine(container, LONGEST_HOLE_S)
+        try:
+            for piece in read_pieces(container, stream, wanted, line, damage):
+                _note_place(damage, piece.position - end, end, wanted.sample_rate)
+                for samples in silence(wanted.num_channels, piece.position - end):
+                    yield Piece(end, samples, 1)
+                    end += samples.shape[1]
+                samples = piece.samples[:, max(end - piece.position, 0) :]
+                yield Piece(end, samples, piece.source_channels)
+                end += samples.shape[1]
+        except ValueError as error:
+            raise ValueError(f"the sound of {path}: {error}") from error
+        damage.end(container, stream, line, end / wanted.sample_rate)
 
 
-def _floats(frame: av.AudioFrame) -> Block:
-    return torch.stack([torch.frombuffer(p, dtype=torch.float32, count=frame.samples) for p in frame.planes])
-
-
-def decode(
-    container: av.container.InputContainer, stream: av.AudioStream | av.VideoStream, damage: Damage
-) -> Iterator[tuple[list[Any], float]]:
-    """The frames of each packet, and for one that cannot be decoded how many seconds are missing."""
-    origin_s = (container.start_time or 0) / av.time_base
-    time_s, unit = 0.0, stream.time_base or 0
-    try:
-        for packet in container.demux(stream):
-            if packet.pts is not None:
-                time_s = float(packet.pts * unit) - origin_s
-            try:
-                frames, gap_s = packet.decode(), 0.0
-            except av.FFmpegError:
-                damage.add(time_s)
-                frames, gap_s = [], min(float((packet.duration or 0) * unit), _LONGEST_GAP_S)
-            yield frames, gap_s
-    except av.FFmpegError:
-        damage.add(time_s)  # of the container itself: nothing behind this place can be found
+def _note_place(damage: Damage, gap: int, end: int, rate: int) -> None:
+    """gap: samples between the end of what was read and a new piece; negative: it lies over what was read."""
+    if gap > _NAMED_HOLE_S * rate and end:
+        damage.add_hole(end / rate, gap / rate)
+    if gap < -_NAMED_HOLE_S * rate:
+        damage.overlap_s -= gap / rate
 
 
 def audio_frame(block: Block, sample_rate: int, first: int, packed: bool = False) -> av.AudioFrame:
@@ -150,8 +125,8 @@ def open_media(path: Path) -> av.container.InputContainer:
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
-        return av.open(for_ffmpeg(path), metadata_errors="ignore")
-    except av.FFmpegError as error:
+        return open_container(path)
+    except (av.FFmpegError, OSError) as error:
         raise ValueError(f"{path} cannot be read as video or sound ({error.strerror})") from error
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,16 +16,44 @@ from ialcms.models.unet import UpBlock
 from ialcms.models.weights import load_backbone
 
 
+def check_memory(config: Config) -> None:
+    """Raises ValueError for networks that this machine cannot hold, before memory is asked for."""
+    audio = config.audio
+    with torch.device("meta"):
+        separator = Separator(config.model, audio)
+    needed = sum(tensor.nbytes for tensor in (*separator.parameters(), *separator.buffers()))
+    if config.uses_critic:  # which cannot be made without memory: its spectral norm computes at once
+        needed += 4 * 31_000_000 * config.model.critic.width**2 // 64**2
+    bank = 2 * config.loss.bank_size * audio.log_bins * audio.num_frames if config.uses_critic else 0
+    there = machine_memory()
+    if needed + bank > there:
+        raise ValueError(
+            f"the networks need {needed / 1e9:,.1f} GB and the memory bank {bank / 1e9:,.1f} GB, this machine has "
+            f"{there / 1e9:,.1f} GB; lower the widths in 'model', or loss.bank_size"
+        )
+
+
+def machine_memory() -> int:
+    """Bytes of main memory that this process can have at most: the machine's, or what a container may use."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        with contextlib.suppress(OSError, ValueError):  # none there, or "max"
+            memory = min(memory, int(limit.read_text()))
+    return memory
+
+
 def build_networks(config: Config, pretrained: bool = True) -> tuple[Separator, Critic | None]:
     """Separator and critic (None where no independence loss is asked for), initialised from the seed.
 
     pretrained: fill the frozen backbone as configured; a checkpoint that is about to be loaded brings its own.
     """
+    check_memory(config)
     torch.manual_seed(config.seed)
     separator = Separator(config.model, config.audio)
     _freeze_what_has_no_effect(separator)
     if pretrained:
-        load_backbone(separator.visual.backbone, config.model.visual.weights)
+        backbone = separator.visual.backbone
+        backbone.origin = load_backbone(backbone, config.model.visual.weights)
     critic = Critic(config.model.critic) if config.uses_critic else None
     return separator, critic
 

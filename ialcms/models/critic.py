@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ialcms.config import CriticConfig
+from ialcms.models.layout import arrange
 
 
 class SpectralNorm(nn.Module):
@@ -120,14 +121,14 @@ class Critic(nn.Module):
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
             every = magnitudes if partners is None else torch.cat([magnitudes, partners])
-            return self.g(_as_picture(every)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+            return self.g(arrange(every.unsqueeze(1))).mean(dim=(2, 3))  # type: ignore[no-any-return]
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
         weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
 
-    def _pass(self, weights: list[Tensor], magnitudes: Tensor) -> Tensor:
+    def _pass(self, weights: list[Any], magnitudes: Tensor) -> Tensor:
         """g with these weights, averaged over the cells."""
-        x = _as_picture(magnitudes)
+        x = arrange(magnitudes.unsqueeze(1))
         for weight, activation in zip(weights, list(self.g)[1::2]):
             x = activation(F.conv2d(x, weight, stride=2, padding=1))
         return x.mean(dim=(2, 3))
@@ -135,8 +136,3 @@ class Critic(nn.Module):
     def weight_penalty(self) -> Tensor:
         """||w||^2 of the last layer, which is not normalised."""
         return self.w.weight.square().sum()
-
-
-def _as_picture(magnitudes: Tensor) -> Tensor:
-    """(K, F, T) -> (K, 1, F, T), channels last: the layout in which the convolutions go on."""
-    return magnitudes.unsqueeze(-1).permute(0, 3, 1, 2)

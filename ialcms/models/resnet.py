@@ -62,6 +62,7 @@ class Backbone(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.num_channels = 8 * width  # of the last feature
+        self.origin = ""  # what was stripped from the file that its weights come from, for the log
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ialcms.config import AudioConfig, ModelConfig
 from ialcms.models.audio_visual import AudioVisualModule
+from ialcms.models.layout import arrange
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.spectrogram import Spectrogram
 from ialcms.models.unet import Decoder, Encoder
@@ -68,7 +69,7 @@ class Separator(nn.Module):
         shape = (spectrum.shape[0], *objects)
         num_objects = objects[0] * objects[1]
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
-        features = self.encoder(self.input_norm(torch.log(mix_magnitude + 1e-8).detach()))
+        features = self.encoder(arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach())))
         fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
         score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features)
         mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 
 Build = TypeVar("Build", bound=Callable[..., Tensor])
 
-# How to compute it: "full" mixes the channels at the low resolution, "half" upsamples the columns first and mixes at
-# h x W, "direct" upsamples and convolves, "auto" takes half where matrices of the full form would cost more than they
-# save. benchmarks/cycle.py sets it, to measure.
+# How to compute it: "full" mixes the channels at the low resolution, "product" too, but by a matrix product per picture
+# in place of a convolution, "half" upsamples the columns first and mixes at h x W, "direct" upsamples and convolves.
+# "auto" is full, or half where matrices of the full form would cost more than they save. benchmarks/cycle.py sets it,
+# to measure.
 FORM = "auto"
-FORMS = ("auto", "full", "half", "direct")
+FORMS = ("auto", "full", "product", "half", "direct")
 
 
 def _constant(build: Build) -> Build:
@@ -102,7 +103,7 @@ def conv_of_upsampled(x: Tensor, weight: Tensor, size: tuple[int, int], form: st
         form = "half" if _prefers_half(x, weight) else "full"
     if form == "direct":
         return F.conv2d(upsample(x, size), weight, padding=1)
-    return (_half if form == "half" else _full)(x, weight, size)
+    return _half(x, weight, size) if form == "half" else _full(x, weight, size, by_product=form == "product")
 
 
 def _prefers_half(x: Tensor, weight: Tensor) -> bool:
@@ -113,11 +114,12 @@ def _prefers_half(x: Tensor, weight: Tensor) -> bool:
     return outputs >= 16 and 9 * channels <= 6 * height + 12 * width
 
 
-def _full(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool) -> Tensor:
     (count, channels, h, w), outputs = x.shape, weight.shape[0]
     height, width = size
     mixing = weight.permute(3, 0, 2, 1).reshape(9 * outputs, channels, 1, 1)  # (s, o, t), c
-    mixed = F.conv2d(x, mixing).reshape(count * 3 * outputs, 3 * h, w)  # (n, s, o), (t, h), w
+    mixed = torch.bmm(mixing.flatten(1).expand(count, -1, -1), x.flatten(2)) if by_product else F.conv2d(x, mixing)
+    mixed = mixed.reshape(count * 3 * outputs, 3 * h, w)  # (n, s, o), (t, h), w
     rows = row_matrix(h, height, mixed.dtype, mixed.device).expand(len(mixed), -1, -1)
     tall = torch.bmm(rows, mixed).view(count, 3, outputs * height, w)
     columns = column_matrices(w, width, mixed.dtype, mixed.device).unsqueeze(1).expand(-1, count, -1, -1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.config import VisualConfig
+from ialcms.models.layout import arrange
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import Backbone
 from ialcms.models.upsampled_conv import UpsampledConv2d
@@ -77,7 +78,7 @@ class VisualNet(nn.Module):
         """(N, 3, S, S), ImageNet-normalised -> fv (N, D, H, W), unit length over D, and the same for the consistency
         loss: through dropout while training, the very same tensor without it."""
         with torch.no_grad():
-            low_level, last = self.backbone(image)
+            low_level, last = self.backbone(arrange(image))
         feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))
         for layer in list(self.decoder)[1:]:
             feature = layer(feature)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,20 +12,26 @@ from torch import Tensor
 from torchvision.models import ResNet18_Weights
 
 from ialcms.models.resnet import Backbone
+from ialcms.reading import Unreadable, one_line
+from ialcms.reading.weights import Weights, read_weights
 
 _REMEDY = "give a file by model.visual.weights=PATH, or model.visual.weights=none for random weights"
 
 
-def load_backbone(backbone: Backbone, source: str) -> None:
+def load_backbone(backbone: Backbone, source: str) -> str:
     """Fill the backbone: source is "none" (left as it is), "imagenet", or a file with torchvision's names.
 
-    A classifier's head (`fc.*`) in the file is ignored. ValueError when the weights can't be had or do not fit.
+    The file may be a training checkpoint of another program (see ialcms/reading/weights.py) in which the backbone is a
+    part of a larger network; a classifier's head (`fc.*`) is ignored. Returns what was taken and stripped, for the log;
+    ValueError when the weights can't be had or do not fit.
     """
     if source == "none":
-        return
-    state = _imagenet() if source == "imagenet" else _read(Path(source))
-    state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        return ""
     own = backbone.state_dict()
+    weights = Weights(_imagenet()) if source == "imagenet" else _part(_read(Path(source)), own, source)
+    state = {name: value for name, value in weights.state.items() if not name.startswith("fc.")}
+    uncounted = [name for name in own if name.endswith("num_batches_tracked") and name not in state]
+    state |= {name: own[name] for name in uncounted}  # torch before 0.4.1 did not count, and nothing here reads it
     wrong = [
         f"{name}: {tuple(state[name].shape) if name in state else 'absent'}, needed {tuple(own[name].shape)}"
         for name in own
@@ -36,7 +43,22 @@ def load_backbone(backbone: Backbone, source: str) -> None:
             f"backbone weights '{source}' do not fit model.visual.width={own['conv1.weight'].shape[0]} in "
             f"{len(wrong)} tensors ({wrong[0]}); {_REMEDY}"
         )
+    spoilt = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if spoilt:
+        raise ValueError(f"backbone weights '{source}' have values that are not numbers ({spoilt[0]}); {_REMEDY}")
     backbone.load_state_dict(state)
+    return str(weights)
+
+
+def _part(weights: Weights, own: Mapping[str, Tensor], source: str) -> Weights:
+    """The backbone in a file that may hold more."""
+    prefixes = weights.prefixes_of(list(own))
+    if len(prefixes) > 1:
+        raise ValueError(
+            f"backbone weights '{source}' hold several ResNet-18 ({', '.join(repr(p) for p in prefixes[:4])}); save "
+            f"the one that is meant in a file of its own, {_REMEDY}"
+        )
+    return weights.under(prefixes[0]) if prefixes else weights
 
 
 def _imagenet() -> dict[str, Tensor]:
@@ -51,13 +73,12 @@ def _imagenet() -> dict[str, Tensor]:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Weights:
     if not path.is_file():
         raise ValueError(f"backbone weights {path} do not exist; {_REMEDY}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, Runtime and EOF errors alike for a foreign file
-        raise ValueError(f"backbone weights {path} are not a state_dict saved by torch; {_REMEDY}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"backbone weights {path} are not a flat state_dict of tensors; {_REMEDY}")
-    return state
+        return read_weights(path)
+    except (OSError, Unreadable) as error:
+        raise ValueError(
+            f"backbone weights {path} are not a state_dict saved by torch ({one_line(error)}); {_REMEDY}"
+        ) from error

@@ -23,6 +23,8 @@ from ialcms.engine import Workers, waited_s
 from ialcms.files import write_whole
 from ialcms.monitoring.tensorboard import BEST_SCORE, Curves
 from ialcms.monitoring.visuals import View
+from ialcms.reading import printable
+from ialcms.reading.text import parse_json
 from ialcms.runs.run_folder import RunFolder
 
 log = logging.getLogger("ialcms")
@@ -248,13 +250,13 @@ def drop_records_after(path: Path, step: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines, rows = [], []
-    for line in path.read_text().splitlines(keepends=True):
+    for line in path.read_text(errors="replace").splitlines(keepends=True):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             if line.endswith("\n") and row["step"] <= step:
                 lines.append(line)
                 rows.append(row)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             log.warning("%s: dropped a damaged line", path)
     write_whole(path, "".join(lines))
     return rows
@@ -285,12 +287,19 @@ def set_up_logging(folder: RunFolder, workers: Workers) -> None:
         handler.close()
     name = "" if workers.world_size == 1 or workers.is_first else f"[worker {workers.rank}] "
     console = _Console(workers.is_first)
-    console.setFormatter(logging.Formatter(name + "%(message)s"))
+    console.setFormatter(_Plain(name + "%(message)s"))
     root.addHandler(console)
     if workers.is_first:
-        file = _LogFile(folder.log, errors="backslashreplace")
-        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        file = _LogFile(folder.log)
+        file.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
+
+
+class _Plain(logging.Formatter):
+    """Names in the lines come from data: their control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -55,10 +55,16 @@ class StepProfile:
     """Profiles some steps of a loop that calls `after_step` after each; use as a context manager around it."""
 
     def __init__(
-        self, num_steps: int, folder: Path, networks: Mapping[str, nn.Module], device: torch.device, first_step: int = 0
+        self,
+        num_steps: int,
+        folder: Path,
+        networks: Mapping[str, nn.Module],
+        *,
+        device: torch.device,
+        first_step: int = 0,
     ) -> None:
-        """num_steps: 0 for none. folder: for trace and table. networks: name -> module. first_step: finished steps at
-        the start of the loop.
+        """num_steps: 0 for none. folder: for trace and table. networks: name -> module, none where passes are compiled.
+        first_step: finished steps at the start of the loop.
         """
         self._num_steps, self._folder, self._networks, self._device = num_steps, folder, networks, device
         self._step = first_step
@@ -67,6 +73,8 @@ class StepProfile:
         self._profile: profile | None = None
         if not num_steps:
             return
+        if device.type == "cpu":  # the profiler's library takes a machine without a GPU for an error, and says so
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
         steps = schedule(wait=0, warmup=1, active=num_steps, skip_first=SKIPPED - 1, repeat=1)
         self._profile = profile(activities=activities, schedule=steps, on_trace_ready=self._write, acc_events=True)
@@ -214,4 +222,6 @@ def format_costs(costs: list[ModuleCost], num_steps: int, device: str, count: in
         lines.append(
             f"{row.name:<{width}}{cells[0]:>10.3f}{row.total_ms / total:>8.1%}{cells[1]:>10.3f}{cells[2]:>10.3f}"
         )
+    if not modules:
+        lines.append("no modules are known: their passes were compiled or replayed; profile without train.compile")
     return "\n".join(lines)

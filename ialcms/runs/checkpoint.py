@@ -10,12 +10,14 @@ A folder is written under a temporary name, flushed and renamed. Nothing in it i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,19 @@ from typing import Any
 import torch
 
 from ialcms import __version__
-from ialcms.config import Config, binding_fields, digest, from_dict
+from ialcms.config import Config, binding_fields, digest, from_dict, unflatten
 from ialcms.files import flush_folder, replacing
+from ialcms.reading import Unreadable, bare, one_line, shown
+from ialcms.reading.tensors import read_tensors
+from ialcms.reading.text import read_json
 
 log = logging.getLogger("ialcms")
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
 _SEAL = "meta_sha256"
-_FIELDS = {"progress", "config", "config_digest", "manifest_digest", "program", "state_bytes", "state_sha256"}
+_FIELDS = {"progress": dict, "config": dict, "config_digest": str, "manifest_digest": str, "program": str,
+           "state_bytes": int, "state_sha256": str}  # fmt: skip
 _STEP, _BEST, _DAMAGED, _ABANDONED = "step-", "best-", "damaged-", "abandoned-"
 
 State = dict[str, Any]
@@ -48,8 +54,21 @@ class Progress:
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Progress:
-        """That of a checkpoint's meta data."""
-        return cls(**{**meta["progress"], "bad_clips": tuple(meta["progress"].get("bad_clips", ()))})
+        """That of a checkpoint's meta data. Raises ValueError for values of a wrong kind."""
+        values = meta["progress"]
+        if not isinstance(values, dict) or values.keys() - cls.__dataclass_fields__.keys() or "step" not in values:
+            raise ValueError(f"its progress is {shown(values)}")
+        step, score, best_step = values["step"], values.get("best_score"), values.get("best_step")
+        bad_clips = values.get("bad_clips", [])
+        if type(step) is not int or not 0 <= step < 1 << 53:
+            raise ValueError(f"its step is {shown(step)}")
+        if score is not None and type(score) not in (int, float):
+            raise ValueError(f"its best_score is {shown(score)}")
+        if best_step is not None and (type(best_step) is not int or not 0 <= best_step < 1 << 53):
+            raise ValueError(f"its best_step is {shown(best_step)}")
+        if not isinstance(bad_clips, list) or not all(isinstance(key, str) for key in bad_clips):
+            raise ValueError(f"its bad_clips are {shown(bad_clips)}")
+        return cls(step, score, best_step, tuple(bad_clips))
 
 
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
@@ -162,7 +181,7 @@ def abandon_after(root: Path, step: int) -> None:
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint was written to its end (not whether its content is intact: see `newest_intact`)."""
     try:
-        meta = json.loads((folder / _META).read_text())
+        meta = read_json(folder / _META)
         return bool((folder / _STATE).stat().st_size == meta["state_bytes"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -172,29 +191,39 @@ def read_meta(folder: Path) -> dict[str, Any]:
     """The meta data of a complete checkpoint; ValueError when there is none, or a foreign or newer one."""
     if not is_complete(folder):
         raise ValueError(f"{folder} is not a complete checkpoint (no {_META}, or {_STATE} of another size)")
-    meta: dict[str, Any] = json.loads((folder / _META).read_text())
+    meta: dict[str, Any] = read_json(folder / _META)
     if not _is_sealed(meta):
         raise ValueError(f"checkpoint {folder} is damaged ({_META} has changed since it was written); use another one")
     if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise ValueError(
-            f"checkpoint {folder} has format {meta.get('format')} {meta.get('version')}, this program reads "
-            f"{FORMAT} {VERSION}; use the program version that wrote it ({meta.get('program', 'unknown')})"
+            f"checkpoint {folder} has format {bare(meta.get('format'))} {bare(meta.get('version'))}, this program "
+            f"reads {FORMAT} {VERSION}; use the program version that wrote it ({bare(meta.get('program', 'unknown'))})"
         )
-    if missing := _FIELDS - meta.keys():
-        raise ValueError(f"checkpoint {folder} is damaged ({_META} has no {min(missing)}); use another one")
+    if fault := _fault(meta):
+        raise ValueError(f"checkpoint {folder} is damaged ({_META}: {fault}); use another one")
     return meta
+
+
+def _fault(meta: dict[str, Any]) -> str | None:
+    """What is wrong with meta data of this version, or None."""
+    if missing := _FIELDS.keys() - meta.keys():
+        return f"it has no {min(missing)}"
+    for name, kind in _FIELDS.items():
+        if type(meta[name]) is not kind:
+            return f"its {name} is {shown(meta[name])}"
+    try:
+        Progress.of(meta)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def config_of(meta: dict[str, Any]) -> Config:
     """The configuration that a checkpoint was written with, as far as it determines the networks and the training."""
-    nested: dict[str, Any] = {}
-    for name, value in meta["config"].items():
-        *sections, key = name.split(".")
-        target = nested
-        for section in sections:
-            target = target.setdefault(section, {})
-        target[key] = value
-    return from_dict(nested, source="checkpoint")
+    try:
+        return from_dict(unflatten(meta["config"]), source="checkpoint")
+    except ValueError as error:
+        raise ValueError(f"the checkpoint's configuration cannot be used here ({error}); use another one") from error
 
 
 def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:
@@ -210,8 +239,8 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
         counts = manifest_digest is not None or name.startswith(("audio.", "model."))
         if counts and old.get(name) != new.get(name):
             raise ValueError(
-                f"checkpoint {folder} is of another configuration: {name} was {old.get(name)}, now {new.get(name)}; "
-                "restore the value, or start a new run in another folder (--folder)"
+                f"checkpoint {folder} is of another configuration: {name} was {bare(old.get(name))}, now "
+                f"{new.get(name)}; restore the value, or start a new run in another folder (--folder)"
             )
     if manifest_digest is not None and meta["manifest_digest"] != manifest_digest:
         raise ValueError(
@@ -224,14 +253,44 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
 def load_state(folder: Path) -> State:
     """The tensors of a complete checkpoint, on the CPU; ValueError when it is damaged."""
     meta = read_meta(folder)
-    reason = None if _sha256(folder / _STATE) == meta["state_sha256"] else "its content has changed"
-    if reason is None:
-        try:
-            state: State = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-            return state
-        except Exception as error:  # torch raises pickle, zip, Runtime and EOF errors alike for a foreign file
-            reason = str(error).partition("\n")[0]
-    raise ValueError(f"checkpoint {folder} is damaged ({reason}); delete it to go on from the one before")
+    remedy = "delete it to go on from the one before"
+    try:
+        if _sha256(folder / _STATE) != meta["state_sha256"]:
+            raise Unreadable("its content has changed")
+        state: State = read_tensors(folder / _STATE, check_sums=False)
+        if not isinstance(state, dict):
+            raise Unreadable(f"{_STATE} holds no state")
+        check_network(state, "separator")
+        if "critic" in state:
+            check_network(state, "critic")
+    except (OSError, Unreadable) as error:
+        raise ValueError(f"checkpoint {folder} is damaged ({one_line(error)}); {remedy}") from error
+    return state
+
+
+def check_network(state: State, name: str) -> None:
+    """Raises Unreadable where a network's part of a state is not a state_dict of tensors."""
+    part = state.get(name)
+    tensors = part.get("module") if isinstance(part, dict) else None
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise Unreadable(f"{_STATE} holds no tensors of the {name}")
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Around what takes over a checkpoint's state: ValueError where a network, optimizer or bank refuses its part."""
+    try:
+        yield
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise _misfit(folder, error) from error
+
+
+def _misfit(folder: Path, error: Exception) -> ValueError:
+    line = one_line(str(error).strip().splitlines()[-1] if str(error).strip() else error)
+    return ValueError(
+        f"checkpoint {folder} does not fit this configuration ({type(error).__name__}: {line}); use another one, or "
+        "start a new run in another folder (--folder)"
+    )
 
 
 def save_tensors(state: State, path: Path) -> None:
@@ -258,13 +317,13 @@ def _folders(root: Path, prefix: str) -> list[Path]:
 def _damage(folder: Path) -> str | None:
     """Why a step checkpoint cannot be gone on from, None where it can."""
     try:
-        meta = json.loads((folder / _META).read_text())
+        meta = read_json(folder / _META)
         if (folder / _STATE).stat().st_size != meta["state_bytes"]:
             return f"{_STATE} has another size than when it was written"
         if not _is_sealed(meta):
             return f"the content of {_META} has changed since it was written"
-        if meta.get("version") == VERSION and (missing := _FIELDS - meta.keys()):
-            return f"{_META} has no {min(missing)}"
+        if meta.get("version") == VERSION and (fault := _fault(meta)):
+            return f"{_META}: {fault}"
         if meta.get("version") == VERSION and _sha256(folder / _STATE) != meta["state_sha256"]:
             return f"the content of {_STATE} has changed since it was written"
     except FileNotFoundError as error:

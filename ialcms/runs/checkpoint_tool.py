@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ialcms.models import Critic, Separator
+from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
 from ialcms.published import to_published
 from ialcms.runs import checkpoint
@@ -32,15 +33,11 @@ def show(path: Path) -> str:
     """Progress, digests and sizes of a checkpoint, as text."""
     folder = find(path)
     meta, tensors = checkpoint.read_meta(folder), _tensors(checkpoint.load_state(folder))
-    progress = meta["progress"]
-    best = (
-        "none yet"
-        if progress["best_score"] is None
-        else f"{progress['best_score']:.2f} dB at step {progress['best_step']}"
-    )
+    progress = checkpoint.Progress.of(meta)
+    best = "none yet" if progress.best_score is None else f"{progress.best_score:.2f} dB at step {progress.best_step}"
     lines = [
         f"{folder}",
-        f"finished steps   {progress['step']}",
+        f"finished steps   {progress.step}",
         f"best validation  {best}",
         f"written by       ialcms {meta['program']}, format {meta['version']}",
         f"configuration    {meta['config_digest']}",
@@ -103,12 +100,13 @@ def export(path: Path, out: Path) -> str:
 def _networks(folder: Path, meta: dict[str, Any]) -> tuple[Separator, Critic | None]:
     config = checkpoint.config_of(meta)
     state = checkpoint.load_state(folder)
+    check_memory(config)
     separator = Separator(config.model, config.audio)
-    separator.load_state_dict(state["separator"]["module"])
-    critic = None
-    if "critic" in state:
-        critic = Critic(config.model.critic)
-        critic.load_state_dict(state["critic"]["module"])
+    critic = Critic(config.model.critic) if "critic" in state else None
+    with checkpoint.fitting(folder):
+        separator.load_state_dict(state["separator"]["module"])
+        if critic is not None:
+            critic.load_state_dict(state["critic"]["module"])
     return separator, critic
 
 

@@ -81,11 +81,6 @@ class Experiment:
                 scalars = {}
         return scalars
 
-    def networks(self) -> dict[str, torch.nn.Module]:
-        """By their names; the same modules that learn."""
-        learners = {"separator": self.separator, "critic": self.critic}
-        return {name: learner.module for name, learner in learners.items() if learner is not None}
-
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
         return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bf16)

@@ -15,6 +15,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
@@ -62,10 +64,13 @@ def train(
     progress, beginning = Progress(), "from the start"
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
-        experiment.load_state_dict(state)
+        with checkpoint.fitting(found):
+            experiment.load_state_dict(state)
         beginning = f"going on from step {progress.step} of {config.train.steps}"
     elif weights is not None:
         beginning = f"starting with {init_from(experiment, weights)}"
+    elif origin := experiment.separator.module.visual.backbone.origin:
+        beginning += f"; backbone {config.model.visual.weights}: {origin}"
     if profiled_steps:
         check_profile(profiled_steps, config.train.steps - progress.step)
     batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)
@@ -90,7 +95,9 @@ def train(
         with (
             StopRequest(folder.stop_file) as stop,
             watchdog,
-            StepProfile(looks, folder.profile, experiment.networks(), workers.device, progress.step) as profile,
+            StepProfile(
+                looks, folder.profile, _networks(experiment), device=workers.device, first_step=progress.step
+            ) as profile,
         ):
             run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
                        profile)  # fmt: skip
@@ -226,3 +233,11 @@ def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
         f"{config.train.global_batch} mixes a step on {workers.world_size} "
         f"worker{'' if workers.world_size == 1 else 's'} ({workers.device.type})"
     )
+
+
+def _networks(experiment: Experiment) -> dict[str, nn.Module]:
+    """Those that learn, by their names; none where their passes are compiled, which names would take part in."""
+    if getattr(experiment.config.train, "compile", False):
+        return {}
+    learners = {"separator": experiment.separator, "critic": experiment.critic}
+    return {name: learner.module for name, learner in learners.items() if learner is not None}

@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from ialcms.data import clip_store as store
+from ialcms.data import train_batches as train_batches_module
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread
-from ialcms.data.train_batches import BadClips, Batch, held_bytes, normalise_objects, train_batches
+from ialcms.data.train_batches import BadClips, Batch, held_bytes, loader_processes, normalise_objects, train_batches
 from tests.data.data_support import small_config, write_shards
 
 
@@ -125,6 +126,25 @@ def test_loader_processes_change_nothing(
     for batch, expected in zip(take(9, train_batches(config, shards, 5, rank, world_size)), whole[5:]):
         assert_equal(batch, rows(expected, rank * share, (rank + 1) * share))
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cores", "lanes", "expected"),
+    [
+        ("auto", 16, 8, 8),
+        ("auto", 4, 8, 3),
+        ("auto", 2, 8, 1),
+        ("auto", 1, 8, 1),
+        (0, 16, 8, 0),
+        (5, 1, 8, 5),
+        (5, 16, 4, 4),
+    ],
+)
+def test_loader_processes(
+    monkeypatch: pytest.MonkeyPatch, wanted: int | str, cores: int, lanes: int, expected: int
+) -> None:
+    monkeypatch.setattr(train_batches_module, "cores_of_a_rank", lambda: cores)
+    assert loader_processes(small_config(loader_workers=wanted), lanes) == expected
 
 
 def test_one_shard_and_fewer_shards_than_workers(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def seen(result: dict[str, Any]) -> Counter[str]:
             continue
         reduced = name == "gloo:all_reduce"
         num_bytes = (all_reduce_bytes if reduced else all_gather_bytes)(numel * _BYTES[kind], 2)
-        sums = {2 * c for c in channels} | {2 * sum(channels)} if reduced else {2 * c + 1 for c in channels}
+        # with AdaIN in one pass a layer gathers no count, and reduces the gradient of its slope alone
+        own = set(channels) | {2 * c for c in channels} | {2 * sum(channels)}
+        sums = own if reduced else {2 * c + 1 for c in channels} | {2 * c for c in channels}
         if len(shape) == 3:
             sent["bank"] += num_bytes
         elif len(shape) == 2:

@@ -1,6 +1,6 @@
 """The same global batches give the same networks on 1, 2 and 4 workers: real processes, gloo, small networks.
 
-20 alternate steps with both ramps inside, clipped gradients, a memory bank that goes round. ARCHITECTURE.md has a table
+20 alternate steps with both ramps inside, clipped gradients, a memory bank that goes round. docs/engines.md has a table
 of what was measured, `python -m benchmarks.engines` prints it.
 
 Tolerances

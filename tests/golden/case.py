@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -35,8 +36,13 @@ def golden_inputs() -> dict[str, Tensor]:
 
 def golden_networks(config: Config) -> tuple[Separator, Critic]:
     """config: of the full-size networks."""
+    return load_published(_golden_weights(), config)
+
+
+@functools.cache
+def _golden_weights() -> dict[str, np.ndarray]:
     seed = int(GOLDEN["weight_seed"])
-    return load_published(weights("separator", seed) | weights("critic", seed), config)
+    return weights("separator", seed) | weights("critic", seed)
 
 
 def stand_in_pairs(shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ def assert_same(ours: Callable[[], Tensor], direct: Callable[[], Tensor], inputs
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("form", ["full", "half", "direct", "auto"])
+@pytest.mark.parametrize("form", ["full", "product", "half", "direct", "auto"])
 @pytest.mark.parametrize(
     ("cells", "size"), [((4, 3), (8, 6)), ((3, 3), (5, 5)), ((1, 1), (2, 2)), ((2, 1), (4, 2)), ((2, 9), (4, 18))]
 )
@@ -93,7 +93,7 @@ def test_a_fine_picture_beside_it(cells: tuple[int, int], size: tuple[int, int])
     )
 
 
-@pytest.mark.parametrize("form", ["full", "half", "direct"])
+@pytest.mark.parametrize("form", ["full", "product", "half", "direct"])
 def test_bf16_stays_in_16_bits(form: str) -> None:
     x = torch.randn(2, 8, 6, 6, dtype=torch.float32)
     weight = torch.randn(4, 8, 3, 3, dtype=torch.float32)

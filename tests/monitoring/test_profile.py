@@ -28,6 +28,8 @@ from ialcms.monitoring.profile import (
 )
 from tests.support import write_small_config
 
+CPU = torch.device("cpu")
+
 
 class Square(torch.autograd.Function):
     """With a backward pass of its own."""
@@ -144,6 +146,8 @@ def test_the_table_has_ten_modules_and_the_rest() -> None:
     assert lines[11].startswith("(2 other modules)")
     assert lines[12].startswith("(outside of modules")
     assert lines[12].split()[-4:] == ["5.000", "0.6%", "3.000", "2.000"]
+    assert len(lines) == 13
+    assert format_costs(costs[-1:], 2, "cpu").splitlines()[-1].startswith("no modules are known")
 
 
 def test_a_run_that_ends_before() -> None:
@@ -159,7 +163,7 @@ def test_a_loop_that_stops_early(tmp_path: Path, steps: int, caplog: pytest.LogC
     """What was seen until then is written; nothing, where that is nothing."""
     logging.getLogger("ialcms").propagate = True
     net = nn.Linear(3, 3)
-    with caplog.at_level(logging.INFO), StepProfile(3, tmp_path / "profile", {"net": net}, torch.device("cpu")) as seen:
+    with caplog.at_level(logging.INFO), StepProfile(3, tmp_path / "profile", {"net": net}, device=CPU) as seen:
         for _ in range(steps):
             net(torch.randn(2, 3))
             seen.after_step()
@@ -175,7 +179,7 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
     logging.getLogger("ialcms").propagate = True
     (tmp_path / "profile").write_text("a file where the folder should be")
     net = nn.Linear(3, 3)
-    with StepProfile(1, tmp_path / "profile", {"net": net}, torch.device("cpu")) as seen:
+    with StepProfile(1, tmp_path / "profile", {"net": net}, device=CPU) as seen:
         for _ in range(SKIPPED + 1):
             net(torch.randn(2, 3))
             seen.after_step()

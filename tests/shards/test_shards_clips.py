@@ -15,10 +15,10 @@ import soundfile
 from PIL import Image
 
 import shards.clips
+from ialcms.media.sound import working_rate
 from shards.clips import ClipOptions, Video, VideoResult, cut_video, cut_videos, videos_of_folders, videos_of_list
 from shards.index import scan_tree
 from shards.stretches import Stretch
-from shards.video import working_rate
 from shards.video_lists import Listed
 
 OPTIONS = ClipOptions(seconds=5, min_seconds=4.5)

@@ -152,6 +152,11 @@ class TestWeights:
         with pytest.raises(ValueError, match="holds no weights by name"):
             load_detector(tmp_path / "list.pt")
 
+    def test_a_file_of_ours_that_lacks_something(self, tmp_path: Path):
+        torch.save({"format": "ialcms-detector", "backbone": "small"}, tmp_path / "part.pt")
+        with pytest.raises(ValueError, match=r"part\.pt lacks its classes and state; convert or train"):
+            load_detector(tmp_path / "part.pt")
+
     def test_pickled_code_does_not_run(self, tmp_path: Path):
         class Payload:
             def __reduce__(self):

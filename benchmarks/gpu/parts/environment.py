@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import statistics
@@ -16,6 +15,7 @@ import torchvision
 
 from benchmarks.gpu.part import ROOT
 from benchmarks.gpu.setting import Recorder, Setting
+from ialcms.processes import available_cores
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
@@ -23,7 +23,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     recorder.add("revision", output_of("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown")
     recorder.add("Python", platform.python_version())
     recorder.add("torch", torch.__version__, note=f"torchvision {torchvision.__version__}, NumPy {np.__version__}")
-    recorder.add("cores", len(os.sched_getaffinity(0)), note=cpu_name())
+    recorder.add("cores", available_cores(), note=cpu_name())
     if setting.device == "cuda":
         describe_gpus(recorder)
     device, side = setting.torch_device, 512 if setting.small else 8_192

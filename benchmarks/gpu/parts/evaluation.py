@@ -15,6 +15,7 @@ from ialcms.data.remote import open_manifest
 from ialcms.evaluation.scoring import metrics_of, score_all
 from ialcms.evaluation.timing import EvaluationTime
 from ialcms.models import Separator
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import build_networks
 
 
@@ -25,6 +26,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seconds=3.0, hop=16_383))
     options, device = config.eval, setting.torch_device
     mixes = list_mixes(manifest, "test", options.num_mix, 1, options.seed, options.seconds)
+    set_arithmetic(config)
     separator, _ = build_networks(config, pretrained=False)
     separator = separator.to(device).eval()
     recorder.add("eval.metrics: auto", metrics_of(config, device))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.gpu.setting import Recorder, Setting
 from ialcms.demo.dataset import make_dataset
+from ialcms.processes import available_cores
 from shards.datasets import load_dataset
 from shards.encode import EncodeOptions
 from shards.entries import read_index
@@ -20,7 +21,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     """Into the folder `setting.shards`; half of the cores, so that other parts are not held up."""
     began = time.monotonic()
     os.nice(19)
-    tree, jobs = Path(setting.work) / "tree", max(1, len(os.sched_getaffinity(0)) // 2)
+    tree, jobs = Path(setting.work) / "tree", max(1, available_cores() // 2)
     if setting.small:
         make_dataset(tree, 3, 1, jobs=jobs, instruments=INSTRUMENTS, show_progress=False)
     else:

@@ -1,7 +1,7 @@
 """Numbers of the device beside those of the CPU: outputs, losses, gradients and statistics of the golden case.
 
-Every form is compared with float64 on the CPU, whose rounding is nothing here, and float32 on the CPU is one of the
-forms: what a GPU is off by has to be of the size of what a CPU is off by.
+Every form is compared with float32 on the CPU, and, that of the CPU too, with float64, whose rounding is nothing here:
+what a GPU is off by has to be of the size of what a CPU is off by.
 """
 
 from __future__ import annotations
@@ -49,25 +49,30 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         networks, inputs = _small_networks, {name: torch.from_numpy(array) for name, array in arrays.items()}
     else:
         networks, inputs = _golden_networks, golden_inputs()
-    reference = numbers_of(Form("float64", "cpu", torch.float64), networks, inputs)
+    on_gpu = setting.device == "cuda"
     forms = [Form("cpu float32", "cpu")]
-    if setting.device == "cuda":
+    if on_gpu:
         forms += [Form("gpu float32", "cuda"), Form("gpu TF32", "cuda", tf32=True)]
-    forms.append(Form(f"{'gpu' if setting.device == 'cuda' else 'cpu'} bf16", setting.device, bf16=True))
+    forms.append(Form(f"{'gpu' if on_gpu else 'cpu'} bf16", setting.device, bf16=True))
+    known: dict[str, Numbers] = {}
     for form in forms:
         try:
-            numbers = numbers_of(form, networks, inputs)
+            known[form.name] = numbers_of(form, networks, inputs)
         except (RuntimeError, ValueError) as error:
             recorder.missing(form.name, error)
             continue
-        _record(recorder, form.name, numbers, reference)
+        if form.device == "cuda" and "cpu float32" in known:
+            _record(recorder, form.name, known[form.name], known["cpu float32"], "float32 on the CPU")
         if not setting.small:
             worst = max(
                 difference(value, torch.from_numpy(GOLDEN[f"train/{name}"]).double())
-                for name, value in numbers.training.items()
+                for name, value in known[form.name].training.items()
                 if f"train/{name}" in GOLDEN.files and name != "independence_loss"
             )
             recorder.add(f"{form.name}: published numbers", worst, note="largest relative difference; 1e-4 is allowed")
+    reference = numbers_of(Form("float64", "cpu", torch.float64), networks, inputs)
+    for name, numbers in known.items():
+        _record(recorder, name, numbers, reference, "float64 on the CPU")
 
 
 def _golden_networks() -> tuple[Separator, Critic]:
@@ -123,7 +128,8 @@ def difference(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max().clamp_min(1e-30))
 
 
-def _record(recorder: Recorder, form: str, numbers: Numbers, reference: Numbers) -> None:
+def _record(recorder: Recorder, form: str, numbers: Numbers, reference: Numbers, name_of_reference: str) -> None:
+    beside = f"{form} beside {name_of_reference}"
     groups = {
         "outputs in evaluation mode": (numbers.evaluation, reference.evaluation),
         "outputs and losses in training mode": (numbers.training, reference.training),
@@ -133,11 +139,11 @@ def _record(recorder: Recorder, form: str, numbers: Numbers, reference: Numbers)
         # a difference of scores that are all but equal: nothing to relate it to
         found = {name: difference(value, theirs[name]) for name, value in ours.items() if name != "independence_loss"}
         worst = max(found, key=lambda name: found[name] if np.isfinite(found[name]) else np.inf)
-        recorder.add(f"{form}: {title}", found[worst], note=f"largest relative difference from float64: {worst}")
+        recorder.add(f"{beside}: {title}", found[worst], note=f"largest relative difference: {worst}")
     for network, ours in numbers.gradients.items():
         theirs = reference.gradients[network]
         distance = float((ours - theirs).norm() / theirs.norm())
-        recorder.add(f"{form}: gradient of the {network}", distance, note="distance from float64, of its length")
+        recorder.add(f"{beside}: gradient of the {network}", distance, note="distance, of its length")
 
 
 def _gradient(network: torch.nn.Module) -> Tensor:

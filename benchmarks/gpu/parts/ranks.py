@@ -15,6 +15,7 @@ from benchmarks.gpu.part import ROOT, end_group, environment_of
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import make_batch, sized_config
 from ialcms.engine import Workers
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
 
@@ -56,6 +57,7 @@ def rank_program() -> None:
     with Workers() as workers:
         own = 2 if small else 8
         config = sized_config(small, own * workers.world_size, precision="bf16")
+        set_arithmetic(config, fixed_shapes=True)
         experiment = Experiment(config, workers, pretrained=False)
         cycle = [make_batch(config, step, workers.device, own) for step in range(config.train.separator_every)]
         times = []

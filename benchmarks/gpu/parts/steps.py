@@ -5,6 +5,7 @@ A cycle is `train.separator_every` steps: one in which both networks learn, and 
 
 from __future__ import annotations
 
+import functools
 import gc
 import statistics
 import time
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.gpu.counting import count_step
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import has_field, make_batch, sized_config
 from ialcms.config import Config
 from ialcms.data.batch import Batch
 from ialcms.engine import Workers
+from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
 # fields of the `train` section by the form's name
@@ -50,7 +53,7 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
             continue
         try:
             _measure_form(setting, recorder, label, sized_config(setting.small, size, **fields),
-                          recorder.seconds_left / (len(todo) - place), count=name == "float32")  # fmt: skip
+                          recorder.seconds_left / (len(todo) - place), kind)  # fmt: skip
         except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory is a RuntimeError
             recorder.missing(label, error)
         gc.collect()
@@ -58,13 +61,11 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
             torch.cuda.empty_cache()
 
 
-def _measure_form(
-    setting: Setting, recorder: Recorder, label: str, config: Config, seconds: float, count: bool
-) -> None:
-    """seconds: for everything about this form; count: its arithmetic, too."""
+def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Config, seconds: float, kind: str) -> None:
+    """seconds: for everything about this form."""
     began = time.monotonic()
     device = setting.torch_device
-    set_tf32(config)
+    set_arithmetic(config, fixed_shapes=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with Workers() as workers:
@@ -90,15 +91,14 @@ def _measure_form(
         recorder.add(f"{label}: host", statistics.median(issued) / cycle_s, note="share of a cycle until it is issued")
         if device.type == "cuda":
             recorder.add(f"{label}: peak memory", torch.cuda.max_memory_allocated() / 1e9, "GB")
-        if count:
+        if kind != "eager":  # those of eager forms are a part of their own
+            for title, batch in (("both learn", cycle[0]), ("critic only", cycle[1])):
+                step = functools.partial(experiment.step, _at(batch, batch.step + len(cycle)))
+                count_step(recorder, f"{label}, {title}", step, device)
+        elif config.train.precision == "float32" and not config.train.tf32:
             flops = counted_flops(experiment, cycle)
             recorder.add(f"{label}: multiply-adds of a cycle", flops / 2e9, "G")
             recorder.add(f"{label}: reached", flops / cycle_s / 1e12, "TFLOP/s")
-
-
-def set_tf32(config: Config) -> None:
-    """As the trainer does."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.train.tf32
 
 
 def run_cycle(experiment: Experiment, cycle: list[Batch], number: int) -> None:

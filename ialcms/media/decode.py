@@ -1,0 +1,180 @@
+"""From packets to frames with their times, past what is damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ialcms.media.container import (
+    Stream,
+    lacks_its_end,
+    open_container,
+    origin_s,
+    picture_stream,
+    sound_stream,
+    told_length,
+)
+from ialcms.media.time_line import TimeLine, Unit, is_steady
+
+_MOST_BARREN = 8  # packets of sound without an error and without sound
+_LARGEST_TAIL = 0.1  # of a file, behind its last packet
+_ENDS_WITH_PACKETS = ("matroska,webm", "flv", "ogg", "mpegts", "mpeg")  # formats without long tables at their end
+
+
+@dataclass
+class Damage:
+    """What is missing in a stream."""
+
+    packets: int = 0  # that could not be decoded
+    first_s: float | None = None  # where the first of them is
+    holes: int = 0  # places without sound, by the time stamps
+    hole_s: float = 0.0  # their length together
+    first_hole_s: float | None = None
+    overlap_s: float = 0.0  # of sound that came twice, by the time stamps; its second half is left out
+    jumps: tuple[str, ...] = ()  # of the time stamps, in words
+    breaks_off_s: float | None = None  # where the stream ends, if the file says that it is longer
+    told_s: float | None = None  # how long the file says that it is
+    unread_bytes: int = 0  # behind the last packet that FFmpeg found, where it must be a good part of the file
+
+    def add(self, at_s: float | None) -> None:
+        """A packet that could not be decoded."""
+        self.packets += 1
+        self.first_s = at_s if self.first_s is None else self.first_s
+
+    def add_hole(self, at_s: float, length_s: float) -> None:
+        self.holes, self.hole_s = self.holes + 1, self.hole_s + length_s
+        self.first_hole_s = at_s if self.first_hole_s is None else self.first_hole_s
+
+    def end(self, container: av.container.InputContainer, stream: Stream, line: TimeLine, end_s: float) -> None:
+        """The stream was read to its end, which is at `end_s`."""
+        self.jumps = tuple(map(str, line.jumps))
+        told = told_length(container, stream)
+        if told.seconds is not None and not line.jumps and told.seconds - end_s > told.rounding_s:
+            self.breaks_off_s, self.told_s = end_s, told.seconds
+        elif lacks_its_end(container):
+            self.breaks_off_s = end_s
+        if container.format.name in _ENDS_WITH_PACKETS and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
+            self.unread_bytes = container.size - line.read_bytes
+
+    def __bool__(self) -> bool:
+        return bool(self.parts())
+
+    def __str__(self) -> str:
+        return "; ".join(self.parts())
+
+    def parts(self) -> list[str]:
+        parts = []
+        if self.packets:
+            where = "" if self.first_s is None else f", the first at {self.first_s:.1f} s"
+            parts.append(f"damaged packets: {self.packets}{where}")
+        if self.holes:
+            parts.append(f"holes: {self.holes}, {self.hole_s:.1f} s together, the first at {self.first_hole_s:.1f} s")
+        if self.overlap_s:
+            parts.append(f"time stamps overlap by {self.overlap_s:.1f} s")
+        if self.breaks_off_s is not None:
+            told = "" if self.told_s is None else f" of {self.told_s:.1f} s"
+            parts.append(f"breaks off at {self.breaks_off_s:.1f} s{told}")
+        return parts + self.of_file()
+
+    def of_file(self) -> list[str]:
+        """What is wrong with the file, not with one of its streams."""
+        unread = f"the file's last {self.unread_bytes} bytes cannot be read"
+        return [*self.jumps, unread] if self.unread_bytes else list(self.jumps)
+
+
+@dataclass(slots=True)
+class _Mark:
+    """What a packet hands on to its frame."""
+
+    shift_s: float
+    pixel_ratio: Fraction | None = None
+
+
+@dataclass(slots=True)
+class Decoded:
+    frame: Any  # av.AudioFrame or av.VideoFrame
+    time_s: float | None  # on the file's time line; None where the file has no time stamps
+    pixel_ratio: Fraction | None  # width to height of a picture's pixels, as coded in it
+    after_damage: bool  # something before it could not be decoded
+
+
+def decode(
+    container: av.container.InputContainer,
+    stream: Stream,
+    line: TimeLine,
+    damage: Damage,
+    stop_at_damage: bool = False,
+) -> Iterator[Decoded]:
+    """The frames of a stream in order. Packets that cannot be decoded are left out and counted in `damage`.
+
+    The packets of the other stream are read with them: they take part in what the time is. `stop_at_damage`: end at
+    the first damage that comes behind a good frame.
+    """
+    context = stream.codec_context
+    context.copy_opaque = True
+    others = [other for other in (sound_stream(container), picture_stream(container)) if other is not None]
+    mark, at_s, begun, damaged = _Mark(line.shift_s), None, False, False
+    barren = 0  # packets in a row that gave nothing
+    try:
+        for packet in container.demux(*{other.index: other for other in (*others, stream)}.values()):
+            time_s = line.place(packet)
+            is_end = packet.dts is None and packet.pts is None
+            if packet.stream_index != stream.index or (not packet.size and not is_end):
+                continue
+            at_s = at_s if time_s is None else time_s
+            if packet.size:
+                mark = packet.opaque = _Mark(line.shift_s)
+            try:
+                frames = packet.decode()
+            except (av.FFmpegError, ValueError):  # ValueError: of a frame that PyAV cannot describe
+                damage.add(at_s)
+                damaged = True
+                if begun and stop_at_damage:
+                    return
+                continue
+            barren = 0 if frames or context.type == "video" else barren + 1
+            if barren > _MOST_BARREN:
+                damage.add(at_s)  # left out without an error, as by a wrong length in the head of an MP3 file
+            if context.type == "video":
+                mark.pixel_ratio = context.sample_aspect_ratio
+            for frame in frames:
+                yield _placed(frame, mark, damaged, line.unit)
+                begun, damaged = True, False
+    except av.FFmpegError:
+        damage.add(at_s)  # of the container itself: nothing behind this place can be found
+
+
+def seek(
+    container: av.container.InputContainer, path: Path, to_s: float, wanted_s: float, longest_hole_s: float
+) -> None:
+    """Go on reading a file from `to_s`, if what is on the screen at `wanted_s` can be decoded from there.
+
+    Otherwise nothing is done: the file is read from its beginning. longest_hole_s: as for the `TimeLine`.
+    """
+    if to_s <= 0 or not is_steady(path, longest_hole_s):
+        return
+    with open_container(path) as trial:
+        stream = picture_stream(trial)
+        try:
+            trial.seek(round((to_s + origin_s(trial)) * av.time_base))
+        except av.FFmpegError:
+            return
+        if stream is not None:
+            # formats without an index lead to places from which there is nothing to decode for long
+            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
+            if first is None or first.time_s is None or first.time_s > wanted_s:
+                return
+    container.seek(round((to_s + origin_s(container)) * av.time_base))
+
+
+def _placed(frame: Any, latest: _Mark, after_damage: bool, unit: Unit) -> Decoded:
+    """unit: of the stream's time stamps."""
+    mark = frame.opaque or latest
+    stamp = frame.dts if frame.pts is None else frame.pts
+    time_s = None if stamp is None else unit.seconds(stamp) + mark.shift_s
+    return Decoded(frame, time_s, mark.pixel_ratio, after_damage)

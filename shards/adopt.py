@@ -1,0 +1,322 @@
+"""A manifest for tars that have none: of another WebDataset writer, or ours when the manifest was lost.
+
+    tars = find_tars(["data/music/train-{000000..000099}.tar"])
+    manifest, unusable = adopt(tars, Reading(fields={"instrument": "label"}), jobs=8)
+
+Every tar is read once, from front to back, and stays as it is. What was found lies in the folder `.adopting` until all
+are read: a run that was killed goes on with the tars that it had not finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from braceexpand import braceexpand
+
+from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, is_file_name, read_manifest, write_manifest
+from ialcms.data.members import MEMBERS, split_name
+from ialcms.files import write_whole
+from ialcms.processes import map_ordered
+from ialcms.progress import Progress
+from ialcms.reading import Unreadable, one_line
+from ialcms.reading.tar import Member, iter_members
+from ialcms.reading.text import read_json, typed
+from shards.foreign_clips import FoundClip, Reading, examine, split_of_name
+
+_RECORDS = ".adopting"
+_MOST_TARS = 1_000_000
+_LARGEST_CLIP = 1 << 32  # bytes of one key's members, which are held in memory
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
+
+
+@dataclass
+class FoundShard:
+    """What a tar holds."""
+
+    name: str
+    num_bytes: int = 0
+    sha256: str = ""
+    clips: list[FoundClip] = field(default_factory=list)
+    problem: str = ""  # where its reading ended too early, and why
+
+
+@dataclass(frozen=True)
+class Unusable:
+    shard: str
+    key: str  # of the clip, '' for what concerns the tar
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: clip {self.key}: {self.problem}" if self.key else f"{self.shard}: {self.problem}"
+
+
+def find_tars(names: Sequence[str]) -> list[Path]:
+    """The tars of folders, file names, brace patterns like 'train-{000000..000099}.tar', and glob patterns.
+
+    Raises ValueError where there are none, where a pattern names one that is not there, and for several folders: the
+    manifest lies beside its shards.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        found |= dict.fromkeys(sorted(Path(name).glob("*.tar"), key=_order) if Path(name).is_dir() else _expand(name))
+    if not found:
+        raise ValueError(
+            f"no tar in {', '.join(names)}; name a folder of tars, or a pattern like 'train-{{00..12}}.tar'"
+        )
+    for path in found:
+        if not path.is_file():
+            raise ValueError(f"tar {path} does not exist; correct the pattern")
+    folders = sorted({str(path.parent) for path in found})
+    if len(folders) > 1:
+        raise ValueError(f"tars lie in {folders[0]} and {folders[1]}; move them into one folder, beside its manifest")
+    return list(found)
+
+
+def _order(path: Path) -> tuple[int, str]:
+    """As 'pack' writes them: training first, then validation, test, others; a lost manifest comes out as it was."""
+    split = split_of_name(path.name)
+    return SPLITS.index(split) if split else len(SPLITS), path.name
+
+
+def _expand(name: str) -> list[Path]:
+    spans = [int(end) - int(start) for start, end in re.findall(r"\{(-?\d{1,18})\.\.(-?\d{1,18})\b", name)]
+    if any(abs(span) > _MOST_TARS for span in spans):
+        raise ValueError(f"'{name}' names more than {_MOST_TARS} tars; correct the pattern")
+    try:
+        names = list(itertools.islice(braceexpand(name), _MOST_TARS + 1))
+    except (ValueError, MemoryError) as error:
+        raise ValueError(f"'{name}' is no pattern of names ({one_line(error)})") from error
+    if len(names) > _MOST_TARS:
+        raise ValueError(f"'{name}' names more than {_MOST_TARS} tars; correct the pattern")
+    paths: list[Path] = []
+    for each in names:
+        matches = sorted(glob.glob(each)) if glob.has_magic(each) and not Path(each).exists() else [each]
+        paths += map(Path, matches)
+    return paths
+
+
+def adopt(tars: Sequence[Path], reading: Reading, jobs: int = 1) -> tuple[Manifest, list[Unusable]]:
+    """Read the tars and write `manifest.json` beside them; returns it and what cannot be used.
+
+    A set that was adopted with the same words is left as it is. Raises ValueError for another manifest in the folder,
+    and where no clip can be used.
+    """
+    folder, names = tars[0].parent, [path.name for path in tars]
+    digest = _digest(names, reading)
+    if (folder / FILE_NAME).exists():
+        return _adopted_already(folder, digest)
+    if (folder / ".packing").is_dir():
+        raise ValueError(f"{folder} is being packed; end that first: run the same 'ialcms data pack' again")
+    shards = [shard for _, shard in zip(tars, _scan_all(folder, tars, reading, digest, jobs))]
+    manifest, unusable = _join(folder, shards, digest, reading)
+    write_manifest(manifest)
+    shutil.rmtree(folder / _RECORDS, ignore_errors=True)
+    return read_manifest(folder), unusable
+
+
+def _adopted_already(folder: Path, digest: str) -> tuple[Manifest, list[Unusable]]:
+    manifest = read_manifest(folder)
+    if manifest.info.get("adopted") != digest:
+        raise ValueError(f"{folder} has a {FILE_NAME} already; move it away to adopt the tars anew")
+    removed = manifest.info.get("removed", [])
+    return manifest, [Unusable(item["shard"], str(item.get("key")), str(item.get("reason"))) for item in removed]
+
+
+def _digest(names: Sequence[str], reading: Reading) -> str:
+    values = [sorted(names), dataclasses.asdict(reading)]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _scan_all(folder: Path, tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
+    """In the order of the tars; what an earlier run has read is taken from its records."""
+    known = {path: found for path in tars if (found := _recall(path, digest)) is not None}
+    waiting = [path for path in tars if path not in known]
+    scan = functools.partial(scan_tar, reading=reading)
+    with (
+        Progress(len(tars), "adopt", "tar") as progress,
+        contextlib.closing(map_ordered(scan, waiting, jobs)) as results,
+    ):
+        progress.skip(len(known))
+        for path in tars:
+            found = known.pop(path, None)
+            if found is None:
+                found = next(results)
+                _record(path, digest, found)
+                progress.advance()
+            yield found
+
+
+def _state(path: Path, digest: str) -> list[Any]:
+    stat = path.stat()
+    return [digest, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def _record(path: Path, digest: str, found: FoundShard) -> None:
+    with contextlib.suppress(OSError, ValueError):  # the folder cannot be written to: `write_manifest` will say so
+        record = {"state": _state(path, digest), "found": dataclasses.asdict(found)}
+        write_whole(path.parent / _RECORDS / f"{path.name}.json", json.dumps(record).encode())
+
+
+def _recall(path: Path, digest: str) -> FoundShard | None:
+    try:
+        record = read_json(path.parent / _RECORDS / f"{path.name}.json")
+        if record["state"] != _state(path, digest):
+            return None
+        return typed(FoundShard, record["found"] | {"clips": [typed(FoundClip, c) for c in record["found"]["clips"]]})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def scan_tar(path: Path, reading: Reading) -> FoundShard:
+    """Read a tar from front to back. What is wrong with it, or with its clips, is in the result."""
+    found = FoundShard(path.name)
+    try:
+        with open(path, "rb") as file:
+            _scan(file, os.fstat(file.fileno()).st_size, found, reading)
+    except OSError as error:
+        found.problem = f"cannot be read: {error.strerror or error}"
+    return found
+
+
+def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -> None:
+    sha256, hashed = hashlib.sha256(), 0
+    found.num_bytes = num_bytes
+    start = file.read(8)
+    for magic, program in _COMPRESSED.items():
+        if start.startswith(magic):
+            found.problem = f"is compressed, so that clips cannot be read one by one; decompress it ({program})"
+            return
+
+    def read(offset: int, length: int) -> bytes:
+        file.seek(offset)
+        return file.read(length)
+
+    try:
+        for group in _groups(iter_members(read, 0, num_bytes)):
+            offset, end = group[0].offset, group[-1].end
+            if end - offset > _LARGEST_CLIP:
+                raise Unreadable(f"the members of '{group[0].name}' have {end - offset} bytes")
+            raw = read(offset, end - offset)
+            _hash_up_to(file, sha256, hashed, offset)
+            sha256.update(raw)
+            hashed = offset + len(raw)
+            found.clips.append(_examined(group, raw, found.name, reading))
+    except Unreadable as error:
+        found.problem = f"is no whole tar: {error}"
+    _hash_up_to(file, sha256, hashed, num_bytes)
+    found.sha256 = sha256.hexdigest()
+
+
+def _hash_up_to(file: BinaryIO, sha256: Any, start: int, end: int) -> None:
+    file.seek(start)
+    while start < end and (block := file.read(min(1 << 20, end - start))):
+        sha256.update(block)
+        start += len(block)
+
+
+def _groups(members: Iterator[Member]) -> Iterator[list[Member]]:
+    """Runs of members with one key; what is no file is a run of its own.
+
+    Where the tar breaks off, what came before is a run too: it may be whole.
+    """
+    group: list[Member] = []
+    broken: Unreadable | None = None
+    try:
+        for member in members:
+            if group and (member.kind != "file" or group[0].kind != "file" or _key(member) != _key(group[0])):
+                yield group
+                group = []
+            group.append(member)
+    except Unreadable as error:
+        broken = error
+    if group:
+        yield group
+    if broken is not None:
+        raise broken
+
+
+def _key(member: Member) -> str:
+    return split_name(member.name)[0]
+
+
+def _examined(group: list[Member], raw: bytes, shard: str, reading: Reading) -> FoundClip:
+    first = group[0]
+    found = FoundClip(_key(first), first.offset, len(raw), zlib.crc32(raw))
+    members: dict[str, bytes] = {}
+    try:
+        if first.kind != "file":
+            raise ValueError(f"a {first.kind}, not a file" if first.kind != "other" else "no plain file")
+        for member in group:
+            suffix, start = split_name(member.name)[1], member.data - first.offset
+            if suffix in members:
+                raise ValueError(f"it has two members .{suffix}")
+            members[suffix] = raw[start : start + member.size]
+        return dataclasses.replace(found, **examine(found, shard, members, reading))
+    except ValueError as error:
+        return dataclasses.replace(found, problem=str(error))
+
+
+def _join(folder: Path, found: list[FoundShard], digest: str, reading: Reading) -> tuple[Manifest, list[Unusable]]:
+    """The manifest of what can be used, all at the sample rate that most clips have."""
+    unusable = [Unusable(shard.name, "", shard.problem) for shard in found if shard.problem]
+    rates = Counter(clip.sample_rate for shard in found for clip in shard.clips if not clip.problem)
+    rate = rates.most_common(1)[0][0] if rates else 0
+    seen: dict[str, str] = {}
+    shards: list[Shard] = []
+    clips: list[Clip] = []
+    removed: list[dict[str, Any]] = []
+    all_ours = True
+    for shard in found:
+        usable = []
+        for clip in shard.clips if is_file_name(shard.name) else ():
+            problem = clip.problem or _misfit(clip, rate, seen)
+            if problem:
+                is_folder = problem.startswith("a folder")  # many tars have them, and they hold nothing
+                unusable += [] if is_folder else [Unusable(shard.name, clip.key, problem)]
+                place = {"key": clip.key, "shard": shard.name, "offset": clip.offset, "size": clip.size}
+                removed.append({**place, "reason": problem})
+                continue
+            seen[clip.key] = shard.name
+            usable.append(clip)
+        all_ours = all_ours and all(clip.is_ours for clip in usable)
+        clips += [_listed(clip, len(shards)) for clip in usable]
+        if usable:
+            shards.append(Shard(shard.name, shard.num_bytes, shard.sha256, len(usable)))
+    if not clips:
+        raise ValueError(_nothing_usable(folder, unusable))
+    info: dict[str, Any] = {"adopted": digest} | ({"removed": removed} if removed else {})
+    if not all_ours:
+        info[MEMBERS] = reading.naming.to_info()
+    return Manifest(folder, rate, tuple(shards), tuple(clips), info), unusable
+
+
+def _misfit(clip: FoundClip, rate: int, seen: dict[str, str]) -> str:
+    if clip.sample_rate != rate:
+        return f"its sound has {clip.sample_rate} samples per second, most have {rate} (resample it)"
+    return f"a clip of this name is in {seen[clip.key]} too" if clip.key in seen else ""
+
+
+def _listed(clip: FoundClip, shard: int) -> Clip:
+    facts = {item.name: getattr(clip, item.name) for item in dataclasses.fields(Clip) if item.name != "shard"}
+    return Clip(**facts, shard=shard)
+
+
+def _nothing_usable(folder: Path, unusable: list[Unusable]) -> str:
+    reasons = Counter(item.problem for item in unusable).most_common(2)
+    shown = "; ".join(f"{count} x {one_line(reason)}" for reason, count in reasons)
+    return f"no clip in {folder} can be used ({shown or 'the tars are empty'})"
