@@ -41,6 +41,7 @@ from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.train_batches import normalise_objects, train_batches
 from ialcms.demo.dataset import make_dataset
+from ialcms.pictures import open_picture
 from launch import local
 from shards.datasets import load_dataset
 from shards.encode import EncodeOptions
@@ -98,7 +99,7 @@ def make_tree(tree: Path) -> Path:
 
 
 def write_png(path: Path) -> None:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("JPEG",)) as picture:
         picture.save(path.with_suffix(".png"), compress_level=1)  # as OpenCV writes by default
     path.unlink()
 
@@ -178,10 +179,10 @@ def measure_parts(tree: Path, manifest: Manifest) -> list[str]:
     waves = sorted(tree.glob("solo_audio_resample/*/*.wav"))[::5]
     flacs = [encode_flac(path) for path in waves]
     parts: dict[str, float] = {
-        "JPEG frame, Pillow": milliseconds(lambda raw: Image.open(io.BytesIO(raw)).load(), jpegs),
+        "JPEG frame, Pillow": milliseconds(lambda raw: open_picture(raw).load(), jpegs),
         "JPEG frame, Pillow at half size": milliseconds(decode_half, jpegs),
         "JPEG frame, torchvision": milliseconds(lambda raw: decode_jpeg(raw, ImageReadMode.RGB), as_tensors),
-        "PNG frame, Pillow": milliseconds(lambda raw: Image.open(io.BytesIO(raw)).load(), pngs),
+        "PNG frame, Pillow": milliseconds(lambda raw: open_picture(raw).load(), pngs),
         "JPEG frame to 256 x 256 picture of a box": milliseconds(lambda clip: clip.picture(0, 256), clips),
         "FLAC of 10 s": milliseconds(lambda raw: soundfile.read(io.BytesIO(raw), dtype="int16"), flacs),
         "FLAC, 65,535 samples of it": milliseconds(decode_part, flacs),
@@ -203,7 +204,7 @@ def milliseconds(function: Callable, items: Iterable) -> float:
 
 
 def decode_half(raw: bytes) -> None:
-    picture = Image.open(io.BytesIO(raw))
+    picture = open_picture(raw)
     picture.draft("RGB", (picture.width // 2, picture.height // 2))
     picture.load()
 

@@ -61,5 +61,6 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         wave = wave[start : start + length]
         wave = np.pad(wave, (0, length - len(wave))) * np.float32(random.uniform(*self.config.data.gain))
         frame, _, _, *box = random.choice(boxes)
-        picture = Image.open(self.tree / "solo_extract" / instrument / key / f"{int(frame):06d}.png").convert("RGB")
+        path = self.tree / "solo_extract" / instrument / key / f"{int(frame):06d}.png"
+        picture = Image.open(path, formats=("PNG",)).convert("RGB")
         return torch.from_numpy(np.clip(wave, -1, 1)), self.transform(picture.crop([int(edge) for edge in box]))

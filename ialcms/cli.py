@@ -15,12 +15,15 @@ from subprocess import CalledProcessError
 
 from ialcms import __version__
 from ialcms.launched import adopt_launcher, launched
+from ialcms.names import is_utf8, printable
+from ialcms.overwriting import refuse_overwriting
 from ialcms.places import prepare_places
 from ialcms.refusal import LostProcess, SharedRefusal
 from ialcms.shortages import shortage
 from ialcms.terminal import plain_output
 
-_NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR)
+_NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
+               errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
 _OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
 
 
@@ -82,7 +85,7 @@ def _refuse(message: str, told_by_first: bool = False) -> int:
         if told_by_first:
             return 2
         message = f"worker {worker} on {platform.node()}: {message}"
-    print(f"ialcms: error: {message}", file=sys.stderr)
+    print(f"ialcms: error: {printable(message)}", file=sys.stderr)
     return 2
 
 
@@ -160,7 +163,9 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     separate.add_argument("--boxes", nargs="+", default=[], metavar="BOX",
                           help="[NAME=]X1,Y1,X2,Y2[@SECONDS]; with a name if X1 is negative")  # fmt: skip
     separate.add_argument("--click", nargs="+", default=[], metavar="POINT", help="[NAME=]X,Y[@SECONDS]")
-    separate.add_argument("--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument")
+    separate.add_argument(
+        "--pictures", nargs="+", type=Path, default=[], help="a picture of each instrument: JPEG, PNG or WebP"
+    )
     separate.add_argument("--detector", type=Path, metavar="WEIGHTS", help="finds the instruments; see 'data detect'")
     separate.add_argument("--min-score", type=float, default=0.9, help="least confidence of the detector")
     separate.add_argument("--out", type=Path, default=Path("separated"), help="folder of the results")
@@ -275,9 +280,13 @@ def _train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if args.profile is not None and args.profile < 1:
         raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
+    folder = RunFolder(args.folder or Path("runs") / config.name)
+    if not is_utf8(str(folder.path)):
+        raise ValueError(f"{folder.path}: TensorBoard cannot write to folders whose names are no UTF-8; rename it")
+    if not folder.environment.exists():  # of an earlier start: then the configuration is the run's own
+        refuse_overwriting([folder.config], [args.config], "give another --folder, or rename your configuration")
     check_engine(config)
     with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
-        folder = RunFolder(args.folder or Path("runs") / config.name)
         train(config, folder, workers, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
 
@@ -354,7 +363,12 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ialcms.config import load_config
     from ialcms.training.pretrain import pretrain
 
-    pretrain(load_config(args.config, args.overrides), args.out, args.steps, args.batch)
+    config = load_config(args.config, args.overrides)
+    if args.out.is_dir():
+        raise ValueError(f"{args.out} is a folder; name a file, like {args.out / 'backbone.pt'}")
+    weights = [Path(config.model.visual.weights)] if config.model.visual.weights else []
+    refuse_overwriting([args.out], [args.config, *weights], "name another file")
+    pretrain(config, args.out, args.steps, args.batch)
     return 0
 
 

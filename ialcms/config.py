@@ -232,7 +232,7 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
                 raise ValueError(f"'{name}': {section} is a value, not a section")
-        target[key] = _parse_scalar(text)
+        target[key] = _parse_override(name.strip(), text)
     return from_dict(values, source=str(path))
 
 
@@ -387,11 +387,23 @@ def _nearest(name: str, choices: typing.Iterable[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _parse_scalar(text: str) -> Any:
+def _parse_override(name: str, text: str) -> Any:
+    """A value in YAML, but for texts, which are taken as they stand: '12:30' and 'Bach: Duo' are names of folders."""
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    if _kind_of(name) is str and not is_quoted:
+        return text
     try:
         return parse_yaml(text)
     except Unreadable:
         return text
+
+
+def _kind_of(name: str) -> Any:
+    """The type of a field like 'data.shards'; None where there is none."""
+    kind: Any = Config
+    for key in name.split("."):
+        kind = typing.get_type_hints(kind).get(key) if dataclasses.is_dataclass(kind) else None
+    return kind
 
 
 def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:

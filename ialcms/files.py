@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ialcms.names import ENCODING_ERRORS
+
 # In a prepared tree, beside its folders: what was cut from which video and how, and what the detector was.
 CLIPS_REPORT = "clips.json"
 DETECTOR_OPTIONS = "detect_options.json"
@@ -29,9 +31,9 @@ def temporary_name(path: Path, suffix: str = "") -> Path:
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     """A temporary name for a file or folder that takes the place of `path` once it is whole.
 
-    A file is flushed to the disk before it is renamed. What was written is removed where the body fails. An older
-    folder of the name is deleted, as only files can be replaced by renaming. suffix: of the temporary name, for
-    writers that choose the format by it. Raises OSError as the system does.
+    A file is flushed to the disk before it is renamed. What was written is removed where the body fails. A folder
+    takes the place of an older folder, which is deleted, as only files can be replaced by renaming; a file never does.
+    suffix: of the temporary name, for writers that choose the format by it. Raises OSError as the system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path, suffix)
@@ -40,7 +42,7 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         yield temporary
         if temporary.is_file():
             _flush(temporary)
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
@@ -50,8 +52,10 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all, text as UTF-8. Raises ValueError when that fails."""
-    data = content.encode() if isinstance(content, str) else content
+    """Write a file whole or not at all, text as UTF-8 (with the bytes of names that are none). Raises ValueError when
+    that fails.
+    """
+    data = content.encode(errors=ENCODING_ERRORS) if isinstance(content, str) else content
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(data)
@@ -83,12 +87,12 @@ def _flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_text(path: Path) -> Iterator[TextIO]:
+def open_text(path: Path, encoding_errors: str = "strict") -> Iterator[TextIO]:
     """A text file to read, line ends as they are. Raises ValueError, while it is read, when it is not UTF-8 and when
     the csv module cannot take it apart.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig", errors=encoding_errors) as file:
             yield file
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as such") from error

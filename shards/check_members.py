@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from ialcms.data.manifest import Clip
 from ialcms.data.members import Naming, first_of
+from ialcms.pictures import BadPicture, load_picture, open_picture
 from ialcms.reading import Unreadable, shown
 from ialcms.reading.arrays import parse_array
 from ialcms.reading.sounds import Sound, parse_sound
 from ialcms.reading.text import parse_json
 from shards.clean import FRAME, X1, X2, Y1, Y2, Detections, is_box, spans_a_pixel
-from shards.encode import AUDIO_FORMATS, PICTURE_ERRORS, check_wave
+from shards.encode import AUDIO_FORMATS
+from shards.waves import check_wave
 
 
 def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> None:
@@ -131,9 +131,8 @@ def check_boxes(boxes: Detections) -> None:
 def check_picture(name: str, content: bytes, boxes: Detections, formats: tuple[str, ...]) -> None:
     """Raises ValueError for a picture that cannot be decoded, or does not hold its boxes."""
     try:
-        image = Image.open(io.BytesIO(content), formats=formats)
-        image.load()
-    except PICTURE_ERRORS as error:
-        raise ValueError(f"picture {name} cannot be decoded") from error
+        image = load_picture(open_picture(content, formats))
+    except BadPicture as error:
+        raise ValueError(f"picture {name} cannot be decoded ({error})") from error
     if (boxes[:, [X1, Y1]] < 0).any() or (boxes[:, [X2, Y2]] > np.array(image.size)).any():
         raise ValueError(f"a box of picture {name} is not inside it")

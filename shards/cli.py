@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
+from ialcms.overwriting import lies_in, refuse_overwriting
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
 from shards.cli_adopt import add_adopt, remake
@@ -19,7 +20,7 @@ from shards.cli_stats import add_stats
 from shards.cli_video import add_clips
 from shards.datasets import Dataset, load_dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
-from shards.entries import Entry, check_keys, parse_path_map, read_index, write_index
+from shards.entries import Entry, check_keys, csv_name, parse_path_map, read_index, write_index
 from shards.index import TreeLayout, drop_missing, scan_tree, shared_videos, split_by_clip, split_by_video
 from shards.pack import REPORT_NAME, PackOptions, pack
 from shards.pack_parts import Part, join_parts, pack_part
@@ -87,9 +88,9 @@ def _clean(args: argparse.Namespace) -> int:
     tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
     out = args.out or args.tree / f"solo_detect_{args.rule}"
     for folder in (args.tree / name for name in (args.audio, args.frames, args.detections)):
-        # resolved: it must not lie there by '..' or a link either
-        one, other = out.resolve(), folder.resolve()
-        if one.is_relative_to(other) or other.is_relative_to(one):
+        # also by '..' or a link, and a folder of an instrument in it may be a link, too
+        written_to = [out, *(out / name for name in {entry.instrument for entry in tree.entries})]
+        if lies_in(folder, out) or any(lies_in(path, folder) for path in written_to):
             raise ValueError(f"--out {out} is, holds or lies in {folder}, which is read; give another folder")
     written = None if args.dry_run else out
     report = clean_tree(tree.entries, written, args.rule, load_dataset(args.dataset), args.jobs, args.max_bad_fraction)
@@ -123,7 +124,10 @@ def _add_index(subparsers: Any) -> None:
 
 
 def _index(args: argparse.Namespace) -> int:
+    out = args.out or args.tree
     if args.from_csv is not None:
+        lists = [args.from_csv / csv_name(split) for split in SPLITS]
+        refuse_overwriting([out / path.name for path in lists], lists, "give another folder with --out")
         entries, missing = drop_missing(read_index(args.from_csv, args.tree, parse_path_map(args.map)), args.jobs)
         print_some("listed clip without its files", [str(entry.audio) for entry in missing])
         if not entries:
@@ -148,7 +152,6 @@ def _index(args: argparse.Namespace) -> int:
     leak = shared_videos(entries, "train", "val") | shared_videos(entries, "train", "test")
     if leak:
         print(f"{len(leak)} training videos also have clips in validation or test: that split leaks", file=sys.stderr)
-    out = args.out or args.tree
     if args.dry_run:
         print(f"would write to {out}")
     else:
@@ -283,3 +286,5 @@ def _print_report(report: Report, where: str = "") -> None:
     print("\n".join(report.lines()))
     named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.bad]
     print_some("clip with broken files", named, where)
+    named = [f"{item['instrument']}/{item['clip']}: {item['reason']}" for item in report.clipped]
+    print_some("clip that is too loud", named, where)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from ialcms.names import printable
 from ialcms.processes import available_cores
 
 _SHOWN = 20  # names printed of a longer list
@@ -29,7 +30,7 @@ def add_verb(subparsers: Any, name: str, summary: str, details: str, *examples: 
 def print_some(what: str, names: Sequence[str], where: str = "") -> None:
     """One line per name, on stderr, of a list that can be long."""
     for name in names[:_SHOWN]:
-        print(f"{what}: {name}", file=sys.stderr)
+        print(f"{what}: {printable(name)}", file=sys.stderr)
     if len(names) > _SHOWN:
         print(f"{what}: {len(names) - _SHOWN} more{where}", file=sys.stderr)
 

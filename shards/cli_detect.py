@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ialcms.overwriting import refuse_overwriting
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset
 from shards.published_detector.settings import POOLINGS, PublishedSettings, option
@@ -68,7 +69,7 @@ def add_detect(subparsers: Any) -> None:
         published.add_argument(option(name), type=kind, help=f"{what} (default: {getattr(defaults, name)})")
     training = parser.add_argument_group("training")
     training.add_argument("--train", type=Path, metavar="BOXES.CSV", help="with columns ImageID, LabelName, XMin, ...")
-    training.add_argument("--images", type=Path, help="folder of <ImageID>.jpg")
+    training.add_argument("--images", type=Path, help="folder of <ImageID>.jpg or .png")
     training.add_argument("--class-names", type=Path, help="CSV of label ids and names, as Open Images has it")
     training.add_argument("--init", type=Path, help="weights to start from, as far as they fit")
     training.add_argument("--steps", type=positive, default=20_000, help="(default: %(default)s)")
@@ -196,6 +197,10 @@ def _train(args: argparse.Namespace) -> int:
     if args.images is None:
         raise ValueError("--train needs the folder of pictures, --images")
     weights = _weights(args)
+    if weights.is_dir():
+        raise ValueError(f"--weights {weights} is a folder; name a file, like {weights / 'detector.pt'}")
+    given = [path for path in (args.train, args.class_names, args.init, Path(args.dataset)) if path is not None]
+    refuse_overwriting([weights], given, "name another file for --weights")
     classes = _class_names(args.dataset)
     names = read_class_names(args.class_names) if args.class_names else None
     examples, left_out = read_boxes(args.train, args.images, classes, names)

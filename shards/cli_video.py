@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.files import CLIPS_REPORT, write_whole
+from ialcms.overwriting import refuse_overwriting
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset, read_video_list
-from shards.video_lists import FORMATS, Listed, read_list
+from shards.video_lists import FORMATS, Listed, read_list, without_several
 
 # What decodes videos is imported when it is needed: the other verbs start without torch.
 
@@ -43,19 +44,27 @@ def add_clips(subparsers: Any) -> None:
 
 
 def _clips(args: argparse.Namespace) -> int:
-    from shards.clips import ClipOptions, cut_videos, videos_of_folders, videos_of_list
+    from shards.clips import ClipOptions, check_videos, cut_videos, videos_of_folders, videos_of_list
 
     options = ClipOptions(
         args.seconds, args.min_seconds, args.fps, args.sample_rate, args.longest_side, args.jpeg_quality
     )
     missing: list[Listed] = []
     test_videos: list[str] = []
+    if args.list is not None:
+        written = [args.out / CLIPS_REPORT, args.out / "test_videos.txt"]
+        refuse_overwriting(written, [args.list], "give another folder with --out")
     if args.list is None:
         videos = videos_of_folders(args.videos)
     else:
         labels = load_dataset(args.dataset).labels if args.dataset else {}
         listed = read_list(args.list, args.list_format, labels)
-        videos, missing = videos_of_list(args.videos, listed.entries)
+        entries, several = without_several(listed.entries)
+        print_some(
+            "left out, as it is listed under several instruments",
+            [f"{video} ({', '.join(names)})" for video, names in several.items()],
+        )
+        videos, missing = videos_of_list(args.videos, entries)
         test_videos = sorted({entry.video for entry in listed.entries if entry.split == "test"})
         found = len({(video.instrument, video.name) for video in videos})
         print(f"{len(listed.entries)} entries in {args.list}, {found} videos found for them")
@@ -64,6 +73,7 @@ def _clips(args: argparse.Namespace) -> int:
     print_some("missing video", [f"{entry.instrument}/{entry.video}" for entry in missing])
     instruments = Counter(instrument for instrument, _ in {(video.instrument, video.name) for video in videos})
     print("videos: " + (", ".join(f"{name} {count}" for name, count in sorted(instruments.items())) or "none"))
+    check_videos(videos, args.videos, args.out)
     if args.dry_run:
         print(f"would cut them into {args.out}")
         return 0

@@ -26,10 +26,13 @@ import torch
 from PIL import Image
 
 from ialcms.files import CLIPS_REPORT, claim, write_whole
+from ialcms.names import num_bytes
+from ialcms.overwriting import lies_in
 from ialcms.processes import map_ordered
 from ialcms.progress import Progress
 from ialcms.reading.text import read_json
 from shards.encode import encode_audio, encode_jpeg, scaled_size
+from shards.entries import MAX_KEY_BYTES
 from shards.index import TreeLayout
 from shards.stretches import Stretch, Wanted
 from shards.video import read_frames, read_sound
@@ -103,6 +106,40 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
         else:
             found.setdefault(_key(dataclasses.asdict(entry)), Video(place, entry.instrument, entry.video, stretch))
     return list(found.values()), missing
+
+
+def check_videos(videos: Sequence[Video], folder: Path, tree: Path) -> None:
+    """Raises ValueError for what would only come out when all is cut: names that clips cannot have, two videos whose
+    clips would have the same names, an earlier run's clips of the same name, and videos that lie in folders of clips.
+    """
+    layout = TreeLayout()
+    for name in (layout.audio, layout.frames, _RECORDS):
+        if lies_in(folder, tree / name):
+            raise ValueError(f"the videos lie in {tree / name}, which holds clips; give another folder for --out")
+    earlier = {
+        (item["video"], item["stretch"]): item["instrument"]
+        for item in _read_report(tree).get("videos", ())
+        if item["clips"]
+    }
+    seen: dict[tuple[str, int | None], Video] = {}
+    for video in videos:
+        number = None if video.stretch is None else video.stretch.number
+        suffix = "_999" if number is None else f"_{number}"
+        most = MAX_KEY_BYTES - len(suffix)
+        if num_bytes(video.name) > most:
+            raise ValueError(f"{video.path}: a clip's name can have {most} bytes only; rename the video, like its id")
+        other = seen.setdefault((video.name.replace(".", "-"), number), video)
+        if other is not video:
+            raise ValueError(
+                f"the clips of two videos would have one name: {other.path} ({other.instrument}) and {video.path} "
+                f"({video.instrument}); rename one, or list it once"
+            )
+        before = earlier.get((video.name, number), video.instrument)
+        if before != video.instrument:
+            raise ValueError(
+                f"{tree} has clips of video '{video.name}' as {before} already, now it is {video.instrument}; remove "
+                "them, or correct the list"
+            )
 
 
 def cut_videos(

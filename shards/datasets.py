@@ -59,7 +59,7 @@ def load_dataset(name: str | Path) -> Dataset:
     Raises ValueError naming the file, the key and the remedy.
     """
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix.lower() not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import itertools
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,16 +21,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torchvision.models.detection import FasterRCNN
 from torchvision.transforms.functional import pil_to_tensor
 
 from ialcms.files import DETECTOR_OPTIONS, claim, write_whole
+from ialcms.pictures import decode_picture
 from ialcms.processes import asset, map_ordered
 from ialcms.progress import Progress
 from shards.detector import Detector, detection_rows, load_detector
-from shards.encode import PICTURE_ERRORS, encode_array
-from shards.entries import list_frames
+from shards.encode import encode_array
+from shards.entries import Entry, check_keys, list_frames
 from shards.index import TreeLayout
 from shards.published_detector.network import PublishedDetector
 
@@ -61,14 +60,19 @@ class Detected:
 
 
 def clips_to_detect(tree: Path, layout: TreeLayout | None = None) -> list[ClipToDetect]:
-    """The folders of frames of a tree, and where their detections belong. ValueError if there are none."""
+    """The folders of frames of a tree, and where their detections belong.
+
+    ValueError if there are none, and for two of one name, which 'ialcms data index' would refuse after all the work.
+    """
     layout = layout or TreeLayout()
     folders = sorted(path for path in (tree / layout.frames).glob("*/*") if path.is_dir())
     if not folders:
         raise ValueError(f"no folder of frames in {tree / layout.frames}; cut videos with 'ialcms data clips'")
-    return [
-        ClipToDetect(folder, tree / layout.detections / folder.parent.name / f"{folder.name}.npy") for folder in folders
-    ]
+    detections = [tree / layout.detections / folder.parent.name / f"{folder.name}.npy" for folder in folders]
+    check_keys(
+        Entry("", folder.with_name(f"{folder.name}.wav"), folder, path) for folder, path in zip(folders, detections)
+    )
+    return [ClipToDetect(folder, path) for folder, path in zip(folders, detections)]
 
 
 def available_devices(asked: str, jobs: int) -> list[str]:
@@ -190,16 +194,15 @@ def _readable(paths: dict[int, Path], unreadable: list[Path]) -> Iterator[tuple[
     for number, path in sorted(paths.items()):
         try:
             picture = read_picture(path)
-        except PICTURE_ERRORS:
+        except (OSError, ValueError):
             unreadable.append(path)
             continue
         yield number, picture
 
 
 def read_picture(path: Path) -> torch.Tensor:
-    """(3, H, W) float32 in [0, 1]."""
-    with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
-        return pil_to_tensor(image.convert("RGB")).float() / 255
+    """(3, H, W) float32 in [0, 1], upright. Raises OSError and BadPicture."""
+    return pil_to_tensor(decode_picture(path.read_bytes())).float() / 255
 
 
 @functools.lru_cache(maxsize=1)

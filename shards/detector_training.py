@@ -25,9 +25,10 @@ from ialcms.progress import Progress
 from ialcms.reading.tensors import read_tensors
 from shards.detect import read_picture
 from shards.detector import Detector, build_detector, load_init, save_detector
-from shards.encode import PICTURE_ERRORS
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
+_SUFFIXES = (".jpg", ".jpeg", ".png")  # in capitals, too, as cameras write them
+_LONGEST_WAY_OUT = 0.5  # of a box over the edge, in shares of the picture's side; what lies farther out are no shares
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def read_boxes(
 ) -> tuple[list[Example], dict[str, int]]:
     """Read Open Images' box annotations, for pictures `<ImageID>.jpg` (or .png), and count what was left out.
 
-    `names` translates label ids to names; labels that are names already need none. Boxes of other classes, of groups
-    and without an area are left out, and pictures that are not in the folder. Raises ValueError when nothing is left.
+    `names` translates label ids to names; labels that are names already need none. Boxes are cut off at the picture's
+    edges. Those of other classes, of groups and without an area inside are left out, and pictures that are not in the
+    folder. Raises ValueError when nothing is left.
     """
     if not path.is_file():
         raise ValueError(f"--train {path} does not exist; it is a CSV of boxes as Open Images has them")
@@ -74,7 +76,7 @@ def read_boxes(
     left_out = {"boxes of other classes": 0, "boxes of groups": 0, "boxes without an area": 0, "missing pictures": 0}
     found: dict[str, list[tuple[int, list[float]]]] = {}
     with open_text(path) as file:
-        rows = csv.DictReader(file)
+        rows = csv.DictReader(file, skipinitialspace=True)
         missing = [column for column in _COLUMNS if column not in (rows.fieldnames or ())]
         if missing:
             raise ValueError(
@@ -90,14 +92,14 @@ def read_boxes(
                 left_out["boxes of other classes"] += 1
             elif row.get("IsGroupOf") == "1":
                 left_out["boxes of groups"] += 1
-            elif not (0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1):
+            elif (inside := _cut_off(box)) is None:
                 left_out["boxes without an area"] += 1
             else:
-                found.setdefault(row["ImageID"], []).append((numbers[name], box))
+                found.setdefault(row["ImageID"], []).append((numbers[name], inside))
     examples = []
+    pictures = _Pictures(images)
     for image, labelled in sorted(found.items()):
-        places = [images / f"{image}{suffix}" for suffix in (".jpg", ".jpeg", ".png")]
-        existing = next((place for place in places if place.is_file()), None)
+        existing = pictures.find(image)
         if existing is None or not existing.resolve().is_relative_to(images.resolve()):
             left_out["missing pictures"] += 1
             continue
@@ -107,6 +109,37 @@ def read_boxes(
         counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
         raise ValueError(f"no picture of {images} has a box of {', '.join(classes)} in {path} ({counts or 'no rows'})")
     return examples, left_out
+
+
+def _cut_off(box: list[float]) -> list[float] | None:
+    """x1, y1, x2, y2 inside the picture; None for a box of no numbers, in pixels, or without an area."""
+    if not all(-_LONGEST_WAY_OUT <= edge <= 1 + _LONGEST_WAY_OUT for edge in box):
+        return None
+    x1, y1, x2, y2 = (min(max(edge, 0.0), 1.0) for edge in box)
+    # float32 is what the network gets: there must be an area in it, too
+    return [x1, y1, x2, y2] if np.float32(x1) < np.float32(x2) and np.float32(y1) < np.float32(y2) else None
+
+
+class _Pictures:
+    """Finds pictures by their ids in folders that are listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._listed: dict[Path, dict[str, Path]] = {}  # folder -> name without its suffix -> file
+
+    def find(self, image: str) -> Path | None:
+        """The picture of an id, which may be a file's name with or without its suffix; None where there is none."""
+        place = self._root / image
+        files = self._files(place.parent)
+        return files.get(place.name) or (place if place.suffix.lower() in _SUFFIXES and place.is_file() else None)
+
+    def _files(self, folder: Path) -> dict[str, Path]:
+        if folder not in self._listed:
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            known = [path for path in paths if path.suffix.lower() in _SUFFIXES and path.is_file()]
+            by_suffix = sorted(known, key=lambda path: _SUFFIXES.index(path.suffix.lower()), reverse=True)
+            self._listed[folder] = {path.stem: path for path in by_suffix}  # of several, a .jpg
+        return self._listed[folder]
 
 
 def train_detector(
@@ -204,7 +237,7 @@ class _Steps(Dataset):
             example = self._examples[index]
             try:
                 return example, read_picture(example.path)
-            except PICTURE_ERRORS:
+            except (OSError, ValueError):
                 skipped.add(example.path)
         raise ValueError(f"none of the {len(self._examples)} pictures can be decoded, like {min(skipped)}")
 

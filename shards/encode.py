@@ -19,6 +19,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from ialcms.pictures import BadPicture, open_picture, to_rgb, upright
 from shards.clean import (
     FRAME,
     X1,
@@ -35,14 +36,12 @@ from shards.clean import (
 )
 from shards.datasets import Dataset
 from shards.entries import Entry, list_frames
+from shards.waves import read_sound
+from shards.waves import read_wave as read_wave
 
 AUDIO_FORMATS = ("flac", "wav")
-SILENCE = 1e-4  # a sound with no sample above this is silent
 
 _TOO_SMALL = "smaller than a pixel"
-
-# What Pillow raises for damaged pictures; SyntaxError is its word for a broken PNG.
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class EncodedClip:
     crc32: int = 0
     cleaned: Cleaned | None = None  # None when the clip broke before it could be cleaned
     bad: str | None = None  # what is broken about its files
+    clipped: str | None = None  # how much of its sound was cut off
 
 
 @dataclass
@@ -88,7 +88,7 @@ def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
         cleaned = clean_clip(boxes, frames, entry.instrument, entry.video, options.clean, options.dataset)
         if cleaned.dropped is not None:
             return EncodedClip(entry, cleaned=cleaned)
-        wave = read_wave(entry.audio, options.sample_rate)
+        sound = read_sound(entry.audio, options.sample_rate)
         pictures = encode_pictures(frames, cleaned.boxes, options)
     except ValueError as error:
         return EncodedClip(entry, bad=str(error))
@@ -106,16 +106,18 @@ def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
         "video": entry.video,
         "split": entry.split,
         "sample_rate": options.sample_rate,
-        "num_samples": len(wave),
+        "num_samples": len(sound.wave),
         "num_boxes": len(boxes),
         "pictures": "crops" if options.crops_only else "frames",
         "source_frames": pictures.source_frames,
     }
-    members = [(options.audio_format, encode_audio(wave, options.sample_rate, options.audio_format))]
+    members = [(options.audio_format, encode_audio(sound.wave, options.sample_rate, options.audio_format))]
     members += [(f"{number:06d}.jpg", picture) for number, picture in pictures.files.items()]
     members += [("npy", encode_array(boxes)), ("json", json.dumps(metadata).encode())]
     data = b"".join(tar_member(f"{entry.key}.{extension}", content) for extension, content in members)
-    return EncodedClip(entry, data, len(wave), len(boxes), zlib.crc32(data), cleaned)
+    return EncodedClip(
+        entry, data, len(sound.wave), len(boxes), crc32=zlib.crc32(data), cleaned=cleaned, clipped=sound.clipped
+    )
 
 
 def tar_member(name: str, content: bytes) -> bytes:
@@ -125,33 +127,6 @@ def tar_member(name: str, content: bytes) -> bytes:
     header.mode = 0o444
     padding = -len(content) % tarfile.BLOCKSIZE
     return header.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding)
-
-
-def read_wave(path: Path, sample_rate: int) -> NDArray[np.int16]:
-    """(num_samples,) of a sound file, channels averaged; 16-bit mono files come out as they are.
-
-    Raises ValueError if it is missing, unreadable, empty, silent, not finite or of another sample rate.
-    """
-    if not path.is_file():
-        raise ValueError("sound missing")
-    try:
-        wave, rate = soundfile.read(path, dtype="float64", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError("sound unreadable") from error
-    check_wave(wave, rate, sample_rate)
-    return np.rint(wave.mean(axis=1) * 32_768).clip(-32_768, 32_767).astype(np.int16)
-
-
-def check_wave(wave: NDArray[np.float64], rate: int, sample_rate: int) -> None:
-    """Raises ValueError for a sound (num_samples, channels) that nothing can be learned from."""
-    if rate != sample_rate:
-        raise ValueError(f"sound has {rate} samples per second, not {sample_rate}")
-    if not len(wave):
-        raise ValueError("sound has no samples")
-    if not np.isfinite(wave).all():
-        raise ValueError("sound has values that are not finite")
-    if np.abs(wave.mean(axis=1)).max() <= SILENCE:
-        raise ValueError("sound is silent")
 
 
 def encode_audio(wave: NDArray[np.int16], sample_rate: int, audio_format: str) -> bytes:
@@ -167,7 +142,7 @@ def encode_array(values: NDArray[Any]) -> bytes:
 
 
 def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeOptions) -> Pictures:
-    """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as JPEGs.
+    """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as upright JPEGs.
 
     Boxes are cut off at the frame's edges and fall when less than a pixel is left of them; unreadable frames are
     counted.
@@ -177,9 +152,8 @@ def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeO
         of_frame = boxes[boxes[:, FRAME] == number].copy()
         raw = frames[number].read_bytes()
         try:
-            image = Image.open(io.BytesIO(raw), formats=("JPEG", "PNG"))
-            image.load()
-        except PICTURE_ERRORS:
+            image = upright(open_picture(raw))
+        except BadPicture:
             pictures.fallen["frame unreadable"] += len(of_frame)
             pictures.num_unreadable += 1
             continue
@@ -202,7 +176,7 @@ def scaled_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 
 
 def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from ialcms.data.manifest import SPLITS
 from ialcms.files import open_text, write_whole
+from ialcms.names import ENCODING_ERRORS, is_utf8, num_bytes
 from ialcms.reading import shown
 
 MAX_KEY_BYTES = 80  # with frame number and extension it must fit the 100 bytes of a plain tar header
-_HEADER = ["audio_path", "frames_path", "detection_path"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,12 @@ def write_index(entries: Iterable[Entry], folder: Path) -> list[Path]:
     for split in SPLITS:
         path = folder / csv_name(split)
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(sorted(rows[split]))
-        write_whole(path, text.getvalue().encode())
+        for row in sorted(rows[split]):
+            # by itself, the csv module leaves a carriage return unquoted, and takes it for the end of a line
+            has_return = any("\r" in column for column in row)
+            writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL)
+            writer.writerow(row)
+        write_whole(path, text.getvalue())
         written.append(path)
     return written
 
@@ -131,29 +135,50 @@ def check_keys(entries: Iterable[Entry]) -> None:
     """Raises ValueError for two clips of one name and for names that a plain tar header cannot hold."""
     seen: dict[str, Entry] = {}
     for entry in entries:
-        if len(entry.key.encode()) > MAX_KEY_BYTES:
+        if num_bytes(entry.key) > MAX_KEY_BYTES:
             raise ValueError(f"clip name '{entry.clip}' is longer than {MAX_KEY_BYTES} bytes; rename its files")
         other = seen.setdefault(entry.key, entry)
         if other is not entry:
+            one, two = (f"{each.frames}{f' ({each.split})' if each.split else ''}" for each in (other, entry))
             raise ValueError(
-                f"two clips are named '{entry.key}': {other.audio} ({other.split}) and {entry.audio} "
-                f"({entry.split}); remove one row or rename one clip's files"
+                f"two clips are named '{entry.key}': {one} and {two}; remove one row or rename one clip's files"
             )
 
 
 def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, str]]) -> list[Entry]:
     entries = []
-    with open_text(path) as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            columns = [column.strip() for column in row]
-            if not any(columns) or [column.lower() for column in columns] == _HEADER:
+    with open_text(path, ENCODING_ERRORS) as file:
+        rows = csv.reader(file)
+        for number, row in enumerate(rows, start=1):
+            columns = _columns(row)
+            if not any(columns) or (number == 1 and _is_header(columns)):
                 continue
-            where = f"{path}, line {number}"
+            where = f"{path}, line {rows.line_num}"
             if len(columns) != 3 or not all(columns):
+                _refuse_other_encoding(path, row)
                 raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {shown(','.join(row))}")
             audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
+            _refuse_other_encoding(path, row, audio)
             entries.append(Entry(split, audio, frames, detections))
     return entries
+
+
+def _columns(row: list[str]) -> list[str]:
+    """Without the spaces around them, but for those that belong to the name of a clip."""
+    columns = [column.strip() for column in row]
+    if len(row) == 3 and row[1].lstrip().rpartition("/")[2] == PurePosixPath(columns[0]).stem:
+        columns[1] = row[1].lstrip()
+    return columns
+
+
+def _is_header(columns: list[str]) -> bool:
+    return len(columns) == 3 and not any("/" in column or "." in column for column in columns)
+
+
+def _refuse_other_encoding(path: Path, row: list[str], audio: Path | None = None) -> None:
+    """Raises ValueError for a row that is no UTF-8, unless these bytes are the name of its file."""
+    if not is_utf8("".join(row)) and not (audio is not None and audio.is_file()):
+        raise ValueError(f"{path} is no text in UTF-8, and files of such names are not there; save it as such")
 
 
 def _resolve(text: str, root: Path, path_map: Sequence[tuple[str, str]], where: str) -> Path:

@@ -12,7 +12,7 @@ from ialcms.processes import map_threads
 from ialcms.rng import permutation
 from shards.entries import Entry
 
-AUDIO_SUFFIXES = (".wav", ".flac")
+AUDIO_SUFFIXES = (".wav", ".flac")  # in capitals, too
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
     tree = Tree([], {}, [])
     for place, instrument in enumerate(instruments):
         audio, frames, detections = listed[3 * place : 3 * place + 3]
-        sounds = {Path(name).stem: name for name in audio if name.endswith(AUDIO_SUFFIXES)}
-        boxes = {name.removesuffix(".npy"): name for name in detections if name.endswith(".npy")}
+        sounds = {Path(name).stem: name for name in sorted(audio) if name.lower().endswith(AUDIO_SUFFIXES)}
+        boxes = {Path(name).stem: name for name in sorted(detections) if name.lower().endswith(".npy")}
         clips = sorted(set(sounds) | set(frames) | set(boxes))
         complete = [clip for clip in clips if clip in sounds and clip in frames and clip in boxes]
         for kind, present in (("sound", sounds), ("frames", frames), ("detections", boxes)):

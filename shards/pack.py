@@ -156,7 +156,7 @@ class _Packer:
             for encoded in results:
                 done += 1
                 self.progress.advance()
-                report.add(encoded.entry, encoded.cleaned, encoded.bad)
+                report.add(encoded.entry, encoded.cleaned, encoded.bad, encoded.clipped)
                 check_bad(self.report.bad + report.bad, self.num_entries, self.options.max_bad_fraction)
                 if encoded.data:
                     writer = writer or self._open(split, number)

@@ -24,9 +24,14 @@ class Report:
     boxes_fallen: Counter[str] = field(default_factory=Counter)  # per rule
     dropped: list[dict[str, str]] = field(default_factory=list)  # clips that cleaning dropped: {"clip", ..., "reason"}
     bad: list[dict[str, str]] = field(default_factory=list)  # clips with broken files, the same
+    clipped: list[dict[str, str]] = field(default_factory=list)  # clips whose sound was cut off at full scale, the same
 
-    def add(self, entry: Entry, cleaned: Cleaned | None, bad: str | None) -> None:
-        """Count a clip: what cleaning left of it (None: it did not come so far) and what is broken about it."""
+    def add(self, entry: Entry, cleaned: Cleaned | None, bad: str | None, clipped: str | None = None) -> None:
+        """Count a clip.
+
+        cleaned: what cleaning left of it (None: it did not come so far). bad: what is broken about it. clipped: how
+        much of its sound was cut off.
+        """
         name = {"clip": entry.clip, "instrument": entry.instrument, "split": entry.split}
         self.num_clips += 1
         if cleaned is not None:
@@ -38,6 +43,8 @@ class Report:
         assert cleaned is not None
         if cleaned.dropped is None:
             self.num_kept += 1
+            if clipped is not None:
+                self.clipped.append({**name, "reason": clipped})
             self.num_boxes_kept += len(cleaned.boxes)
         else:
             self.dropped.append({**name, "reason": cleaned.dropped})
@@ -52,6 +59,7 @@ class Report:
         self.boxes_fallen.update(other.boxes_fallen)
         self.dropped += other.dropped
         self.bad += other.bad
+        self.clipped += other.clipped
 
     def counts(self) -> dict[str, Any]:
         """The counts alone, as the manifest keeps them."""
@@ -63,10 +71,11 @@ class Report:
             "boxes_fallen": dict(sorted(self.boxes_fallen.items())),
             "clips_dropped": dict(sorted(Counter(item["reason"] for item in self.dropped).items())),
             "clips_bad": dict(sorted(Counter(item["reason"] for item in self.bad).items())),
+            **({"sounds_clipped": len(self.clipped)} if self.clipped else {}),
         }
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.counts(), "dropped": self.dropped, "bad": self.bad}
+        return {**self.counts(), "dropped": self.dropped, "bad": self.bad, "clipped": self.clipped}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
@@ -88,6 +97,7 @@ class Report:
             Counter(values["boxes_fallen"]),
             values["dropped"],
             values["bad"],
+            values.get("clipped", []),  # reports of before have none
         )
 
     def write(self, path: Path) -> None:
@@ -112,6 +122,7 @@ class Report:
             *_count_lines({**counts["clips_dropped"], **counts["clips_bad"]}),
             f"boxes: {self.num_boxes_kept} of {self.num_boxes} kept",
             *_count_lines(counts["boxes_fallen"]),
+            *([f"sounds cut off at full scale: {len(self.clipped)}"] if self.clipped else []),
         ]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ialcms.csv_cells import text_cell
 from ialcms.data.manifest import SPLITS, Clip, Manifest
+from ialcms.names import ENCODING_ERRORS
 
 COLUMNS = ("instrument", *SPLITS, "clips", "videos", "hours", "boxes", "boxes/clip", "MB")
 
@@ -114,7 +115,7 @@ def table_csv(stats: Stats) -> bytes:
     text = io.StringIO()
     rows = [COLUMNS, *(item.row() for item in stats.instruments), stats.total.row()]
     csv.writer(text, lineterminator="\n").writerows([[text_cell(row[0]), *row[1:]] for row in rows])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors=ENCODING_ERRORS)
 
 
 def _sum_up(name: str, clips: Sequence[Clip], sample_rate: int) -> InstrumentStats:

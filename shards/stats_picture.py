@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ialcms.data.manifest import SPLITS
+from ialcms.names import for_matplotlib
 from shards.stats import SplitBalance, Stats
 
 _WIDTH_INCHES, _DPI = 14.0, 100
@@ -40,8 +41,8 @@ def stats_figure(stats: Stats, title: str) -> Figure:
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, width_ratios=(3, 2))
     total = stats.total
     figure.suptitle(
-        f"{title}\n{total.num_clips:,} clips of {total.num_videos:,} videos, {total.seconds / 3600:.1f} hours, "
-        f"{total.num_boxes:,} boxes, {total.num_bytes / 1e9:.2f} GB"
+        f"{for_matplotlib(title)}\n{total.num_clips:,} clips of {total.num_videos:,} videos, "
+        f"{total.seconds / 3600:.1f} hours, {total.num_boxes:,} boxes, {total.num_bytes / 1e9:.2f} GB"
     )
     _draw_clips(figure.add_subplot(grid[0, 0]), stats)
     _draw_boxes(figure.add_subplot(grid[0, 1]), stats)
@@ -81,7 +82,7 @@ def _draw_balance(axes: Axes, stats: Stats, balance: SplitBalance, rows: NDArray
     """One row a shard, one column an instrument; shares above twice the fair one look like twice."""
     image = axes.pcolormesh(balance.shares[rows], cmap=_BALANCE, vmin=0.0, vmax=2.0, edgecolors="white", linewidth=0.5)
     axes.invert_yaxis()
-    names = [item.name for item in stats.instruments]
+    names = [for_matplotlib(item.name) for item in stats.instruments]
     axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=30, ha="right", rotation_mode="anchor")
     shown = range(0, len(rows), 3)
     labels = [f"{balance.names[rows[n]]} ({balance.clips[rows[n]].sum():,})" for n in shown]
@@ -94,7 +95,7 @@ def _draw_balance(axes: Axes, stats: Stats, balance: SplitBalance, rows: NDArray
 
 
 def _name_rows(axes: Axes, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.set_yticks(range(len(names)), [for_matplotlib(name) for name in names], fontsize=9)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -3,13 +3,15 @@
 music      MUSIC, MUSIC-21, MUSIC-duet: JSON {"videos": {"<instrument>": ["<id>", ...]}}; duets have two names
 vggsound   CSV rows id,start second,label,split
 audioset   CSV rows id,start second,end second,"label id,label id,..." after comment lines
+
+A first line that names the columns is passed over.
 """
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from ialcms.reading import shown
 from ialcms.reading.text import parse_json
 
 FORMATS = ("music", "vggsound", "audioset")
+_START_COLUMN = ("start", "second", "time", "begin", "onset")  # words in the name of the second column
 DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
 
 
@@ -30,6 +33,11 @@ class Listed:
     instrument: str
     start_s: float | None = None  # None: the whole video
     split: str | None = None  # as published
+
+    @property
+    def stretch_key(self) -> tuple[str, int | None]:
+        """What names its clips."""
+        return self.video, None if self.start_s is None else int(self.start_s)
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,25 @@ def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | N
     return VideoList(_checked(selected.entries, path), selected.num_other, selected.num_several)
 
 
+def without_several(entries: Sequence[Listed]) -> tuple[list[Listed], dict[str, list[str]]]:
+    """The entries whose video, or stretch of one, is listed under one instrument; and the instruments of the others.
+
+    A clip has its name from the video alone, and what shows several instruments is no solo of either.
+    """
+    instruments: dict[tuple[str, int | None], set[str]] = {}
+    for entry in entries:
+        instruments.setdefault(entry.stretch_key, set()).add(entry.instrument)
+    kept = [entry for entry in entries if len(instruments[entry.stretch_key]) == 1]
+    several = {video: sorted(names) for (video, _), names in instruments.items() if len(names) > 1}
+    return kept, several
+
+
 def _guess(path: Path) -> str:
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return "music"
+    row = next((row for _, row in _rows(path)), None)
+    if row is not None and len(row) > 2:
+        return "audioset" if _is_number(row[2]) else "vggsound"  # the third column is the end, or a label
     with open_text(path) as file:
         return "audioset" if file.readline().startswith("#") else "vggsound"
 
@@ -81,31 +105,43 @@ def _read_music(path: Path) -> VideoList:
 
 
 def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
-    with open_text(path) as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if not row:
-                continue
-            try:
-                video, start, label, split = row
-                yield video, float(start), [label.strip()], split.strip()
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}: a row is id,start,label,split, not {shown(','.join(row))}"
-                ) from error
+    for where, row in _rows(path):
+        if len(row) != 4 or not _is_number(row[1]):
+            raise ValueError(
+                f"{where}: a row is id,start,label,split with the start in seconds, not {shown(','.join(row))}"
+            )
+        video, start, label, split = row
+        yield video, float(start), [label.strip()], split.strip()
 
 
 def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
+    for where, row in _rows(path):
+        if len(row) != 4 or not _is_number(row[1]):
+            raise ValueError(f'{where}: a row is id,start,end,"label ids" in seconds, not {shown(",".join(row))}')
+        video, start, _, labels = row
+        yield video, float(start), labels.split(","), None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(file and line for messages, row) without comments and a header, which names the second column."""
     with open_text(path) as file:
-        for number, row in enumerate(csv.reader(file, skipinitialspace=True), start=1):
+        rows = csv.reader(file, skipinitialspace=True)
+        is_first = True
+        for row in rows:
             if not row or row[0].startswith("#"):
                 continue
-            try:
-                video, start, _, labels = row
-                yield video, float(start), labels.split(","), None
-            except ValueError as error:
-                raise ValueError(
-                    f'{path}, line {number}: a row is id,start,end,"label ids", not {shown(",".join(row))}'
-                ) from error
+            is_header = is_first and len(row) > 1 and any(word in row[1].lower() for word in _START_COLUMN)
+            is_first = False
+            if not is_header:
+                yield f"{path}, line {rows.line_num}", row
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _select(rows: Iterator[tuple[str, float, list[str], str | None]], labels: Mapping[str, str]) -> VideoList:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ialcms.config import check_world_size, digest, from_dict, load_config, to_dict
 from tests.support import ROOT, small_config
@@ -28,6 +30,26 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert config.optim.lr_audio == 1e-4  # YAML reads 1e-4 as text
     assert config.loss.lambda_ind_steps == (1, 2)
     assert config.name == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("Bach: Duo", "Bach: Duo"), ("12:30", "12:30"), ("123", "123"), ("a #b", "a #b"), ("#1", "#1"), ("~", "~"),
+        ("[br]", "[br]"), ("- dash", "- dash"), ("50%", "50%"), ("true", "true"), ("'quoted: it'", "quoted: it"),
+        ('"', '"'), ("a=b", "a=b"), (os.fsdecode(b"caf\xe9"), os.fsdecode(b"caf\xe9")),
+    ],
+)  # fmt: skip
+def test_overrides_that_are_texts_stay_as_they_are(tmp_path: Path, text: str, folder: str) -> None:
+    config = load_config(write(tmp_path, ""), [f"data.shards={text}", "train.steps=7"])
+    assert (config.data.shards, config.train.steps) == (folder, 7)
+    assert load_config(write(tmp_path, yaml.safe_dump(to_dict(config)))) == config  # as a run's folder keeps it
+
+
+def test_a_file_of_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes("name: h\u00f6rn".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.yaml is not valid YAML: no text in UTF-8"):
+        load_config(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from pathlib import Path
 from ialcms.csv_cells import text_cell
 from ialcms.data.evaluation_mixes import EvaluationMix
 from ialcms.data.manifest import Manifest
+from ialcms.files import open_text
+from ialcms.names import ENCODING_ERRORS, is_utf8
 from ialcms.reading import shown
 
 
@@ -25,30 +27,27 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     """The mixes of a CSV file in the order of their first lines, numbered from 0.
 
     Raises ValueError that names file and line for an unknown clip, a box that the clip does not have, a number that is
-    none, and a mix of a single source.
+    none, a mix of a single source, and one with a clip twice: of two sounds that belong to one picture, none is right.
     """
     if not path.is_file():
         raise ValueError(f"list of mixes {path} does not exist")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"list of mixes {path} is not UTF-8 text; save it as CSV in UTF-8") from error
-    except OSError as error:
-        raise ValueError(f"list of mixes {path} cannot be read ({error.strerror}); make it readable") from error
     index_of = {text_cell(clip.key): index for index, clip in enumerate(manifest.clips)}  # as an evaluation writes them
     index_of |= {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
-    reader = csv.DictReader(lines)
     try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path} is no CSV file ({error}); look for a quote that is left open") from error
+        with open_text(path, ENCODING_ERRORS) as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            rows = [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise ValueError(f"list of mixes {path} cannot be read ({error.strerror}); make it readable") from error
     missing = {"mix", "clip"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
     for number, row in rows:
         where = f"{path}, line {number}"
         index = index_of.get(row["clip"])
+        if index is None and not is_utf8(row["clip"] or ""):
+            raise ValueError(f"list of mixes {path} is not UTF-8 text; save it as CSV in UTF-8")
         if index is None:
             raise ValueError(f"{where}: there is no clip {shown(row['clip'])} in {manifest.folder}")
         box, start = (_count(row.get(name), name, where) for name in ("box", "start"))
@@ -57,7 +56,10 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
             raise ValueError(f"{where}: clip '{clip.key}' has no box {box}; give 0 to {clip.num_boxes - 1}")
         if start >= clip.num_samples:
             raise ValueError(f"{where}: clip '{clip.key}' has {clip.num_samples} samples, none from {start} on")
-        sources.setdefault(row["mix"], []).append((index, box, start))
+        parts = sources.setdefault(row["mix"], [])
+        if any(index == other for other, _, _ in parts):
+            raise ValueError(f"{where}: mix {row['mix']} has clip '{clip.key}' already; name another clip")
+        parts.append((index, box, start))
     if not sources:
         raise ValueError(f"{path} lists no mixes")
     for name, parts in sources.items():

@@ -7,11 +7,12 @@ benchmarks/loader.py.)
 
 from __future__ import annotations
 
-import io
 import re
 
 import numpy as np
 from PIL import Image
+
+from ialcms.pictures import BadPicture, open_picture, to_rgb
 
 
 class BadClip(ValueError):
@@ -24,7 +25,7 @@ def object_picture(frame: bytes, detection: np.ndarray, resize: int, where: str)
     where: frame, row and clip, for messages. Raises BadClip when the frame or the box cannot be used.
     """
     try:
-        picture: Image.Image = Image.open(io.BytesIO(frame))
+        picture = open_picture(frame)
         width, height = picture.size
         x1, y1, x2, y2 = (float(value) for value in detection[3:])
         x1, x2 = (min(max(x, 0.0), width) for x in (x1, x2))
@@ -35,13 +36,8 @@ def object_picture(frame: bytes, detection: np.ndarray, resize: int, where: str)
         shrink = min(x2 - x1, y2 - y1) / resize
         if shrink >= 2:
             picture.draft("RGB", (int(width / shrink), int(height / shrink)))
-        if picture.mode == "RGB":
-            picture.load()
-        else:
-            picture = picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, BadClip):
-            raise
+        picture = to_rgb(picture)
+    except BadPicture as error:
         raise BadClip(f"{where}: the frame cannot be decoded ({error_line(error)})") from error
     x_scale, y_scale = picture.width / width, picture.height / height
     box = (

@@ -151,7 +151,7 @@ def open_manifest(location: str | Path) -> Manifest:
     """
     location = str(location).removeprefix("file://")
     refuse_tars(location)
-    if not re.match(r"pipe:|[a-z0-9]+://", location):
+    if Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location):  # a folder may be named 'pipe: organ'
         return read_manifest(location)
     url = file_url(location, FILE_NAME)
     raw = _read_manifest(url)

@@ -15,6 +15,7 @@ from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
 from ialcms.demo.video_files import KINDS, write_video
 from ialcms.inference import Box
+from ialcms.pictures import decode_picture
 from ialcms.reading.arrays import read_array
 from shards.entries import Entry
 
@@ -29,7 +30,7 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
     left, right = (
         next(entry for entry in entries if entry.split == "test" and entry.instrument == name) for name in instruments
     )
-    pictures = [[Image.open(frame) for frame in sorted(entry.frames.iterdir())] for entry in (left, right)]
+    pictures = [_pictures(entry.frames) for entry in (left, right)]
     width, height = pictures[0][0].size
     frames = []
     for pair in zip(*pictures):
@@ -42,6 +43,10 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
     write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), KIND)
     numbers = [int(frame.stem) for frame in sorted(left.frames.iterdir())]
     return [_box(entry, place * width, numbers) for place, entry in enumerate((left, right))]
+
+
+def _pictures(folder: Path) -> list[Image.Image]:
+    return [decode_picture(path.read_bytes()) for path in sorted(folder.iterdir())]
 
 
 def _box(entry: Entry, offset: int, numbers: list[int]) -> Box:

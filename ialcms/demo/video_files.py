@@ -33,6 +33,7 @@ from ialcms.demo.scene import FRAMES_PER_SECOND
 from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing
+from ialcms.names import for_ffmpeg
 from ialcms.processes import available_cores, worker_pool
 
 BOXES_NAME = "boxes.csv"
@@ -116,7 +117,7 @@ def write_video(path: Path, frames: Iterable[Image.Image], wave: np.ndarray, kin
     A frame is on the screen until the next one comes; all channels carry the same sound.
     """
     pictures = list(frames)
-    with replacing(path) as temporary, av.open(str(temporary), "w", format=_container(path)) as container:
+    with replacing(path) as temporary, av.open(for_ffmpeg(temporary), "w", format=_container(path)) as container:
         video: Any = container.add_stream(kind.video_codec, rate=kind.frames_per_second, options=kind.speed)
         video.bit_rate = 1_000_000
         video.codec_context.thread_count = 1  # files are written side by side

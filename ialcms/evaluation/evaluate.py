@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,10 +24,10 @@ from ialcms.data.remote import open_manifest
 from ialcms.engine import Workers
 from ialcms.engine.held_folder import held_folder
 from ialcms.engine.same_input import read_same
-from ialcms.evaluation.journal import Journal, read_journal, start_journal
+from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
-from ialcms.evaluation.result_files import MIXES, read_results, write_results
+from ialcms.evaluation.result_files import FILE_NAMES, MIXES, is_evaluation, read_results, write_results
 from ialcms.evaluation.results import MixResult, choose_examples, format_tables
 from ialcms.evaluation.scoring import load_item, metrics_of, score_all, separate_item
 from ialcms.evaluation.timing import EvaluationTime
@@ -37,6 +36,7 @@ from ialcms.lease import Lease
 from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import check_memory
+from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"
@@ -62,6 +62,8 @@ def evaluate(
 
     mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
     """
+    if mix_list is not None:
+        refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
     with held_folder(workers, lease_of(out), must_be_shared=False):
         return _evaluate(config, checkpoint_folder, workers, out, mix_list)
 
@@ -97,6 +99,7 @@ def _evaluate(
 
     known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
     if workers.is_first:
+        _check_ours(out, journal_folder)
         start_journal(journal_folder, key, known)
         if known:
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
@@ -130,9 +133,16 @@ def _evaluate(
     print(format_tables(results))
     print(f"{config.eval.metrics} metrics: {EvaluationTime.total(times)}")
     page = _write_page(separator, manifest, mixes, config, workers.device, out, about, results)
-    shutil.rmtree(journal_folder)
+    end_journal(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page
+
+
+def _check_ours(out: Path, journal_folder: Path) -> None:
+    """Raises ValueError for files by the names of results that no evaluation wrote."""
+    foreign = [out / name for name in (*FILE_NAMES, PAGE) if (out / name).exists()]
+    if foreign and not is_evaluation(out) and not any(list_journals(journal_folder)):
+        raise ValueError(f"{foreign[0]} is there already, and no evaluation wrote it; give another folder with --out")
 
 
 def rewrite_page(config: Config, checkpoint_folder: Path, device: torch.device, out: Path) -> Path:

@@ -6,8 +6,10 @@ Scores under another key (another checkpoint, list or option) are not used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -36,9 +38,26 @@ def start_journal(folder: Path, key: str, scores: dict[int, MixScores]) -> None:
         for index, score in scores.items():
             journal.write(index, score)
     os.replace(folder / "before.new.jsonl", folder / "before.jsonl")
-    for path in folder.glob("*.jsonl"):
+    for path in list_journals(folder):
         if path.name != "before.jsonl":
             path.unlink()
+
+
+def end_journal(folder: Path) -> None:
+    """Delete the journals, and their folder unless it holds something else."""
+    for path in list_journals(folder):
+        path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def list_journals(folder: Path) -> Iterator[Path]:
+    """The files that a `Journal` began; a folder of results may be one of the user's, with scores of another kind."""
+    for path in sorted(folder.glob("*.jsonl")):
+        with open(path, errors="replace") as file:
+            first = _parse(file.readline())
+        if first is not None and first.keys() == {"key"}:
+            yield path
 
 
 class Journal:

@@ -15,10 +15,12 @@ from ialcms.evaluation.bootstrap import LEVEL
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
 from ialcms.files import open_text, write_whole
+from ialcms.names import ENCODING_ERRORS
 from ialcms.reading import one_line, shown
 from ialcms.reading.text import read_json
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
+FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
 _SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_mix": (int,), "list": (str,), "metrics": (str,),
             "seconds": (int, float), "hop": (int,), "manifest": (str,), "state_sha256": (str,)}  # fmt: skip
 
@@ -50,6 +52,14 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
+def is_evaluation(folder: Path) -> bool:
+    """Whether a folder's summary is one of `write_results`."""
+    try:
+        return "unscored" in read_json(folder / SUMMARY)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
     """Summary and mixes of an evaluation; ValueError where `folder` holds none, or damaged ones."""
     if not (folder / MIXES).is_file() or not (folder / SUMMARY).is_file():
@@ -58,7 +68,7 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
         summary = read_json(folder / SUMMARY)
         _check_summary(summary)
         sources: dict[int, list[dict[str, str]]] = {}
-        with open_text(folder / MIXES) as file:
+        with open_text(folder / MIXES, ENCODING_ERRORS) as file:
             for row in csv.DictReader(file):
                 sources.setdefault(int(row["mix"]), []).append(row)
         if sorted(sources) != list(range(len(sources))):

@@ -17,7 +17,9 @@ from ialcms.data.normalise import normalise_objects
 from ialcms.files import replacing
 from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
+from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
+from ialcms.runs.run_folder import RunFolder
 
 _PROGRAM_SUFFIX = ".pt2"
 
@@ -41,8 +43,8 @@ def export_weights(source: Path | str, out: Path | str) -> str:
 
     The file holds tensors and plain values, and no paths. ValueError with a remedy.
     """
-    out = _target(out)
-    if out.suffix == _PROGRAM_SUFFIX:
+    out = _target(out, source)
+    if out.suffix.lower() == _PROGRAM_SUFFIX:
         raise ValueError(
             f"{out}: {_PROGRAM_SUFFIX} is for programs of torch.export; add --torch-export, or name it .pt"
         )
@@ -64,8 +66,8 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
 
     It runs where torch is, without this project: torch.export.load(out).module()(mix, pictures).
     """
-    out = _target(out)
-    if out.suffix != _PROGRAM_SUFFIX:
+    out = _target(out, source)
+    if out.suffix.lower() != _PROGRAM_SUFFIX:
         raise ValueError(f"{out}: a program of torch.export is a {_PROGRAM_SUFFIX} file; name it so")
     if num_objects < 1:
         raise ValueError(f"--objects is {num_objects}; a program separates at least one object")
@@ -75,7 +77,8 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
     with replacing(out, suffix=_PROGRAM_SUFFIX) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own packing
         program = torch.export.export(WindowProgram(model.separator).eval(), example)
-        torch.export.save(program, temporary)
+        with open(temporary, "wb") as file:  # torch's own opening of names asks for UTF-8
+            torch.export.save(program, file)
     return (
         f"{_describe(model)} -> {out} ({out.stat().st_size / 1e6:.1f} MB)\n"
         f"inputs   mix ({samples},) float32 at {model.config.audio.sample_rate} Hz, "
@@ -85,10 +88,12 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
     )
 
 
-def _target(out: Path | str) -> Path:
-    out = Path(out)
+def _target(out: Path | str, source: Path | str) -> Path:
+    out, source = Path(out), Path(source)
     if out.is_dir():
         raise ValueError(f"{out} is a folder; name a file, like {out / 'separator.pt'}")
+    read = RunFolder(source).files() if source.is_dir() else [source]
+    refuse_overwriting([out], read, "name another file")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,19 +8,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import torch
 from torch import Tensor
 
 from ialcms.config import DataConfig
 from ialcms.inference.sound import open_media
-from ialcms.media.container import open_container, picture_stream
+from ialcms.media.container import picture_stream
 from ialcms.media.decode import Damage, seek
 from ialcms.media.pictures import Frame, Shown, read_shown
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
+from ialcms.pictures import PICTURE_FORMATS, decode_picture
 
 _CLICK_SIDE = 0.5  # of the frame's shorter side: the square around a click
 _DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
@@ -84,7 +83,7 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
         box = _around(box, width, height)
     x1, x2 = (min(max(x, 0.0), float(width)) for x in (box.x1, box.x2))
     y1, y2 = (min(max(y, 0.0), float(height)) for y in (box.y1, box.y2))
-    if x2 - x1 < 1 or y2 - y1 < 1:
+    if not (x2 - x1 >= 1 and y2 - y1 >= 1):  # NaN, too
         given = f"{box.x1:g},{box.y1:g},{box.x2:g},{box.y2:g}"
         raise ValueError(
             f"the box {given} has no area inside the frame of {width} x {height} pixels; "
@@ -98,15 +97,17 @@ def object_in_frame(frame: Frame, box: Box | Click, data: DataConfig) -> SoundOb
 
 
 def object_of_picture(path: Path, data: DataConfig) -> SoundObject:
-    """A whole picture as an object, named like its file; ValueError where it cannot be read."""
+    """A whole picture (JPEG, PNG or WebP) as an object, named like its file; ValueError where it cannot be read."""
     if not path.is_file():
         raise ValueError(f"picture {path} does not exist")
     try:
-        with open_container(path) as container:
-            frame = Shown(0.0, 0.0, next(container.decode(video=0)), Fraction(1)).picture()
-    except (av.FFmpegError, IndexError, StopIteration) as error:
-        raise ValueError(f"picture {path} cannot be read ({getattr(error, 'strerror', 'no picture in it')})") from error
-    height, width = frame.shape[:2]
+        image = decode_picture(path.read_bytes(), PICTURE_FORMATS)
+    except OSError as error:
+        raise ValueError(f"picture {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ValueError(f"picture {path} cannot be read: {error}") from error
+    width, height = image.size
+    frame = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(height, width, 3)
     found = object_in_frame(frame, Box(0, 0, width, height, name=path.stem), data)
     return SoundObject(found.name, found.picture, None)
 

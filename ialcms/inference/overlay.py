@@ -23,6 +23,7 @@ from torch import Tensor
 from ialcms.heatmap import lay_heat
 from ialcms.inference.objects import Frame, SoundObject, resize
 from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
+from ialcms.names import for_ffmpeg
 
 STILL_FRAMES_PER_SECOND = 8
 _TIME_BASE = Fraction(1, 90_000)
@@ -156,7 +157,7 @@ class _Mp4:
         self._last_pts = -1
 
     def __enter__(self) -> _Mp4:
-        self._container = av.open(str(self._temporary), "w", format="mp4")
+        self._container = av.open(for_ffmpeg(self._temporary), "w", format="mp4")
         self._video = self._container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
         self._video.pix_fmt = "yuv420p"
         context = self._video.codec_context

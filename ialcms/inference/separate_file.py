@@ -35,9 +35,13 @@ from ialcms.lease import Lease
 from ialcms.media.decode import Damage
 from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.names import cut_name
+from ialcms.overwriting import refuse_overwriting
 from ialcms.reading.text import read_json
 
 _RECORD = "separation.json"
+_CLAIM = ".separating"  # the names of a separation that has not come to its end
+_NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
 log = logging.getLogger("ialcms")
 
 
@@ -90,11 +94,16 @@ def separate_file(
     in_video = has_pictures(source)
     found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
     names = _names(found)
+    stems = [out / f"{name}.wav" for name in names]
+    remainder = out / "remainder.wav"
+    given = [source, Path(checkpoint), *map(Path, pictures), *([Path(detector)] if detector else [])]
+    shown = [out / f"{name}.mp4" for name in names] if videos else []
+    refuse_overwriting([*stems, remainder, *shown, out / _RECORD], given, "give another folder for the stems (--out)")
     with Lease(out, "separation", "--out", name="the folder of stems"):
+        ours = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
+        _refuse_foreign([*stems, remainder, *shown, out / _RECORD], ours)
         stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
         maker = StemMaker(model.separator, config, stacked, info, above)
-        stems = [out / f"{name}.wav" for name in names]
-        remainder = out / "remainder.wav"
         with ExitStack() as stack:
             writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
             bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
@@ -102,6 +111,9 @@ def separate_file(
                 for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
                     writer.write(piece)
                 bar.update(done - bar.n)
+            # before the stems have their names: if this run is killed behind here, they are known as ours
+            claimed = [{"name": name} for name in sorted({*ours, *names})]
+            write_whole(out / _CLAIM, json.dumps({"objects": claimed}))
         mp4s: list[Path] = []
         if videos:
             places = [sounding.place for sounding in found]
@@ -114,8 +126,9 @@ def separate_file(
                 )
             if damage["pictures"]:
                 log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
-        _remove_earlier(out, {source, *stems, remainder, *mp4s})
+        _remove_earlier(out, {*given, *stems, remainder, *mp4s})
         _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
+        (out / _CLAIM).unlink()
         return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
@@ -180,17 +193,32 @@ def _find_objects(
 
 
 def _names(found: Sequence[SoundObject]) -> list[str]:
-    """Names for files: numbered, so that no two are the same."""
+    """Names for files: numbered, so that no two are the same, and short enough for any file system."""
     clean = (re.sub(r"[^\w.-]+", "_", sounding.name).strip("._") or "object" for sounding in found)
-    return [f"{number}-{name}" for number, name in enumerate(clean, start=1)]
+    return [f"{number}-{cut_name(name, _NAME_BYTES)}" for number, name in enumerate(clean, start=1)]
+
+
+def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
+    """ValueError for a file of the user's that has the name of a result; those of an earlier one may be replaced."""
+    foreign = [path for path in written if path.exists() and path.stem not in ours]
+    if foreign and not (ours and foreign[0].name in ("remainder.wav", _RECORD)):
+        raise ValueError(
+            f"{foreign[0]} is there already, and no earlier separation wrote it; give another folder for the stems "
+            "(--out)"
+        )
+
+
+def _recorded(path: Path) -> set[str]:
+    """Names of stems in a record; none where there is none, or where it is somebody else's file."""
+    try:
+        return {str(entry["name"]) for entry in read_json(path)["objects"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _remove_earlier(out: Path, kept: set[Path]) -> None:
     """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
-    try:
-        names = [entry["name"] for entry in read_json(out / _RECORD)["objects"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # there was none, or it is somebody else's file
+    names = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
     resolved = {path.resolve() for path in kept}
     for path in (out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")):
         if path.parent == out and path.resolve() not in resolved:

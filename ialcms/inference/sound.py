@@ -16,15 +16,16 @@ import av
 import torch
 from torch import Tensor
 
+from ialcms.inference.levels import SILENT, Levels
 from ialcms.media.container import open_container, sound_stream
 from ialcms.media.decode import Damage
 from ialcms.media.mix import SoundFormat
 from ialcms.media.sound import Piece, first_rate, read_pieces, silence, working_rate
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
+from ialcms.names import for_ffmpeg
 
 Block = Tensor  # (C, n) float32
 
-_SILENT = 1e-6  # peak, of full scale
 _NAMED_HOLE_S = 0.1  # shorter ones are rounding, or a codec's padding
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _WRITTEN_SAMPLES = 65_536  # of one frame
@@ -52,17 +53,18 @@ def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> 
         if stream is None:
             raise ValueError(f"{path} has no sound; there is nothing to separate")
         rate = working_rate(first_rate(container, stream), model_rate)
-    count, peak, num_channels = 0, 0.0, 1
+    count, levels, num_channels = 0, Levels(), 1
     for piece in _follow_each_other(path, SoundFormat(rate, 2), damage):
         if not bool(piece.samples.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
         count += piece.samples.shape[1]
-        peak = max(peak, float(piece.samples.abs().max()) if piece.samples.numel() else 0.0)
+        levels.add(piece.samples)
         num_channels = max(num_channels, min(piece.source_channels, 2))
-    if peak < _SILENT and damage.packets:
+    if levels.peak < SILENT and damage.packets:
         raise ValueError(f"nothing can be heard in {path} ({damage}); get the file again, or export it again")
-    if peak < _SILENT:
+    if levels.peak < SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
+    levels.check(path)
     return SoundInfo(rate, num_channels, count)
 
 
@@ -135,7 +137,7 @@ class StemWriter:
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         large = 4 * info.num_channels * info.num_samples > _WAV_LIMIT_BYTES
         self._container = av.open(
-            str(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
+            for_ffmpeg(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
         )
         layout = _LAYOUTS[info.num_channels]
         self._stream = self._container.add_stream("pcm_f32le", rate=info.sample_rate, layout=layout)

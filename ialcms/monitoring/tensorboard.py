@@ -13,6 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from ialcms.config import Config, flatten, to_dict
 from ialcms.monitoring.visuals import View, draw_view
+from ialcms.names import printable
 
 BEST_SCORE = "best/SDR"
 
@@ -66,7 +67,7 @@ class Curves:
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for "as it is"
         self._writer.add_text("configuration", indented, first_step)
-        values = {name: value if isinstance(value, (int, float, str, bool)) else str(value)
+        values = {name: value if isinstance(value, (int, float, bool)) else printable(str(value))
                   for name, value in flatten(to_dict(config)).items()}  # fmt: skip
         experiment, start, self._end = hparams(values, {BEST_SCORE: 0.0})
         # SummaryWriter.add_hparams would open a second writer, in a run of its own.
@@ -74,16 +75,16 @@ class Curves:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(printable(name), value, step)
 
     def views(self, step: int, views: Sequence[View]) -> None:
         """Pictures and sounds; the sounds of a mix share one gain, so that their levels compare."""
         for number, view in enumerate(views, start=1):
-            title = f"{number}: {' + '.join(view.names)}"
+            title = printable(f"{number}: {' + '.join(view.names)}")
             self._writer.add_image(f"mixes/{title}", draw_view(view), step, dataformats="HWC")
             peak = max(float(np.abs(wave).max()) for wave in view.waves.values())
             for name, wave in view.waves.items():
-                self._writer.add_audio(f"{title}/{name}", wave / max(peak, 1.0), step, self._sample_rate)
+                self._writer.add_audio(printable(f"{title}/{name}"), wave / max(peak, 1.0), step, self._sample_rate)
 
     def flush(self) -> None:
         self._writer.flush()

@@ -21,6 +21,7 @@ from ialcms.data.evaluation_mixes import EvaluationItem
 from ialcms.data.normalise import normalise_objects
 from ialcms.heatmap import COLOUR_MAP, LEVEL_RANGE_DB
 from ialcms.models import Separator
+from ialcms.names import for_matplotlib
 
 _TILE_INCHES, _DPI = 2.4, 100
 _TICKS_HZ = (100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -118,7 +119,7 @@ def lay_heat(
 
 def _picture(axes: Axes, picture: Picture, title: str) -> None:
     axes.imshow(picture)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(for_matplotlib(title), fontsize=8)
     axes.set_axis_off()
 
 
@@ -141,5 +142,5 @@ def _spectrogram(
     axes.set_yticks(np.interp(shown, view.row_hz, np.arange(num_rows)), [f"{hz / 1000:g}" for hz in shown])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda second, _: f"{second:g}"))
     axes.tick_params(labelsize=7)
-    axes.set_title(title, fontsize=8)
+    axes.set_title(for_matplotlib(title), fontsize=8)
     return image

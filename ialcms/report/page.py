@@ -72,7 +72,7 @@ def _fit(
 
     def assemble() -> bytes:
         left_out = len(examples) - len(articles)
-        return page_template.render(**fixed, links=links, articles=articles, num_left_out=left_out).encode()
+        return _encode(page_template.render(**fixed, links=links, articles=articles, num_left_out=left_out))
 
     page = assemble()
     if len(page) > max_bytes:
@@ -85,7 +85,7 @@ def _fit(
         view = example_view(number, example, sample_rate)
         links.append(example_template.link(view))  # type: ignore[attr-defined]
         articles.append(example_template.article(view))  # type: ignore[attr-defined]
-        size += len(links[-1].encode()) + len(articles[-1].encode())
+        size += len(_encode(links[-1])) + len(_encode(articles[-1]))
         if size > max_bytes:
             break
     # The notice about examples left out changes the size by some bytes, so the whole page decides.
@@ -93,3 +93,7 @@ def _fit(
         links.pop()
         articles.pop()
     return page if articles else assemble()
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")  # names may be no UTF-8

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ialcms.models import Critic, Separator
 from ialcms.models.build import check_memory
+from ialcms.overwriting import refuse_overwriting
 from ialcms.published import to_published
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
@@ -86,6 +87,9 @@ def diff(first: Path, second: Path) -> str:
 def export(path: Path, out: Path) -> str:
     """Write the weights of a checkpoint to a file by the published names, like an authors' one; says what it wrote."""
     folder = find(path)
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file, like {out / 'authors.ckpt'}")
+    refuse_overwriting([out], [*RunFolder(path).files(), *RunFolder(folder).files()], "name another file")
     meta = checkpoint.read_meta(folder)
     separator, critic = _networks(folder, meta)
     state = to_published(separator, critic, checkpoint=True)

@@ -68,6 +68,13 @@ class RunFolder:
                 "--folder"
             ) from error
 
+    def files(self) -> list[Path]:
+        """What a run, or a checkpoint's folder given for one, is read from."""
+        own = [self.config, self.environment, self.log, self.metrics, self.stop_file, self.finished]
+        own += [self.path / name for name in checkpoint.FILE_NAMES]
+        saved = [path for path in self.checkpoints.rglob("*") if path.is_file()]
+        return [path for path in own if path.is_file()] + saved
+
     def was_started_by(self, marks: Sequence[Mapping[str, str | int]]) -> bool:
         """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all workers."""
         starts = self._starts()

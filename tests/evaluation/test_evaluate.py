@@ -280,11 +280,22 @@ def test_a_list_of_ones_own(run: RunFolder, shards: Manifest, tmp_path: Path) ->
         ("mix,clip,box\n1,bell_5,-1\n", "line 2: box is '-1'; it must be a whole number, 0 or more"),
         ("mix,clip,start\n1,bell_5,1300\n", "has 1300 samples, none from 1300 on"),
         ("mix,clip,start\n1,bell_5,x\n", "start is 'x'"),
+        (
+            "mix,clip,start\n1,bell_5,0\n1,harp_5,0\n1,bell_5,7\n",
+            "line 4: mix 1 has clip 'bell_5' already; name another",
+        ),
+        ("mix, clip\n1, bell_5\n1, bell_5\n", "line 3: mix 1 has clip 'bell_5' already; name another"),
     ],
 )
 def test_faults_of_a_list(shards: Manifest, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "own.csv").write_text(text)
     with pytest.raises(ValueError, match=re.escape(message)):
+        read_mix_list(tmp_path / "own.csv", shards)
+
+
+def test_a_quote_left_open(shards: Manifest, tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text('mix,clip\n1,"' + "x" * 200_000)
+    with pytest.raises(ValueError, match=r"own\.csv is no CSV file \(field larger .*\); look for a quote"):
         read_mix_list(tmp_path / "own.csv", shards)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,7 +19,7 @@ from ialcms.cli import main
 from ialcms.config import Config
 from ialcms.evaluation.windows import window_starts
 from ialcms.inference import Box, Click, Separation, separate_file
-from ialcms.inference.objects import detect_objects, frame_at, object_in_frame, read_frames
+from ialcms.inference.objects import detect_objects, frame_at, object_in_frame, object_of_picture, read_frames
 from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
 from ialcms.inference.stems import StemMaker
 from ialcms.media.decode import Damage
@@ -27,6 +28,7 @@ from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from tests.evaluation.support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.evaluation.test_windows import separate_recording
+from tests.picture_support import STORED, corners, turned
 
 BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
 
@@ -305,6 +307,14 @@ class TestVideo:
         shown = list(read_frames(result.videos[1]))
         assert len(shown) == 12  # 1.5 s
 
+    @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+    @pytest.mark.parametrize("orientation", STORED)
+    def test_pictures_stand_upright(self, config: Config, tmp_path: Path, kind: str, orientation: int) -> None:
+        (tmp_path / "a.jpg").write_bytes(turned(orientation, kind, 90, 60))
+        data = dataclasses.replace(config.data, image_resize=80, image_crop=80)
+        seen = object_of_picture(tmp_path / "a.jpg", data).picture.permute(1, 2, 0).numpy()
+        assert corners(seen) == "RGB."
+
     def test_sounds_only(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
         result = separate_file(video, run.path, BOXES, out=tmp_path / "out", videos=False)
         assert result.videos == ()
@@ -488,6 +498,31 @@ class TestFaults:
             tmp_path / "nan.wav", run, tmp_path, "holds values that are no numbers", pictures=[tmp_path / "a.png"]
         )
 
+    def test_whole_numbers_stored_as_floats(self, run: RunFolder, tmp_path: Path) -> None:
+        soundfile.write(tmp_path / "a.wav", 32_768 * noise(2, 1000).T, RATE, subtype="FLOAT")
+        Image.fromarray(np.zeros((40, 30, 3), np.uint8)).save(tmp_path / "a.png")
+        message = "is up to 100,000 times full scale.*divide them by 32768"
+        self.fails(tmp_path / "a.wav", run, tmp_path, message, pictures=[tmp_path / "a.png"])
+
+    @pytest.mark.parametrize(
+        ("left", "right", "warning"),
+        [
+            (1.0, 1.0, ""),
+            (1.0, -1.0, "cancel each other: the network hears their mean"),
+            (1.0, -0.98, "cancel each other"),
+            (1.0, -0.5, ""),
+            (9.0, 5.0, "goes beyond full scale at"),
+        ],
+    )
+    def test_levels_that_one_would_not_expect(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture, left: float, right: float, warning: str
+    ) -> None:
+        wave = noise(1, 3000)[0] * 2
+        soundfile.write(tmp_path / "a.wav", np.stack([left * wave, right * wave], 1), RATE, subtype="FLOAT")
+        measure_sound(tmp_path / "a.wav", RATE)
+        assert warning in caplog.text
+        assert bool(caplog.text) == bool(warning)
+
     def test_sound_without_pictures(self, run: RunFolder, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "song.wav", noise(1, 1000)[0], RATE)
         self.fails(tmp_path / "song.wav", run, tmp_path, "give one per instrument with --pictures")
@@ -511,6 +546,8 @@ class TestFaults:
             (Box(5, 5, 5, 30), "has no area inside the frame of 64 x 48 pixels"),
             (Box(30, 5, 10, 30), "has no area"),
             (Box(70, 5, 90, 30), "has no area"),
+            (Box(float("nan"), 5, 9, 30), "has no area"),
+            (Box(5, 5, 9, float("inf"), at_s=60.0), "has no frame at 60 s"),
             (Box(5, 5, 30, 30, at_s=60.0), "has no frame at 60 s; give an earlier time"),
             (Box(5, 5, 30, 30, at_s=-1.0), "give seconds since the beginning"),
             (Click(64, 5), "the click 64,5 is outside the frame of 64 x 48 pixels"),

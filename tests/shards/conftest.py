@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class TreeMaker:
             folder.mkdir(parents=True, exist_ok=True)
         if wave is None:
             wave = 0.3 * np.sin(np.arange(3000) * (0.05 + 0.01 * number)) + generator.normal(0, 0.01, 3000)
-        soundfile.write(audio, wave, rate, subtype="FLOAT" if wave.dtype == np.float32 else "PCM_16")
+        subtype = "FLOAT" if wave.dtype == np.float32 else "PCM_16"
+        soundfile.write(os.fsencode(audio), wave, rate, format="WAV", subtype=subtype)
         for frame in range(1, num_frames + 1):
             pixels = generator.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).resize((WIDTH, HEIGHT)).save(frames / f"{frame:06d}{suffix}")

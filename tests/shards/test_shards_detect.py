@@ -11,12 +11,21 @@ from PIL import Image
 import shards.detect
 import shards.detector_training
 from shards.clean import CLASS, CONFIDENCE, FRAME, X1, read_detections
-from shards.detect import DetectOptions, available_devices, clips_to_detect, detect_frames, detect_tree
+from shards.detect import (
+    DetectOptions,
+    available_devices,
+    clips_to_detect,
+    detect_frames,
+    detect_tree,
+    read_picture,
+)
 from shards.detector import build_detector, load_detector, load_init, save_detector
 from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
+from tests.picture_support import STORED, corners, turned
 
 CLASSES = ("Violin", "Flute", "Tuba")
 HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
+SHORT_HEADER = "ImageID,LabelName,XMin,XMax,YMin,YMax\n"
 
 
 @pytest.fixture
@@ -176,6 +185,14 @@ class TestWeights:
             build_detector("vgg", CLASSES)
 
 
+@pytest.mark.parametrize("other", ["a_0", "a.b_0"])
+def test_clips_of_one_name_are_told_before_the_work(tmp_path: Path, other: str):
+    for folder in (f"cello/{other.replace('.', '-')}", f"violin/{other}"):
+        (tmp_path / "solo_extract" / folder).mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"two clips are named 'a.*_0': .*cello/a.*_0 and .*violin/a.*_0; "):
+        clips_to_detect(tmp_path)
+
+
 class TestBoxes:
     def pictures(self, folder: Path, *names: str) -> Path:
         folder.mkdir(exist_ok=True)
@@ -206,6 +223,54 @@ class TestBoxes:
         assert left_out == {
             "boxes of other classes": 1, "boxes of groups": 1, "boxes without an area": 1, "missing pictures": 2,
         }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("box", "cut"),
+        [
+            ("0.1,1.0000001,0.2,0.9", [0.1, 0.2, 1, 0.9]),
+            ("-0.01,0.5,0.2,0.9", [0, 0.2, 0.5, 0.9]),
+            ("-0.3,1.3,-0.3,1.3", [0, 0, 1, 1]),
+            ("0,1,-1e-9,1.000001", [0, 0, 1, 1]),
+        ],
+    )
+    def test_boxes_over_the_edge_are_cut(self, tmp_path: Path, box: str, cut: list[float]):
+        self.pictures(tmp_path, "a.jpg")
+        (tmp_path / "boxes.csv").write_text(f"ImageID, LabelName, XMin, XMax, YMin, YMax\na, Tuba, {box}\n")
+        (example,), left_out = read_boxes(tmp_path / "boxes.csv", tmp_path, CLASSES)
+        np.testing.assert_allclose(example.boxes, [cut])
+        assert example.boxes.min() >= 0
+        assert example.boxes.max() <= 1
+        assert not any(left_out.values())
+
+    @pytest.mark.parametrize(
+        "box",
+        ["nan,0.5,0.2,0.9", "0.1,inf,0.2,0.9", "0.5,0.1,0.2,0.9", "12,300,20,90", "0,640,0,480", "1.1,1.2,0,1",
+         "-0.2,-0.1,0,1", "0.5,0.5,0,1", "0.5,0.5000000001,0,1"],
+    )  # fmt: skip
+    def test_boxes_that_are_none_are_counted(self, tmp_path: Path, box: str):
+        self.pictures(tmp_path, "a.jpg")
+        (tmp_path / "boxes.csv").write_text(f"{SHORT_HEADER}a,Tuba,0,1,0,1\na,Tuba,{box}\n")
+        (example,), left_out = read_boxes(tmp_path / "boxes.csv", tmp_path, CLASSES)
+        assert len(example.boxes) == 1
+        assert left_out["boxes without an area"] == 1
+
+    def test_pictures_as_cameras_name_them(self, tmp_path: Path):
+        (tmp_path / "trip").mkdir()
+        names = ["IMG_1.JPG", "IMG_2.Jpeg", "IMG_3.PNG", "a.b.jpg", "both.PNG", "both.jpg", "trip/IMG_1.JPG"]
+        self.pictures(tmp_path, *names)
+        ids = ["IMG_1", "IMG_2.Jpeg", "IMG_3", "a.b", "both", "trip/IMG_1", "img_1", "../IMG_1"]
+        rows = "".join(f"{image},Tuba,0,1,0,1\n" for image in ids)
+        (tmp_path / "boxes.csv").write_text(SHORT_HEADER + rows)
+        examples, left_out = read_boxes(tmp_path / "boxes.csv", tmp_path, CLASSES)
+        found = {str(example.path.relative_to(tmp_path)) for example in examples}
+        assert found == {"IMG_1.JPG", "IMG_2.Jpeg", "IMG_3.PNG", "a.b.jpg", "both.jpg", "trip/IMG_1.JPG"}
+        assert left_out["missing pictures"] == 2
+
+    @pytest.mark.parametrize("orientation", STORED)
+    def test_pictures_stand_upright(self, tmp_path: Path, orientation: int):
+        (tmp_path / "a.jpg").write_bytes(turned(orientation))
+        picture = read_picture(tmp_path / "a.jpg")
+        assert corners(picture.permute(1, 2, 0).numpy() * 255) == "RGB."
 
     def test_errors(self, tmp_path: Path):
         with pytest.raises(ValueError, match="boxes as Open Images"):

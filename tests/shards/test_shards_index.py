@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.entries import Entry, check_keys, parse_path_map, read_index, video_of, write_index
+from shards.entries import Entry, check_keys, list_frames, parse_path_map, read_index, video_of, write_index
 from shards.index import drop_missing, scan_tree, shared_videos, split_by_clip, split_by_video
 
 ROW = "solo_audio_resample/{0}/{1}.wav,solo_extract/{0}/{1},solo_detect/{0}/{1}.npy\n"
@@ -96,6 +96,19 @@ class TestCsv:
         with pytest.raises(ValueError, match="ialcms data index"):
             read_index(tmp_path)
 
+    @pytest.mark.parametrize(
+        "head", ["audio_path,frames_path,detection_path\n", "AUDIO, FRAMES, BOXES\n", "sound,pictures,npy\n"]
+    )
+    def test_a_header_is_passed_over(self, tmp_path: Path, head: str):
+        (tmp_path / "train_solo_clip.csv").write_text(head + ROW.format("erhu", "a_0"))
+        assert [entry.clip for entry in read_index(tmp_path)] == ["a_0"]
+
+    def test_spaces_around_columns_are_dropped_and_those_of_names_stay(self, tmp_path: Path):
+        (tmp_path / "train_solo_clip.csv").write_text(
+            "s/erhu/a_0.wav , f/erhu/a_0 , d/erhu/a_0.npy \ns/erhu/b_0 .wav,f/erhu/b_0 ,d/erhu/b_0 .npy\n"
+        )
+        assert [entry.frames.name for entry in read_index(tmp_path)] == ["a_0", "b_0 "]
+
 
 class TestScan:
     def test_finds_complete_clips_and_counts_the_others(self, tree):
@@ -110,6 +123,14 @@ class TestScan:
             "detections": ["clarinet/c_0", "tuba/t_0"],
         }
         assert found.empty == ["tuba"]
+
+    def test_suffixes_in_capitals(self, tree):
+        entry = tree.add("IMG_1_0", suffix=".JPG")
+        entry.audio.rename(entry.audio.with_suffix(".WAV"))
+        entry.detections.rename(entry.detections.with_suffix(".NPY"))
+        (found,) = scan_tree(tree.root).entries
+        assert (found.clip, found.audio.name, found.detections.name) == ("IMG_1_0", "IMG_1_0.WAV", "IMG_1_0.NPY")
+        assert len(list_frames(found.frames)) == 4
 
     def test_says_which_folder_is_missing(self, tmp_path: Path):
         (tmp_path / "solo_audio_resample").mkdir()

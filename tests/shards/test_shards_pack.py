@@ -20,12 +20,15 @@ import webdataset
 from PIL import Image
 
 import shards.pack
+from ialcms.cli import main
 from ialcms.data.manifest import Clip, Manifest, read_manifest
 from shards.datasets import Dataset, load_dataset
 from shards.encode import EncodeOptions, encode_clip
 from shards.entries import Entry
 from shards.pack import PackOptions, mixed_order, pack
 from shards.pack_parts import Part, join_parts, pack_part
+from shards.report import Report
+from tests.picture_support import STORED, corners, turned
 
 DEMO = load_dataset("demo")
 REPOSITORY = Path(shards.pack.__file__).parents[1]
@@ -97,6 +100,25 @@ class TestClip:
         assert len(rough) < len(fine)
         original = np.asarray(Image.open(entry.frames / "000002.png"), float)
         assert np.abs(np.asarray(image_of(fine), float) - original).mean() < 4
+
+    @pytest.mark.parametrize("orientation", STORED)
+    def test_frames_stand_upright(self, tree, orientation: int):
+        """As the detector saw them; nothing is left of the orientation, which readers of shards do not look at."""
+        entry = tree.add("a_0", num_frames=1, boxes=[[1, 2, 0.95, 4, 6, 40, 30]])
+        (entry.frames / "000001.jpg").write_bytes(turned(orientation))
+        image = image_of(encoded(entry, jpeg_quality=95)["000001.jpg"])
+        assert image.size == (60, 40)
+        assert corners(np.asarray(image)) == "RGB."
+        assert 0x0112 not in image.getexif()
+
+    def test_frames_of_16_bits_are_scaled(self, tree):
+        entry = tree.add("a_0", num_frames=1, boxes=[[1, 2, 0.95, 0, 0, 40, 30]], suffix=".png")
+        ramp = np.linspace(0, 65_535, 64).astype(np.uint16)
+        Image.fromarray(np.tile(ramp, (48, 1))).save(entry.frames / "000001.png")
+        for crops_only, width in ((False, 64), (True, 40)):
+            stored = encoded(entry, crops_only=crops_only, clean="none", jpeg_quality=95)
+            grey = np.asarray(image_of(next(value for name, value in stored.items() if name.endswith(".jpg"))), float)
+            np.testing.assert_allclose(grey[20, :, 0], ramp[:width] / 257, atol=3)
 
     def test_boxes_scale_with_the_frames(self, tree):
         entry = tree.add("a_0", boxes=[[1, 2, 0.95, 4, 6, 40, 30]])  # frames are 64 x 48
@@ -182,7 +204,7 @@ class TestClip:
 
         entry = tree.add("a_0", num_frames=1)
         entry.audio.write_bytes(b"RIFF")
-        assert bad() == "sound unreadable"
+        assert bad() == "sound cannot be decoded"
         entry.audio.unlink()
         assert bad() == "sound missing"
         np.save(entry.detections, np.zeros((2, 6)))
@@ -439,6 +461,24 @@ class TestResume:
         assert "train-000000.tar: File too large; make room and start again" in result.stdout
         assert result.stderr == ""
         assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_sounds_that_are_too_loud_are_named(tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Cut off at full scale where that can be heard; left out where they cannot be sounds."""
+    wave = 0.5 * np.sin(np.arange(3000) * 0.2)
+    for name, scale in (("fine_0", 1.0), ("loud_0", 4.0), ("numbers_0", 32_768.0)):
+        tree.add(name, wave=(scale * wave).astype(np.float32))
+    tree.write_index()
+    options = ["--dataset", "demo", "--jobs", "1", "--max-bad-fraction", "0.5"]
+    assert main(["data", "pack", str(tree.root), "--out", str(tmp_path / "out"), *options]) == 0
+    printed = capsys.readouterr()
+    assert "sounds cut off at full scale: 1" in printed.out
+    assert "clarinet/loud_0: 2000 of 3000 samples beyond full scale are cut off (peak 2.00)" in printed.err
+    assert "clarinet/numbers_0: sound is up to 100,000 times full scale" in printed.err
+    report = json.loads((tmp_path / "out" / "pack_report.json").read_text())
+    assert [item["clip"] for item in report["clipped"]] == ["loud_0"]
+    assert read_manifest(tmp_path / "out").info["report"]["sounds_clipped"] == 1
+    assert Report.read(tmp_path / "out" / "pack_report.json").to_dict() == report
 
 
 class TestErrors:

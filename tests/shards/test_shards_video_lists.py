@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shards.datasets import load_dataset
-from shards.video_lists import Listed, read_list
+from shards.video_lists import Listed, read_list, without_several
 
 
 def written(path: Path, text: str) -> Path:
@@ -79,6 +79,43 @@ def test_data_sets_know_the_class_of_every_label():
 def test_errors_name_the_line(tmp_path: Path, name: str, text: str, message: str):
     with pytest.raises(ValueError, match=message):
         read_list(written(tmp_path / name, text), labels={"x": "x"})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "id,start,label,split\n",
+        "youtube_id,start_seconds,label,split\n",
+        "\nYouTube ID, Start Seconds, Label, Split\n\n",
+        "# YouTube ID, start seconds, label, train/test split.\n",
+    ],
+)
+def test_a_header_of_vggsound(tmp_path: Path, head: str):
+    path = written(tmp_path / "a.csv", f"{head}abc,3,x,test\n")
+    assert read_list(path, labels={"x": "x"}).entries == [Listed("abc", "x", 3.0, "test")]
+    path.write_text(f"abc,3,x,test\n{head}")
+    if not head.startswith("#"):
+        with pytest.raises(ValueError, match=r"line \d: a row is id,start,label,split with the start in seconds, not"):
+            read_list(path, labels={"x": "x"})
+
+
+@pytest.mark.parametrize(
+    "head", ["YTID,start_seconds,end_seconds,positive_labels\n", "# made\n# YTID, start_seconds\n", ""]
+)
+def test_a_header_of_audioset(tmp_path: Path, head: str):
+    path = written(tmp_path / "a.csv", f'{head}abc, 3.0, 13.0, "/m/1,x"\n')
+    assert read_list(path, labels={"x": "x"}).entries == [Listed("abc", "x", 3.0)]
+
+
+def test_an_id_in_two_classes():
+    """Of whole videos, and of stretches that begin in the same second."""
+    entries = [
+        Listed("a", "cello"), Listed("a", "violin"), Listed("b", "cello"), Listed("c", "cello", 1.2),
+        Listed("c", "violin", 1.7), Listed("c", "horn", 30.0),
+    ]  # fmt: skip
+    kept, several = without_several(entries)
+    assert kept == [Listed("b", "cello"), Listed("c", "horn", 30.0)]
+    assert several == {"a": ["cello", "violin"], "c": ["cello", "violin"]}
 
 
 def test_other_errors(tmp_path: Path):
