@@ -322,7 +322,7 @@ def check(config: Config) -> None:
     for name in ("lambda_ind_steps", "lambda_avc_steps"):
         steps = getattr(config.loss, name)
         if list(steps) != sorted(set(steps)):
-            raise ValueError(f"loss.{name} is {list(steps)}; give increasing global steps")
+            raise ValueError(f"loss.{name} is {shown(list(steps))}; give increasing global steps")
 
 
 def check_world_size(config: Config, world_size: int) -> None:
