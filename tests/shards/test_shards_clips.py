@@ -347,8 +347,12 @@ class TestJob:
         ]
 
     def test_a_full_disk_stops_the_job(self, folder: Path, tmp_path: Path, monkeypatch):
+        write = Path.write_bytes
+
         def full(path: Path, content: bytes) -> int:
-            raise OSError(28, "No space left on device")
+            if path.suffix == ".jpg":
+                raise OSError(28, "No space left on device")
+            return write(path, content)
 
         monkeypatch.setattr(Path, "write_bytes", full)
         with pytest.raises(ValueError, match=r"cannot write .*one_0: No space left on device; make room"):
