@@ -78,7 +78,11 @@ class Comparison:
             for name, figures in rows.items():
                 lines.append(_line(name, ["-" if value is None else f"{value:.2f}" for value in figures]))
         if lines:
-            lines += ["", "The published figures are of their authors' data: they compare only with runs on the same."]
+            lines += [
+                "",
+                "The published figures are of their authors' data: they compare only with runs on the same. All figures",
+                "are by the published protocol.",
+            ]
         return lines
 
 

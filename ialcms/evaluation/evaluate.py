@@ -126,6 +126,7 @@ def _evaluate(
         "metrics": options.metrics,
         "seconds": options.seconds,
         "hop": options.hop,
+        "protocol": asdict(options.protocol),
         "manifest": manifest.digest,
         "state_sha256": meta["state_sha256"],
     }
@@ -191,17 +192,18 @@ def _digest(mixes: Sequence[EvaluationMix]) -> str:
 def _key(config: Config, manifest: Manifest, mixes: Sequence[EvaluationMix], state_sha256: str) -> str:
     """Equal for evaluations that give every mix the same scores."""
     options = config.eval
-    values = [state_sha256, manifest.digest, options.seconds, options.hop, options.metrics, *map(asdict, mixes)]
+    values = [state_sha256, manifest.digest, options.seconds, options.hop, options.metrics, asdict(options.protocol)]
+    values += map(asdict, mixes)
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _separate(
     separator: Separator, manifest: Manifest, mix: EvaluationMix, config: Config, device: torch.device
-) -> tuple[EvaluationItem, Separated]:
-    """Sounds on the host, separated ones too."""
+) -> tuple[EvaluationItem, list[Separated]]:
+    """Sounds on the host, separated ones too, by each protocol."""
     item = load_item(manifest, mix, config)
     separated = separate_item(separator, item, config, device)
-    return item, Separated(separated.estimates.cpu(), separated.localisation.cpu())
+    return item, [Separated(one.estimates.cpu(), one.localisation.cpu()) for one in separated]
 
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:

@@ -28,7 +28,7 @@ def read_journal(folder: Path, key: str) -> dict[int, MixScores]:
             continue
         for entry in entries[1:]:
             if entry is not None and _is_scored(entry):
-                found[entry["mix"]] = MixScores(tuple(entry["sources"]), entry["problem"])
+                found[entry["mix"]] = MixScores(tuple(entry["sources"]), entry["problem"], tuple(entry.get("best", ())))
     return found
 
 
@@ -80,7 +80,8 @@ class Journal:
         self._file.close()
 
     def write(self, index: int, scores: MixScores) -> None:
-        self._line({"mix": index, "sources": scores.sources, "problem": scores.problem})
+        best = {"best": scores.best} if scores.best else {}
+        self._line({"mix": index, "sources": scores.sources, "problem": scores.problem, **best})
 
     def _line(self, values: dict[str, Any]) -> None:
         assert self._file is not None
@@ -98,9 +99,12 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 def _is_scored(entry: dict[str, Any]) -> bool:
     mix, sources, problem = (entry.get(name) for name in ("mix", "sources", "problem"))
-    if type(mix) is not int or not isinstance(sources, list) or not isinstance(problem, str):
+    best = entry.get("best", [])
+    if type(mix) is not int or not isinstance(problem, str):
         return False
-    for scores in sources:  # of a mix that could not be scored, not all need be there
+    if not isinstance(sources, list) or not isinstance(best, list) or len(best) not in (0, len(sources)):
+        return False
+    for scores in [*sources, *best]:  # of a mix that could not be scored, not all need be there
         if not isinstance(scores, dict) or not all(type(value) is float for value in scores.values()):
             return False
         if not problem and not scores.keys() >= set(METRICS):

@@ -21,8 +21,9 @@ METRICS = ("SDR", "SIR", "SAR", "SDRi", "SIRi")
 class MixScores:
     """Scores in dB of one mix, a dictionary per source (empty where it could not be scored), and why not."""
 
-    sources: tuple[Scores, ...]
+    sources: tuple[Scores, ...]  # by the published protocol
     problem: str = ""
+    best: tuple[Scores, ...] = ()  # of the same sources by `eval.protocol`; () where it was not used
 
 
 def score_mix(references: NDArray[np.float32], estimates: NDArray[np.float32]) -> MixScores:

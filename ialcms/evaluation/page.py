@@ -8,7 +8,16 @@ from typing import Any
 
 from ialcms.data.evaluation_mixes import EvaluationItem
 from ialcms.evaluation.metrics import METRICS, mean_scores
-from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+from ialcms.evaluation.results import (
+    MixResult,
+    Row,
+    by_best_protocol,
+    gain_of_best_protocol,
+    overall,
+    per_instrument,
+    per_pair,
+    unscored,
+)
 from ialcms.evaluation.windows import Separated
 from ialcms.report.page import Example, Figure, Interval, Source, Table, write_report
 
@@ -20,16 +29,22 @@ def write_evaluation_page(
     about: Mapping[str, Any],
     sample_rate: int,
     results: Sequence[MixResult],
-    examples: Sequence[tuple[str, EvaluationItem, Separated, MixResult]],
+    examples: Sequence[tuple[str, EvaluationItem, Sequence[Separated], MixResult]],
 ) -> Path:
     """about: the summary's words on what was evaluated.
 
-    examples: why each is shown (best, worst or random), what was separated, the result and its scores.
+    examples: why each is shown (best, worst or random), what was separated, the result by the published protocol and,
+    if there is one, by the best, and its scores.
     """
     everything = overall(results)
     summary: dict[str, str | float | Figure] = {
         f"{name} (dB)": Figure(mean, _interval(everything, name)) for name, mean in everything.means.items()
     }
+    gain = gain_of_best_protocol(results)
+    if gain.means:
+        best = overall(by_best_protocol(results))
+        summary["SDR, best protocol (dB)"] = Figure(best.means["SDR"], _interval(best, "SDR"))
+        summary["gain over published (dB)"] = Figure(gain.means["SDR"], _interval(gain, "SDR"))
     summary |= {
         "mixes scored": everything.num_mixes,
         "mixes not scored": len(unscored(results)),
@@ -80,15 +95,17 @@ def _interval(row: Row, metric: str) -> Interval | None:
     return Interval(*limits) if limits else None
 
 
-def _example(why: str, item: EvaluationItem, separated: Separated, result: MixResult) -> Example:
+def _example(why: str, item: EvaluationItem, separated: Sequence[Separated], result: MixResult) -> Example:
+    published, *others = separated
     sources = tuple(
         Source(
             instrument=item.instruments[n],
             clip=item.keys[n],
             picture=item.pictures[n, 0].transpose(1, 2, 0),
-            localisation=separated.localisation[n].numpy(),
+            localisation=published.localisation[n].numpy(),
             reference=item.sources[n],
-            estimate=separated.estimates[n].numpy(),
+            estimate=published.estimates[n].numpy(),
+            best=others[0].estimates[n].numpy() if others else None,
             scores={name: result.scores.sources[n].get(name) for name in METRICS},
         )
         for n in range(len(item.keys))

@@ -13,7 +13,16 @@ from typing import Any
 from ialcms.csv_cells import cell_text, text_cell
 from ialcms.evaluation.bootstrap import LEVEL
 from ialcms.evaluation.metrics import METRICS, MixScores
-from ialcms.evaluation.results import MixResult, Row, overall, per_instrument, per_pair, unscored
+from ialcms.evaluation.results import (
+    MixResult,
+    Row,
+    by_best_protocol,
+    gain_of_best_protocol,
+    overall,
+    per_instrument,
+    per_pair,
+    unscored,
+)
 from ialcms.files import open_text, write_whole
 from ialcms.names import ENCODING_ERRORS
 from ialcms.reading import one_line, shown
@@ -21,6 +30,7 @@ from ialcms.reading.text import read_json
 
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
+_BEST = tuple(f"best_{name}" for name in METRICS)  # by `eval.protocol`
 _SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_mix": (int,), "list": (str,), "metrics": (str,),
             "seconds": (int, float), "hop": (int,), "manifest": (str,), "state_sha256": (str,)}  # fmt: skip
 
@@ -31,7 +41,7 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
     instruments, pairs, everything = per_instrument(results), per_pair(results), overall(results)
     _write_csv(
         folder / MIXES,
-        ("mix", "instrument", "clip", "box", "start", *METRICS, "problem"),
+        ("mix", "instrument", "clip", "box", "start", *METRICS, "problem", *_BEST),
         (row for result in results for row in _mix_rows(result)),
     )
     limits = [f"{metric}_{side}" for metric in METRICS for side in ("low", "high")]
@@ -47,9 +57,20 @@ def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, A
         "interval_level": LEVEL,
         "overall": _plain(everything),
         "per_instrument": {row.names[0]: _plain(row) for row in instruments},
+        **_best_summary(results),
         "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in pairs],
     }
     write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def _best_summary(results: Sequence[MixResult]) -> dict[str, Any]:
+    """What `eval.protocol` gives, and its paired difference from the published protocol."""
+    best = by_best_protocol(results)
+    if not best:
+        return {}
+    instruments = {row.names[0]: _plain(row) for row in per_instrument(best)}
+    gain = _plain(gain_of_best_protocol(results))
+    return {"best_protocol": {"overall": _plain(overall(best)), "per_instrument": instruments, "gain": gain}}
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -96,21 +117,26 @@ def _mix_rows(result: MixResult) -> Iterable[tuple]:
     for place, scores in enumerate(result.scores.sources):
         figures = (f"{scores[name]:.6f}" if scores else "" for name in METRICS)
         names = (text_cell(result.instruments[place]), text_cell(result.keys[place]))
+        best = result.scores.best[place] if result.scores.best else {}
+        best_figures = (f"{best[name]:.6f}" if best else "" for name in METRICS)
         yield (result.index, *names, result.boxes[place], result.starts[place], *figures,
-               text_cell(result.scores.problem))  # fmt: skip
+               text_cell(result.scores.problem), *best_figures)  # fmt: skip
 
 
 def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
     scores = tuple({name: float(row[name]) for name in METRICS} if row["SDR"] else {} for row in rows)
     if not all(scores) and not rows[0]["problem"]:
         raise ValueError(f"mix {index} has no scores and no reason for that")
+    best = tuple({name: float(row[f"best_{name}"]) for name in METRICS} for row in rows if row.get(_BEST[0]))
+    if len(best) not in (0, len(rows)):
+        raise ValueError(f"of mix {index} some sources have no scores by the best protocol")
     return MixResult(
         index,
         tuple(cell_text(row["instrument"]) for row in rows),
         tuple(cell_text(row["clip"]) for row in rows),
         tuple(int(row["box"]) for row in rows),
         tuple(int(row["start"]) for row in rows),
-        MixScores(scores, cell_text(rows[0]["problem"])),
+        MixScores(scores, cell_text(rows[0]["problem"]), best),
     )
 
 

@@ -1,12 +1,12 @@
 """Results of an evaluation as figures: per mix, per instrument, per pair of instruments, overall.
 
-The files that hold them are in `result_files`, the page to listen to in `evaluation_page`.
+The files that hold them are in `result_files`, the page to listen to in `page`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -65,6 +65,23 @@ def per_pair(results: Sequence[MixResult]) -> list[Row]:
     return [_row(pair, results, *pair) for pair in sorted(pairs)]
 
 
+def by_best_protocol(results: Sequence[MixResult]) -> list[MixResult]:
+    """The mixes that both protocols scored, with the scores of the best one in the place of the published one's."""
+    both = [result for result in results if result.scores.best and not result.scores.problem]
+    return [replace(result, scores=MixScores(result.scores.best)) for result in both]
+
+
+def gain_of_best_protocol(results: Sequence[MixResult]) -> Row:
+    """The paired difference of both protocols, best less published, over the mixes that both scored."""
+    differences = []
+    for result in results:
+        if result.scores.best and not result.scores.problem:
+            pairs = zip(result.scores.sources, result.scores.best)
+            gains = tuple({name: best[name] - published[name] for name in METRICS} for published, best in pairs)
+            differences.append(replace(result, scores=MixScores(gains)))
+    return _row(("best - published",), differences)
+
+
 def unscored(results: Sequence[MixResult]) -> list[MixResult]:
     return [result for result in results if result.scores.problem]
 
@@ -107,6 +124,16 @@ def format_tables(results: Sequence[MixResult]) -> str:
         lines.pop()
         for place, name in enumerate(("  95% of resamples from", "  to")):
             lines.append(f"{name:<36}{_figures({m: limits[place] for m, limits in everything.intervals.items()})}")
+        lines.append("")
+    best = by_best_protocol(results)
+    if best:
+        gain = gain_of_best_protocol(results)
+        lines.append(f"{'protocol':<30}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS))
+        for name, row in (("published", everything), ("best (eval.protocol)", overall(best)), (gain.names[0], gain)):
+            lines.append(f"{name:<30}{row.num_mixes:>6}{_figures(row.means)}")
+        if gain.intervals:
+            for place, name in enumerate(("  95% of resamples from", "  to")):
+                lines.append(f"{name:<36}{_figures({m: limits[place] for m, limits in gain.intervals.items()})}")
         lines.append("")
     lines += [f"not scored: mix {r.index} ({' + '.join(r.keys)}): {r.scores.problem}" for r in unscored(results)]
     return "\n".join(lines).rstrip()

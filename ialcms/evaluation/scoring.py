@@ -11,12 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ialcms.config import Config
+from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.clip_reader import BadClip
 from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, load_mix
 from ialcms.data.manifest import Manifest
@@ -28,7 +29,7 @@ from ialcms.models import Separator
 from ialcms.processes import cores_of_a_rank, worker_pool
 
 _Scored = tuple[MixScores, float]  # and the seconds that another process took for them
-_Submit = Callable[[EvaluationItem, Separated], "Future[_Scored]"]
+_Submit = Callable[[EvaluationItem, Sequence[Separated]], "Future[_Scored]"]
 
 
 def metrics_of(config: Config, device: torch.device) -> str:
@@ -39,16 +40,23 @@ def metrics_of(config: Config, device: torch.device) -> str:
     return "fast" if device.type == "cuda" else "mir_eval"
 
 
+def protocols_of(config: Config) -> list[ProtocolConfig]:
+    """The published protocol, and `eval.protocol` where it is another one."""
+    return [PUBLISHED] if config.eval.protocol == PUBLISHED else [PUBLISHED, config.eval.protocol]
+
+
 def load_item(manifest: Manifest, mix: EvaluationMix, config: Config) -> EvaluationItem:
-    """A mix of `eval.seconds`, read and decoded."""
-    return load_mix(manifest, mix, config.data, round(config.eval.seconds * config.audio.sample_rate))
+    """A mix of `eval.seconds`, read and decoded, with the pictures that the protocols need."""
+    num_pictures = max(protocol.pictures for protocol in protocols_of(config))
+    num_samples = round(config.eval.seconds * config.audio.sample_rate)
+    return load_mix(manifest, mix, config.data, num_samples, num_pictures)
 
 
-def separate_item(separator: Separator, item: EvaluationItem, config: Config, device: torch.device) -> Separated:
-    """The separated sounds, on the device."""
-    sources, pictures = torch.as_tensor(item.sources), torch.as_tensor(item.pictures)
-    (separated,) = MixSeparator(separator, config, config.eval.hop)(sources.sum(0).to(device), pictures.to(device))
-    return separated
+def separate_item(separator: Separator, item: EvaluationItem, config: Config, device: torch.device) -> list[Separated]:
+    """The separated sounds on the device, by each of `protocols_of`."""
+    mix, pictures = torch.as_tensor(item.sources).sum(0), torch.as_tensor(item.pictures)
+    separate = MixSeparator(separator, config, config.eval.hop)
+    return separate(mix.to(device), pictures.to(device), protocols_of(config))
 
 
 def score_all(
@@ -106,19 +114,32 @@ def _scorer(metrics: str, device: torch.device) -> Iterator[_Submit]:
     """A function that scores a separated mix: at once on the device (fast), or in another process (mir_eval)."""
     if metrics == "fast":
 
-        def score(item: EvaluationItem, separated: Separated) -> Future[_Scored]:
+        def score(item: EvaluationItem, separated: Sequence[Separated]) -> Future[_Scored]:
             future: Future[_Scored] = Future()
             sources = torch.as_tensor(item.sources).to(device)
-            future.set_result((score_mix_fast(sources, separated.estimates), 0.0))
+            scores = [score_mix_fast(sources, one.estimates) for one in separated]
+            future.set_result((_together(scores), 0.0))
             return future
 
         yield score
         return
     with worker_pool(cores_of_a_rank(), start="forkserver") as pool:
-        yield lambda item, separated: pool.submit(_timed_score, item.sources, separated.estimates.cpu().numpy())
+
+        def submit(item: EvaluationItem, separated: Sequence[Separated]) -> Future[_Scored]:
+            estimates = [one.estimates.cpu().numpy() for one in separated]
+            return pool.submit(_timed_score, item.sources, estimates)
+
+        yield submit
 
 
-def _timed_score(references: NDArray, estimates: NDArray) -> _Scored:
+def _timed_score(references: NDArray, estimates: Sequence[NDArray]) -> _Scored:
     began = time.perf_counter()
-    scores = score_mix(references, estimates)
+    scores = _together([score_mix(references, one) for one in estimates])
     return scores, time.perf_counter() - began
+
+
+def _together(scores: Sequence[MixScores]) -> MixScores:
+    """Of the published protocol, and of the best one if it was used and could be scored."""
+    published, *others = scores
+    best = others[0].sources if others and not others[0].problem else ()
+    return replace(published, best=best)

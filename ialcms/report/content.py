@@ -41,6 +41,7 @@ class Source:
     reference: Wave  # (S,)
     estimate: Wave  # (S,)
     scores: Mapping[str, float | None]  # SDR, SIR, SAR, SDRi, SIRi in dB; None: silent, so it has no score
+    best: Wave | None = None  # (S,) what the best protocol made of it, beside the published one's estimate
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ def check_example(example: Example) -> None:
         raise ValueError(f"{where}: the mix has shape {example.mix.shape}; give mono samples (S,)")
     for source in example.sources:
         of = f"{where}, {source.instrument}"
-        for role, wave in (("reference", source.reference), ("estimate", source.estimate)):
-            if wave.shape != example.mix.shape:
+        for role, wave in (("reference", source.reference), ("estimate", source.estimate), ("best", source.best)):
+            if wave is not None and wave.shape != example.mix.shape:
                 raise ValueError(
                     f"{of}: the {role} has shape {wave.shape}, the mix {example.mix.shape}; cut both to one length"
                 )

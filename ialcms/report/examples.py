@@ -53,8 +53,7 @@ class SourceView:
     heat: str
     heat_range: str
     scores: Mapping[str, float | None]
-    reference: SoundView
-    estimate: SoundView
+    sounds: Sequence[SoundView]  # reference, estimate and, if there is one, the estimate of the best protocol
 
 
 @dataclass(frozen=True)
@@ -85,11 +84,13 @@ class _Stage:
 def example_view(number: int, example: Example, sample_rate: int) -> ExampleView:
     mix_levels = spectrogram.log_spectrogram(_finite(example.mix), sample_rate)
     given = [example.mix, *(source.reference for source in example.sources)]
+    estimates = [source.estimate for source in example.sources]
+    estimates += [source.best for source in example.sources if source.best is not None]
     stage = _Stage(
         number=number,
         sample_rate=sample_rate,
         seconds=example.mix.size / sample_rate,
-        gain=media.playback_gain(given, [source.estimate for source in example.sources]),
+        gain=media.playback_gain(given, estimates),
         top_db=spectrogram.top_level(mix_levels),
     )
     return ExampleView(
@@ -127,6 +128,12 @@ def _level(gain: float) -> str:
 
 def _source(stage: _Stage, index: int, source: Source) -> SourceView:
     height, width = source.picture.shape[:2]
+    sounds = [
+        _sound(stage, "Reference", f"reference of {source.instrument}", source.reference),
+        _sound(stage, "Estimate", f"estimate of {source.instrument}", source.estimate),
+    ]
+    if source.best is not None:
+        sounds.append(_sound(stage, "Best protocol", f"best protocol's {source.instrument}", source.best))
     lowest, highest = float(source.localisation.min()), float(source.localisation.max())
     return SourceView(
         id=f"example-{stage.number}-source-{index}",
@@ -139,8 +146,7 @@ def _source(stage: _Stage, index: int, source: Source) -> SourceView:
         heat=media.heat_uri(source.localisation),
         heat_range=f"{lowest:.2f} to {highest:.2f}",
         scores=source.scores,
-        reference=_sound(stage, "Reference", f"reference of {source.instrument}", source.reference),
-        estimate=_sound(stage, "Estimate", f"estimate of {source.instrument}", source.estimate),
+        sounds=sounds,
     )
 
 

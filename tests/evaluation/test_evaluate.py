@@ -80,6 +80,19 @@ def test_every_mix_of_the_list_is_scored_once(evaluated: tuple[Path, str]) -> No
     assert len({row["SDR"] for row in scored}) > len(scored) // 2
 
 
+def test_both_protocols_are_scored_and_shown(evaluated: tuple[Path, str]) -> None:
+    folder, printed = evaluated
+    assert re.search(r"^best - published +1[012]( +-?\d+\.\d\d){5}$", printed, re.MULTILINE)
+    rows = [row for row in rows_of(folder / "mixes.csv") if not row["problem"]]
+    assert all(row["best_SDR"] != row["SDR"] for row in rows)
+    summary = json.loads((folder / "summary.json").read_text())
+    mean = sum(float(row["best_SDR"]) for row in rows) / len(rows)
+    assert summary["best_protocol"]["overall"]["SDR"] == pytest.approx(mean, abs=1e-5)
+    assert summary["protocol"]["masks"] == "wiener"
+    page = (folder / "report.html").read_text()
+    assert page.count('class="role">Best protocol<') == 2 * page.count('class="example"')
+
+
 def test_it_says_where_the_time_went(evaluated: tuple[Path, str]) -> None:
     assert re.search(
         r"^mir_eval metrics: 12 mixes in [\d.]+ s \([\d.]+ mixes/s\): reading \d+%, network \d+%, metrics \d+%; "

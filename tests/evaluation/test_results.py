@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from ialcms.evaluation.metrics import METRICS, MixScores, Scores
 from ialcms.evaluation.result_files import read_results, write_results
 from ialcms.evaluation.results import (
     MixResult,
+    by_best_protocol,
     choose_examples,
     format_tables,
+    gain_of_best_protocol,
     overall,
     per_instrument,
     per_pair,
@@ -177,3 +180,30 @@ def test_examples_are_the_best_the_worst_and_some_others() -> None:
     assert shown == choose_examples(results, 9, seed=0)
     assert shown != choose_examples(results, 9, seed=1)
     assert len(choose_examples(results[:2], 9, seed=0)) == 2
+
+
+def test_the_gain_of_the_best_protocol_is_paired(tmp_path: Path) -> None:
+    results = [result(index, ("cello", "flute"), (float(index), 3.0)) for index in range(3)]
+    better = []
+    for one in results[:2]:
+        best = tuple({name: value + 1.5 for name, value in source.items()} for source in one.scores.sources)
+        better.append(replace(one, scores=replace(one.scores, best=best)))
+    results = [*better, results[2]]  # of the last one the best protocol gave silence
+    gain = gain_of_best_protocol(results)
+    assert (gain.num_mixes, gain.means["SDR"]) == (2, pytest.approx(1.5))
+    assert overall(by_best_protocol(results)).means["SDR"] == pytest.approx((1.5 + 4.5 + 2.5 + 4.5) / 4)
+    assert overall(results).num_mixes == 3
+    lines = format_tables(results).splitlines()
+    assert any(line.startswith("best - published") and "1.50" in line for line in lines)
+    write_results(tmp_path, results, {"run": "small", "step": 7})
+    summary, again = read_results(tmp_path)
+    assert again == results
+    assert summary["best_protocol"]["gain"]["SDR"] == pytest.approx(1.5)
+    assert summary["best_protocol"]["gain"]["mixes"] == 2
+
+
+def test_results_of_the_published_protocol_alone(tmp_path: Path) -> None:
+    results = [result(0, ("cello", "flute"), (2.0, 1.0))]
+    write_results(tmp_path, results, {})
+    assert "best_protocol" not in read_results(tmp_path)[0]
+    assert "protocol" not in format_tables(results)
