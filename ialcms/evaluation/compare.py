@@ -80,8 +80,8 @@ class Comparison:
         if lines:
             lines += [
                 "",
-                "The published figures are of their authors' data: they compare only with runs on the same. All figures",
-                "are by the published protocol.",
+                "The published figures are of their authors' data: they compare only with runs on the same.",
+                "All figures are by the published protocol.",
             ]
         return lines
 
