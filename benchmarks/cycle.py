@@ -116,8 +116,8 @@ def make_batch(config: Config, step: int, device: torch.device) -> Batch:
     """Noise, a function of the step."""
     generator = torch.Generator().manual_seed(step)
     data, count = config.data, config.train.global_batch
-    waves = 0.1 * torch.randn(count, data.num_mix, config.audio.num_samples, generator=generator)
-    shape = (count, data.num_mix, data.num_objects, 3, data.image_crop, data.image_crop)
+    waves = 0.1 * torch.randn(count, data.num_mixtures, config.audio.num_samples, generator=generator)
+    shape = (count, data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop)
     pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     keys = [(f"lane {lane}",) for lane in range(count)]
     return Batch(step, waves.sum(1), waves, pictures, keys, {}).to(device)

@@ -155,7 +155,7 @@ def shard_samples(
     """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
     with closing(train_batches(config, manifest, 0, 0, world_size)) as batches:
         for batch in itertools.islice(batches, WARM_UP, None):
-            held[label] = max(held.get(label, 0.0), batch.held_bytes)
+            held[label] = max(held.get(label, 0.0), batch.cached_bytes)
             if normalise:
                 normalise_objects(batch.objects)
             yield len(batch.keys)

@@ -21,7 +21,7 @@ from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.training.memory_bank import MemoryBank, Pairs
-from ialcms.training.schedule import Turn, turn
+from ialcms.training.schedule import StepSchedule, step_schedule
 
 
 class NaiveExperiment:
@@ -52,7 +52,7 @@ class NaiveExperiment:
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Losses by name."""
-        now = turn(batch.step, self.config)
+        now = step_schedule(batch.step, self.config)
         scalars: dict[str, Tensor] = {}
         pairs: Pairs | None = None
         if now.critic:
@@ -79,7 +79,7 @@ class NaiveExperiment:
         own = self.bank.compact(magnitude.flatten(0, 2))
         return self.bank.pair(own, self.config.clips_per_mix, 0, count=len(own), seed=self.config.seed, step=step)
 
-    def _learn_separator(self, batch: Batch, pairs: Pairs | None, now: Turn) -> dict[str, Tensor]:
+    def _learn_separator(self, batch: Batch, pairs: Pairs | None, now: StepSchedule) -> dict[str, Tensor]:
         settings = self.config.loss
         with self._autocast():
             magnitude, waves, visual, audio = self._separate(batch)

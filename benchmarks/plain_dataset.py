@@ -49,8 +49,8 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         data = self.config.data
         chosen = random.sample(sorted(self.clips), self.config.clips_per_mix)
         solos, objects = zip(*(self._solo(instrument) for instrument in chosen))
-        mixtures = torch.stack(solos).view(data.num_mix, data.num_objects, -1).mean(dim=1)
-        pictures = torch.stack(objects).view(data.num_mix, data.num_objects, 3, data.image_crop, data.image_crop)
+        mixtures = torch.stack(solos).view(data.num_mixtures, data.num_objects, -1).mean(dim=1)
+        pictures = torch.stack(objects).view(data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop)
         return mixtures.sum(dim=0), mixtures, pictures
 
     def _solo(self, instrument: str) -> tuple[torch.Tensor, torch.Tensor]:

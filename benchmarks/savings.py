@@ -63,7 +63,7 @@ def cases(batch: int, device: torch.device) -> Iterator[Case]:
     for level, outputs in enumerate([8, 4, 2, 1], start=1):
         size = (rows // 32 * 2**level, frames // 32 * 2**level)
         yield _style(f"BatchNorm and AdaIN {level}", tensor(count, outputs * width, *size))
-    yield _waves(config.audio, batch, config.data.num_mix, config.data.num_objects)
+    yield _waves(config.audio, batch, config.data.num_mixtures, config.data.num_objects)
     yield _loss(tensor(count, count))
     critic = Critic(CriticConfig()).to(device).eval()
     yield from _critic(critic, tensor(count, rows, frames), tensor(count, rows, frames, learns=False))

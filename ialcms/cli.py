@@ -24,7 +24,7 @@ from ialcms.terminal import plain_output
 
 _NOT_USABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR,
                errno.ENAMETOOLONG, errno.ELOOP)  # fmt: skip
-_OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mix=3"
+_OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mixtures=3"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
                      "ialcms evaluate runs/demo --mixes mixes.csv --metrics fast",
                      "ialcms evaluate runs/demo --report eval.examples=15",
                      "ialcms evaluate --compare runs/demo runs/demo_solo",
-                     "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_mix=3")  # fmt: skip
+                     "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_sources=3")  # fmt: skip
     evaluate.add_argument("run", nargs="?", help="folder of the run")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
     evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")

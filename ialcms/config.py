@@ -1,6 +1,6 @@
 """Typed configuration: the dataclasses are the schema, YAML files carry the values.
 
-    config = load_config("configs/demo.yaml", ["train.steps=100", "data.num_mix=3"])
+    config = load_config("configs/demo.yaml", ["train.steps=100", "data.num_mixtures=3"])
 
 Everything is checked here, before any worker starts. Errors are `ValueError`s that name field, value and remedy.
 """
@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 import math
 import types
 import typing
@@ -20,6 +21,8 @@ from typing import Any
 
 from ialcms.reading import Unreadable, bare, shown
 from ialcms.reading.text import parse_yaml
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class AudioConfig:
 class DataConfig:
     shards: str = ""  # folder with manifest.json and the tar shards
     instruments: tuple[str, ...] = ()  # restrict to these; empty: all that the manifest has
-    num_mix: int = 2  # M, mixtures per mix
+    num_mixtures: int = 2  # M, mixtures per mix
     num_objects: int = 2  # O, objects per mixture: 2 = unsupervised duets, 1 = supervised solos
     gain: tuple[float, float] = (0.5, 1.5)  # training gain, drawn uniformly per clip
     image_resize: int = 256  # the object crop is resized to a square of this side ...
@@ -155,7 +158,7 @@ PUBLISHED = ProtocolConfig(masks="plain", consistency=False, pictures=1, join="m
 @dataclass(frozen=True)
 class EvalConfig:
     split: str = "test"
-    num_mix: int = 2  # solos per mix
+    num_sources: int = 2  # solos per mix
     draws: int = 10  # mixes per combination of instruments
     seconds: float = 10.0
     hop: int = 2_205  # samples between the windows of a mix
@@ -187,7 +190,7 @@ class Config:
     @property
     def clips_per_mix(self) -> int:
         """M * O: clips of pairwise different instruments in a training mix."""
-        return self.data.num_mix * self.data.num_objects
+        return self.data.num_mixtures * self.data.num_objects
 
 
 # Fields that may differ between the run that wrote a checkpoint and the run that goes on from it: they do not
@@ -222,12 +225,14 @@ def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Confi
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold a mapping of sections, like configs/demo.yaml")
+    for section, fields in values.items():
+        values[section] = _with_current_names(f"{section}.", fields) if isinstance(fields, dict) else fields
     for override in overrides:
         name, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"'{override}' is not an override; write it as section.key=value, like train.steps=100")
         target = values
-        *sections, key = name.strip().split(".")
+        *sections, key = _current_name(name.strip()).split(".")
         for section in sections:
             target = target.setdefault(section, {})
             if not isinstance(target, dict):
@@ -317,7 +322,7 @@ def check(config: Config) -> None:
     if config.uses_critic and config.clips_per_mix < 2:
         raise ValueError(
             "loss.lambda_ind > 0 needs at least two components per mix for the dependent pairs; "
-            "raise data.num_mix or set loss.lambda_ind=0"
+            "raise data.num_mixtures or set loss.lambda_ind=0"
         )
     for name in ("lambda_ind_steps", "lambda_avc_steps"):
         steps = getattr(config.loss, name)
@@ -354,12 +359,12 @@ _LARGEST_OF_ALL = 2**53  # beyond that, floats and whole numbers are no longer t
 # What memory is asked for by these before anything else could find them out of the way.
 _LARGEST = {
     "seed": 2**63 - 1, "eval.seed": 2**63 - 1, "audio.sample_rate": 10**7, "audio.num_samples": 10**8,
-    "audio.n_fft": 2**20, "audio.hop": 2**20, "audio.log_bins": 2**14, "data.num_mix": 1_000,
+    "audio.n_fft": 2**20, "audio.hop": 2**20, "audio.log_bins": 2**14, "data.num_mixtures": 1_000,
     "data.image_resize": 2**13, "data.image_crop": 2**13, "data.window": 10**7, "data.pictures_per_clip": 10**5,
     "data.loader_workers": 1_024, "data.prefetch": 10**5, "model.visual.width": 2**14,
     "model.visual.aspp_channels": 2**17, "model.visual.low_level_channels": 2**17, "model.visual.channels": 2**17,
     "model.unet.width": 2**14, "model.critic.width": 2**14, "loss.bank_size": 10**7, "train.global_batch": 10**6,
-    "train.accumulation": 10**6, "eval.num_mix": 1_000, "eval.draws": 10**7, "eval.validation_draws": 10**7,
+    "train.accumulation": 10**6, "eval.num_sources": 1_000, "eval.draws": 10**7, "eval.validation_draws": 10**7,
     "eval.batch_windows": 10**6, "eval.seconds": 10**6, "eval.hop": 10**9, "train.timeout_s": 10**9,
     "train.checkpoint_minutes": 10**9, "model.visual.dropout": 1, "optim.betas": 1, "optim.critic_betas": 1,
 }  # fmt: skip
@@ -411,7 +416,7 @@ def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
         raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {shown(values)}")
     hints = typing.get_type_hints(kind)
     built = {}
-    for key, value in values.items():
+    for key, value in _with_current_names(prefix, values).items():
         if not isinstance(key, str) or key not in hints:
             where = f"in section '{prefix.rstrip('.')}'" if prefix else "at the top level"
             hint = _nearest(bare(key), hints) or f"; known: {', '.join(hints)}"
@@ -424,6 +429,31 @@ def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
             else _convert(hinted, value, name, source)
         )
     return kind(**built)
+
+
+# Fields of version 0.1.0 by their names of today; the old ones are read everywhere, with one warning each.
+FORMER_NAMES = {"data.num_mix": "data.num_mixtures", "eval.num_mix": "eval.num_sources"}
+_warned: set[str] = set()
+
+
+def _current_name(name: str) -> str:
+    """section.key by its name of today."""
+    current = FORMER_NAMES.get(name, name)
+    if current != name and name not in _warned:
+        _warned.add(name)
+        log.warning("%s is called %s now", name, current)
+    return current
+
+
+def _with_current_names(prefix: str, values: dict[Any, Any]) -> dict[Any, Any]:
+    """A section with its fields by their names of today. ValueError where one is given by both names."""
+    renamed: dict[Any, Any] = {}
+    for key, value in values.items():
+        current = _current_name(f"{prefix}{key}").removeprefix(prefix) if isinstance(key, str) else key
+        if current != key and current in values:
+            raise ValueError(f"{prefix}{key} and {prefix}{current} are two names of one field; leave out the first")
+        renamed[current] = value
+    return renamed
 
 
 def _convert(kind: Any, value: Any, name: str, source: str) -> Any:

@@ -47,7 +47,7 @@ def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool 
     plan = Plan(manifest, config.data, config.audio, config.seed, batch)
     data, seconds = config.data, config.audio.num_samples / config.audio.sample_rate
     lines = [
-        f"step {step}, after {step} finished ones: {batch} mixes of {data.num_mix} x {data.num_objects} clips "
+        f"step {step}, after {step} finished ones: {batch} mixes of {data.num_mixtures} x {data.num_objects} clips "
         f"of {plan.num_clips} in {manifest.folder} ({manifest.digest}), seed {config.seed}",
         f"windows of {seconds:.2f} s; crops (left, top) of {data.image_crop} pixels out of {data.image_resize}",
     ]
@@ -113,7 +113,9 @@ def _shapes(config: Config, separator: Separator) -> list[str]:
     """Shapes as one mix has them, from a pass with empty tensors."""
     data, audio = config.data, config.audio
     mix = torch.zeros(1, audio.num_samples)
-    pictures = torch.zeros(1, data.num_mix, data.num_objects, 3, data.image_crop, data.image_crop, dtype=torch.uint8)
+    pictures = torch.zeros(
+        1, data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop, dtype=torch.uint8
+    )
     with torch.inference_mode():
         output = separator.eval()(mix, normalise_objects(pictures))
     shapes = {
@@ -136,7 +138,8 @@ def _batch(config: Config, workers: int) -> list[str]:
     objects = config.clips_per_mix
     kind = "duets, unsupervised" if data.num_objects == 2 else "solos, supervised"
     return [
-        f"a mix: {data.num_mix} mixtures of {data.num_objects} = {objects} clips of different instruments ({kind})",
+        f"a mix: {data.num_mixtures} mixtures of {data.num_objects} = {objects} clips of different instruments "
+        f"({kind})",
         f"a step: {batch} mixes, {batch * objects} components; {batch // workers} mixes on each of {workers} "
         f"worker{'s' if workers > 1 else ''}",
     ]
@@ -182,7 +185,7 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
     lines.append(f"an epoch: {epoch} steps ({config.data.epoch_passes:g} mixes per training clip); "
                  f"the run: {config.train.steps} steps = {config.train.steps / epoch:.1f} epochs")  # fmt: skip
     options = config.eval
-    mixes = list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
+    mixes = list_mixes(manifest, options.split, options.num_sources, options.draws, options.seed, options.seconds,
                        config.data.instruments)  # fmt: skip
-    lines.append(f"evaluation: {len(mixes)} {options.num_mix}-mixes of the split '{options.split}'")
+    lines.append(f"evaluation: {len(mixes)} {options.num_sources}-mixes of the split '{options.split}'")
     return lines

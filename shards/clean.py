@@ -34,7 +34,7 @@ class Cleaned:
     """What is left of a clip's boxes, and what became of the others."""
 
     boxes: Detections  # (D', 7), by frame, then by falling confidence
-    fallen: dict[str, int]  # boxes that fell to each rule
+    rejected: dict[str, int]  # boxes that each rule rejected
     dropped: str | None  # why the clip cannot be used, or None
 
 
@@ -98,53 +98,55 @@ def clean_clip(
     every rule; the data set's skip list holds under the two that clean.
     """
     assert rule in RULES
-    fallen: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
     if rule != "none" and video in dataset.skip_videos:
         return Cleaned(boxes[:0], {"video on the skip list": len(boxes)}, "video on the skip list")
-    boxes = keep(boxes, is_box(boxes), fallen, "not finite, or an inverted box")
-    boxes = keep(boxes, np.isin(boxes[:, FRAME], list(frames)), fallen, "frame does not exist")
+    boxes = keep(boxes, is_box(boxes), rejected, "not finite, or an inverted box")
+    boxes = keep(boxes, np.isin(boxes[:, FRAME], list(frames)), rejected, "frame does not exist")
     dropped = None
     if rule == "music":
-        boxes = clean_music(boxes, dataset.instruments[instrument], dataset.music, fallen)
+        boxes = clean_music(boxes, dataset.instruments[instrument], dataset.music, rejected)
     elif rule == "coseparation":
-        boxes = clean_coseparation(boxes, dataset.coseparation, fallen)
+        boxes = clean_coseparation(boxes, dataset.coseparation, rejected)
         if len(boxes) < dataset.coseparation.min_boxes:
             dropped = f"fewer than {dataset.coseparation.min_boxes} boxes left"
         elif len(boxes) > dataset.coseparation.max_boxes:
             dropped = f"more than {dataset.coseparation.max_boxes} boxes left"
     if not len(boxes):
         dropped = "no box left"
-    return Cleaned(boxes[by_frame(boxes)], {rule: count for rule, count in fallen.items() if count}, dropped)
+    return Cleaned(boxes[by_frame(boxes)], {rule: count for rule, count in rejected.items() if count}, dropped)
 
 
 def clean_music(
-    boxes: Detections, rule: InstrumentRule, thresholds: MusicThresholds, fallen: Counter[str]
+    boxes: Detections, rule: InstrumentRule, thresholds: MusicThresholds, rejected: Counter[str]
 ) -> Detections:
     """The method's rule: own class, confidence, the best box per frame and class, the K best classes of a frame."""
     if rule.class_id is not None:
-        boxes = keep(boxes, boxes[:, CLASS] == rule.class_id, fallen, "other class than the instrument's")
+        boxes = keep(boxes, boxes[:, CLASS] == rule.class_id, rejected, "other class than the instrument's")
     least = thresholds.min_confidence if rule.min_confidence is None else rule.min_confidence
     confidence = boxes[:, CONFIDENCE]
-    boxes = keep(boxes, (confidence >= least) & (confidence <= rule.max_confidence), fallen, "confidence")
+    boxes = keep(boxes, (confidence >= least) & (confidence <= rule.max_confidence), rejected, "confidence")
     boxes = boxes[by_frame(boxes)]
-    boxes = keep(boxes, _rank_in_group(boxes[:, [FRAME, CLASS]]) < 1, fallen, "not the best of its class in the frame")
+    boxes = keep(
+        boxes, _rank_in_group(boxes[:, [FRAME, CLASS]]) < 1, rejected, "not the best of its class in the frame"
+    )
     best = _rank_in_group(boxes[:, [FRAME]]) < thresholds.classes_per_frame
-    return keep(boxes, best, fallen, "not among the best classes of the frame")
+    return keep(boxes, best, rejected, "not among the best classes of the frame")
 
 
-def clean_coseparation(boxes: Detections, thresholds: CoseparationThresholds, fallen: Counter[str]) -> Detections:
+def clean_coseparation(boxes: Detections, thresholds: CoseparationThresholds, rejected: Counter[str]) -> Detections:
     """Co-Separation's rule: confidence, no two boxes on the same spot, the clip's most confident classes."""
-    boxes = keep(boxes, boxes[:, CONFIDENCE] > thresholds.min_confidence, fallen, "confidence")
+    boxes = keep(boxes, boxes[:, CONFIDENCE] > thresholds.min_confidence, rejected, "confidence")
     boxes = boxes[by_frame(boxes)]
-    boxes = keep(boxes, ~_overlapped(boxes, thresholds.max_iou), fallen, "overlaps a more confident box")
+    boxes = keep(boxes, ~_overlapped(boxes, thresholds.max_iou), rejected, "overlaps a more confident box")
     best = {class_id: boxes[boxes[:, CLASS] == class_id, CONFIDENCE].max() for class_id in np.unique(boxes[:, CLASS])}
     classes = sorted(best, key=lambda class_id: -best[class_id])[: thresholds.classes_per_clip]
-    return keep(boxes, np.isin(boxes[:, CLASS], classes), fallen, "not among the best classes of the clip")
+    return keep(boxes, np.isin(boxes[:, CLASS], classes), rejected, "not among the best classes of the clip")
 
 
-def keep(boxes: Detections, kept: NDArray[np.bool_], fallen: Counter[str], rule: str) -> Detections:
+def keep(boxes: Detections, kept: NDArray[np.bool_], rejected: Counter[str], rule: str) -> Detections:
     """The kept rows; the others are counted under the rule's name."""
-    fallen[rule] += int((~kept).sum())
+    rejected[rule] += int((~kept).sum())
     return boxes[kept]
 
 
@@ -190,8 +192,8 @@ def _rank_in_group(groups: NDArray[np.float32]) -> NDArray[np.intp]:
 
 def _overlapped(boxes: Detections, max_iou: float) -> NDArray[np.bool_]:
     """(D,) which rows, sorted by frame and falling confidence, overlap a kept row before them in their frame."""
-    fallen = np.zeros(len(boxes), bool)
+    rejected = np.zeros(len(boxes), bool)
     for row, box in enumerate(boxes):
-        rivals = (boxes[:row, FRAME] == box[FRAME]) & ~fallen[:row]
-        fallen[row] = bool((box_iou(box, boxes[:row][rivals]) > max_iou).any())
-    return fallen
+        rivals = (boxes[:row, FRAME] == box[FRAME]) & ~rejected[:row]
+        rejected[row] = bool((box_iou(box, boxes[:row][rivals]) > max_iou).any())
+    return rejected

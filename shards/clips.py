@@ -34,7 +34,7 @@ from ialcms.reading.text import read_json
 from shards.encode import encode_audio, encode_jpeg, scaled_size
 from shards.entries import MAX_KEY_BYTES
 from shards.index import TreeLayout
-from shards.stretches import Stretch, Wanted
+from shards.segments import Segment, Wanted
 from shards.video import read_frames, read_sound
 from shards.video_lists import Listed
 
@@ -56,12 +56,12 @@ class ClipOptions:
 
 @dataclass(frozen=True)
 class Video:
-    """What to cut out of a file: one stretch, or (None) all clips that it holds."""
+    """What to cut out of a file: one segment, or (None) all clips that it holds."""
 
     path: Path
     instrument: str
     name: str  # the video's id
-    stretch: Stretch | None = None
+    segment: Segment | None = None
 
 
 @dataclass
@@ -70,7 +70,7 @@ class VideoResult:
     video: str
     clips: list[str] = field(default_factory=list)
     problem: str | None = None
-    stretch: int | None = None  # number of the one that was cut
+    segment: int | None = None  # number of the one that was cut
 
 
 def videos_of_folders(folder: Path) -> list[Video]:
@@ -83,9 +83,9 @@ def videos_of_folders(folder: Path) -> list[Video]:
 
 
 def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video], list[Listed]]:
-    """The listed videos and stretches that the folder has, anywhere in it, and those that it has not.
+    """The listed videos and segments that the folder has, anywhere in it, and those that it has not.
 
-    A file is found by its name: `<id>` or `... [<id>]`, whole, or `<id>_<start second>` for a stretch cut out already.
+    A file is found by its name: `<id>` or `... [<id>]`, whole, or `<id>_<start second>` for a segment cut out already.
     """
     files: dict[str, Path] = {}
     for path in _video_files(folder):
@@ -95,16 +95,16 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
     missing = []
     for entry in listed:
         if entry.start_s is None:
-            place, stretch = files.get(entry.video), None
+            place, segment = files.get(entry.video), None
         else:
             second = int(entry.start_s)
             cut = files.get(f"{entry.video}_{second:06d}") or files.get(f"{entry.video}_{second}")
             place = cut or files.get(entry.video)
-            stretch = Stretch(second, 0.0 if cut else entry.start_s)
+            segment = Segment(second, 0.0 if cut else entry.start_s)
         if place is None:
             missing.append(entry)
         else:
-            found.setdefault(_key(dataclasses.asdict(entry)), Video(place, entry.instrument, entry.video, stretch))
+            found.setdefault(_key(dataclasses.asdict(entry)), Video(place, entry.instrument, entry.video, segment))
     return list(found.values()), missing
 
 
@@ -117,13 +117,13 @@ def check_videos(videos: Sequence[Video], folder: Path, tree: Path) -> None:
         if lies_in(folder, tree / name):
             raise ValueError(f"the videos lie in {tree / name}, which holds clips; give another folder for --out")
     earlier = {
-        (item["video"], item["stretch"]): item["instrument"]
+        (item["video"], _segment_number(item)): item["instrument"]
         for item in _read_report(tree).get("videos", ())
         if item["clips"]
     }
     seen: dict[tuple[str, int | None], Video] = {}
     for video in videos:
-        number = None if video.stretch is None else video.stretch.number
+        number = None if video.segment is None else video.segment.number
         suffix = "_999" if number is None else f"_{number}"
         most = MAX_KEY_BYTES - len(suffix)
         if num_bytes(video.name) > most:
@@ -151,7 +151,7 @@ def cut_videos(
 ) -> list[VideoResult]:
     """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
 
-    What is reported there of other videos or stretches, of an earlier run with another list, stays.
+    What is reported there of other videos or segments, of an earlier run with another list, stays.
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
     options = options or ClipOptions()
@@ -191,14 +191,14 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the processes are the threads
     av.logging.set_level(av.logging.PANIC)  # what is wrong with a video goes into the report
-    stretch = video.stretch
-    result = VideoResult(video.instrument, video.name, stretch=None if stretch is None else stretch.number)
+    segment = video.segment
+    result = VideoResult(video.instrument, video.name, segment=None if segment is None else segment.number)
     problems: list[str] = []
 
     def encode(image: Image.Image) -> bytes:
         return encode_jpeg(image, scaled_size(image.size, options.longest_side), options.jpeg_quality)
 
-    wanted = Wanted(stretch, options.seconds, options.min_seconds)
+    wanted = Wanted(segment, options.seconds, options.min_seconds)
     try:
         sounds = read_sound(video.path, wanted, options.sample_rate, problems)
         frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
@@ -208,7 +208,7 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
                 _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
                 result.clips.append(f"{video.name}_{number}")
         if not result.clips:
-            where = "" if stretch is None else f" from second {stretch.start_s:g} on"
+            where = "" if segment is None else f" from second {segment.start_s:g} on"
             problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")
     except _DiskError:
         raise
@@ -220,6 +220,9 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     return result
 
 
+_FORMER_NAME = "stretch"
+
+
 class _DiskError(ValueError):
     pass
 
@@ -227,14 +230,14 @@ class _DiskError(ValueError):
 def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     """The recorded result of a video that an earlier run finished without a problem, or else a new one."""
     path = tree / _RECORDS / video.instrument / f"{video.name}.json"
-    if video.stretch is not None:
-        path = path.with_name(video.name) / f"{video.stretch.number}.json"
-    start_s = None if video.stretch is None else video.stretch.start_s
+    if video.segment is not None:
+        path = path.with_name(video.name) / f"{video.segment.number}.json"
+    start_s = None if video.segment is None else video.segment.start_s
     if path.is_file():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # damaged: cut it again
             record = read_json(path)
             if record.get("start_s") == start_s and record["result"]["problem"] is None:
-                return VideoResult(**record["result"])
+                return VideoResult(**_renamed(record["result"]))
     result = cut_video(video, tree, options)
     write_whole(path, json.dumps({"start_s": start_s, "result": dataclasses.asdict(result)}).encode())
     return result
@@ -279,9 +282,18 @@ def _with_others(own: list[dict[str, Any]], earlier: Iterable[dict[str, Any]], t
 
 
 def _key(item: dict[str, Any]) -> _Key:
-    """Of an entry of the report: instrument, video and number of the stretch."""
-    number = item.get("stretch", item.get("start_s"))
-    return item["instrument"], item["video"], None if number is None else int(number)
+    """Of an entry of the report: instrument, video and number of the segment."""
+    return item["instrument"], item["video"], _segment_number(item)
+
+
+def _segment_number(item: dict[str, Any]) -> int | None:
+    number = _renamed(item).get("segment", item.get("start_s"))
+    return None if number is None else int(number)
+
+
+def _renamed(item: dict[str, Any]) -> dict[str, Any]:
+    """An entry as this version writes it: version 0.1.0 had another name for the segment."""
+    return {"segment" if name == _FORMER_NAME else name: value for name, value in item.items()}
 
 
 def _check_options(options: ClipOptions) -> None:

@@ -76,7 +76,7 @@ class Pictures:
     files: dict[int, bytes] = field(default_factory=dict)  # by the number in the member's name
     boxes: list[Detections] = field(default_factory=list)
     source_frames: list[int] = field(default_factory=list)  # per picture, the number of the frame it comes from
-    fallen: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
     num_unreadable: int = 0  # frames
 
 
@@ -96,7 +96,7 @@ def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
         return EncodedClip(entry, bad=f"a file cannot be read: {error.strerror}")
     boxes = np.concatenate([cleaned.boxes[:0], *pictures.boxes])
     dropped = None if len(boxes) else "no box left"
-    cleaned = Cleaned(boxes, dict(Counter(cleaned.fallen) + pictures.fallen), dropped)
+    cleaned = Cleaned(boxes, dict(Counter(cleaned.rejected) + pictures.rejected), dropped)
     if not len(boxes):
         bad = "no frame with a box is readable" if pictures.num_unreadable else None
         return EncodedClip(entry, cleaned=cleaned, bad=bad)
@@ -154,11 +154,11 @@ def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeO
         try:
             image = upright(open_picture(raw))
         except BadPicture:
-            pictures.fallen["frame unreadable"] += len(of_frame)
+            pictures.rejected["frame unreadable"] += len(of_frame)
             pictures.num_unreadable += 1
             continue
         _cut_off(of_frame, image.size)
-        of_frame = keep(of_frame, is_box(of_frame), pictures.fallen, "outside the frame")
+        of_frame = keep(of_frame, is_box(of_frame), pictures.rejected, "outside the frame")
         if options.crops_only:
             _add_crops(pictures, image, of_frame, number, options)
         else:
@@ -185,7 +185,7 @@ def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> byte
 
 
 def _add_crops(pictures: Pictures, image: Image.Image, boxes: Detections, number: int, options: EncodeOptions) -> None:
-    boxes = keep(boxes, spans_a_pixel(boxes), pictures.fallen, _TOO_SMALL)
+    boxes = keep(boxes, spans_a_pixel(boxes), pictures.rejected, _TOO_SMALL)
     for box in boxes:
         left, top = np.floor(box[[X1, Y1]]).astype(int).tolist()
         right, bottom = np.ceil(box[[X2, Y2]]).astype(int).tolist()
@@ -206,7 +206,7 @@ def _add_frame(
     boxes[:, [X1, X2]] *= size[0] / image.width
     boxes[:, [Y1, Y2]] *= size[1] / image.height
     _cut_off(boxes, size)  # rounding can carry a box over the edge
-    boxes = keep(boxes, spans_a_pixel(boxes), pictures.fallen, _TOO_SMALL)
+    boxes = keep(boxes, spans_a_pixel(boxes), pictures.rejected, _TOO_SMALL)
     if not len(boxes):
         return
     if image.format == "JPEG" and image.mode == "RGB" and size == image.size:

@@ -101,7 +101,7 @@ def _pack(
     if not clips:
         reasons = Counter(item["reason"] for item in report.bad + report.dropped).most_common(3)
         shown = "; ".join(f"{reason}: {count}" for reason, count in reasons)
-        rules = ", ".join(f"{rule}: {count}" for rule, count in report.boxes_fallen.most_common(3))
+        rules = ", ".join(f"{rule}: {count}" for rule, count in report.boxes_rejected.most_common(3))
         raise ValueError(
             f"no clip is left to pack ({shown}{f'; boxes fell to {rules}' if rules else ''}); correct the data or the "
             "thresholds in the data set's YAML file (--dataset), or choose another rule with --clean"
@@ -114,7 +114,7 @@ def _pack(
 
 
 def mixed_order(entries: Iterable[Entry], seed: int) -> list[Entry]:
-    """Shuffle so that every stretch of the order has the instruments in about their overall proportion.
+    """Shuffle so that every segment of the order has the instruments in about their overall proportion.
 
     The clips of an instrument, in random order, are spread evenly (with jitter) over [0, 1) and all sorted by place.
     """

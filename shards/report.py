@@ -21,7 +21,7 @@ class Report:
     num_kept: int = 0
     num_boxes: int = 0
     num_boxes_kept: int = 0
-    boxes_fallen: Counter[str] = field(default_factory=Counter)  # per rule
+    boxes_rejected: Counter[str] = field(default_factory=Counter)  # per rule
     dropped: list[dict[str, str]] = field(default_factory=list)  # clips that cleaning dropped: {"clip", ..., "reason"}
     bad: list[dict[str, str]] = field(default_factory=list)  # clips with broken files, the same
     clipped: list[dict[str, str]] = field(default_factory=list)  # clips whose sound was cut off at full scale, the same
@@ -35,8 +35,8 @@ class Report:
         name = {"clip": entry.clip, "instrument": entry.instrument, "split": entry.split}
         self.num_clips += 1
         if cleaned is not None:
-            self.num_boxes += len(cleaned.boxes) + sum(cleaned.fallen.values())
-            self.boxes_fallen.update(cleaned.fallen)
+            self.num_boxes += len(cleaned.boxes) + sum(cleaned.rejected.values())
+            self.boxes_rejected.update(cleaned.rejected)
         if bad is not None:
             self.bad.append({**name, "reason": bad})
             return
@@ -49,14 +49,14 @@ class Report:
         else:
             self.dropped.append({**name, "reason": cleaned.dropped})
             if len(cleaned.boxes):
-                self.boxes_fallen["clip dropped"] += len(cleaned.boxes)
+                self.boxes_rejected["clip dropped"] += len(cleaned.boxes)
 
     def merge(self, other: Report) -> None:
         self.num_clips += other.num_clips
         self.num_kept += other.num_kept
         self.num_boxes += other.num_boxes
         self.num_boxes_kept += other.num_boxes_kept
-        self.boxes_fallen.update(other.boxes_fallen)
+        self.boxes_rejected.update(other.boxes_rejected)
         self.dropped += other.dropped
         self.bad += other.bad
         self.clipped += other.clipped
@@ -68,7 +68,7 @@ class Report:
             "num_kept": self.num_kept,
             "num_boxes": self.num_boxes,
             "num_boxes_kept": self.num_boxes_kept,
-            "boxes_fallen": dict(sorted(self.boxes_fallen.items())),
+            "boxes_rejected": dict(sorted(self.boxes_rejected.items())),
             "clips_dropped": dict(sorted(Counter(item["reason"] for item in self.dropped).items())),
             "clips_bad": dict(sorted(Counter(item["reason"] for item in self.bad).items())),
             **({"sounds_clipped": len(self.clipped)} if self.clipped else {}),
@@ -86,15 +86,15 @@ class Report:
         for name in ("num_clips", "num_kept", "num_boxes", "num_boxes_kept"):
             if type(values[name]) is not int:
                 raise ValueError(f"its {name} is {shown(values[name])}")
-        fallen = values["boxes_fallen"]
-        if not isinstance(fallen, dict) or not all(type(count) is int for count in fallen.values()):
-            raise ValueError(f"its boxes_fallen are {shown(fallen)}")
+        rejected = values.get("boxes_rejected", values.get("boxes_fallen"))  # as version 0.1.0 called them
+        if not isinstance(rejected, dict) or not all(type(count) is int for count in rejected.values()):
+            raise ValueError(f"its boxes_rejected are {shown(rejected)}")
         return cls(
             values["num_clips"],
             values["num_kept"],
             values["num_boxes"],
             values["num_boxes_kept"],
-            Counter(values["boxes_fallen"]),
+            Counter(rejected),
             values["dropped"],
             values["bad"],
             values.get("clipped", []),  # reports of before have none
@@ -121,7 +121,7 @@ class Report:
             f"clips: {self.num_kept} of {self.num_clips} kept",
             *_count_lines({**counts["clips_dropped"], **counts["clips_bad"]}),
             f"boxes: {self.num_boxes_kept} of {self.num_boxes} kept",
-            *_count_lines(counts["boxes_fallen"]),
+            *_count_lines(counts["boxes_rejected"]),
             *([f"sounds cut off at full scale: {len(self.clipped)}"] if self.clipped else []),
         ]
 

@@ -1,4 +1,4 @@
-"""Sound and pictures of stretches of a video file.
+"""Sound and pictures of segments of a video file.
 
 Times are seconds since the beginning of the file (see `ialcms.media`). Both streams are read once, from front to back,
 and placed by their time stamps: variable frame rates, late streams and gaps come out where they belong.
@@ -22,14 +22,14 @@ from ialcms.media.mix import SoundFormat
 from ialcms.media.pictures import Shown, read_shown
 from ialcms.media.sound import read_pieces, working_rate
 from ialcms.media.time_line import TimeLine
-from shards.stretches import LONGEST_STILL_S, MARGIN_S, Course, FrameAssembly, SoundAssembly, Wanted
+from shards.segments import LONGEST_STILL_S, MARGIN_S, Course, FrameAssembly, SoundAssembly, Wanted
 
 _SEEK_AHEAD_S = 2.0
 _LONGEST_HOLE_S = math.inf  # clips are numbered by their time
 
 
 def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]) -> dict[int, NDArray[np.int16]]:
-    """Number of the stretch -> (seconds * sample_rate,) mono sound; stretches that the file does not have are absent.
+    """Number of the segment -> (seconds * sample_rate,) mono sound; segments that the file does not have are absent.
 
     Channels are mixed down by FFmpeg's rules for their layout, then resampled by torchaudio. What costs a part of the
     sound is added to `problems`. Raises ValueError when there is no sound or none that can be mixed, and av.FFmpegError
@@ -66,7 +66,7 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int, problems: list[str]
 def read_frames(
     path: Path, wanted: Wanted, frames_per_second: int, encode: Callable[[Image.Image], bytes], problems: list[str]
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """(number of the stretch, its pictures): at i / frames_per_second, the picture then on the screen.
+    """(number of the segment, its pictures): at i / frames_per_second, the picture then on the screen.
 
     Pictures are as a player shows them, upright and with square pixels. They are encoded at once: ten seconds of raw
     ones would fill the memory. Names problems and raises as `read_sound` does.

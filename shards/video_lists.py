@@ -27,7 +27,7 @@ DUET_SIGN = "+"  # joins the instruments of a duet to a folder name
 
 @dataclass(frozen=True)
 class Listed:
-    """A video, or a stretch of one, that shows an instrument."""
+    """A video, or a segment of one, that shows an instrument."""
 
     video: str
     instrument: str
@@ -35,7 +35,7 @@ class Listed:
     split: str | None = None  # as published
 
     @property
-    def stretch_key(self) -> tuple[str, int | None]:
+    def segment_key(self) -> tuple[str, int | None]:
         """What names its clips."""
         return self.video, None if self.start_s is None else int(self.start_s)
 
@@ -70,14 +70,14 @@ def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | N
 
 
 def without_several(entries: Sequence[Listed]) -> tuple[list[Listed], dict[str, list[str]]]:
-    """The entries whose video, or stretch of one, is listed under one instrument; and the instruments of the others.
+    """The entries whose video, or segment of one, is listed under one instrument; and the instruments of the others.
 
     A clip has its name from the video alone, and what shows several instruments is no solo of either.
     """
     instruments: dict[tuple[str, int | None], set[str]] = {}
     for entry in entries:
-        instruments.setdefault(entry.stretch_key, set()).add(entry.instrument)
-    kept = [entry for entry in entries if len(instruments[entry.stretch_key]) == 1]
+        instruments.setdefault(entry.segment_key, set()).add(entry.instrument)
+    kept = [entry for entry in entries if len(instruments[entry.segment_key]) == 1]
     several = {video: sorted(names) for (video, _), names in instruments.items() if len(names) > 1}
     return kept, several
 

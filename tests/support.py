@@ -35,7 +35,7 @@ SMALL = {
 
 
 def small_config(**sections: dict) -> Config:
-    """The small configuration with values of sections replaced: small_config(data={"num_mix": 3})."""
+    """The small configuration with values of sections replaced: small_config(data={"num_mixtures": 3})."""
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in SMALL.items()}
     for name, section in sections.items():
         if isinstance(section, dict):
@@ -62,7 +62,7 @@ def write_small_config(path: Path, shards: Path, **train: object) -> Path:
 def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
     """A batch of noise that depends on the step alone; `lanes` cuts a worker's share out of the global batch."""
     generator = torch.Generator().manual_seed(1_000 + step)
-    batch, mixtures, objects = config.train.global_batch, config.data.num_mix, config.data.num_objects
+    batch, mixtures, objects = config.train.global_batch, config.data.num_mixtures, config.data.num_objects
     side, samples = config.data.image_crop, config.audio.num_samples
     # every lane has other statistics, so that local ones would show
     level = 0.05 + 0.1 * torch.arange(batch).view(-1, 1, 1) / batch

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ialcms import config as config_module
 from ialcms.config import check_world_size, digest, from_dict, load_config, to_dict
 from tests.support import ROOT, small_config
 
@@ -20,7 +21,7 @@ def write(tmp_path: Path, text: str) -> Path:
 def test_shipped_configurations_are_valid(path: Path) -> None:
     config = load_config(path)
     assert from_dict(to_dict(config)) == config
-    assert load_config(path, ["data.num_mix=3"]).data.num_mix == 3
+    assert load_config(path, ["data.num_mixtures=3"]).data.num_mixtures == 3
 
 
 def test_overrides_win_over_the_file(tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_file_of_another_encoding(tmp_path: Path) -> None:
         ("", ["audio.log_bins=100"], "divisible by 32"),
         ("", ["data.image_crop=300"], "larger than data.image_resize"),
         ("", ["train.precision=fp16"], "choose float32, bf16"),
-        ("", ["data.num_mix=1", "data.num_objects=1"], "at least two components"),
+        ("", ["data.num_mixtures=1", "data.num_objects=1"], "at least two components"),
         ("", ["loss.lambda_avc_steps=[3, 2]"], "give increasing global steps"),
     ],
 )
@@ -113,3 +114,15 @@ def test_digest_follows_what_a_step_computes() -> None:
     assert digest(small_config(optim={"lr_audio": 2e-4})) != base
     assert digest(small_config(seed=1)) != base
     assert digest(small_config(train={"steps": 7, "log_every": 3}, name="other", eval={"draws": 1})) == base
+
+
+def test_names_of_before_are_read_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config_module._warned.clear()
+    path = write(tmp_path, "data: {num_mix: 3}\neval: {num_mix: 3}\n")
+    for overrides, mixtures in (([], 3), (["data.num_mix=2"], 2), (["data.num_mixtures=2"], 2)):
+        config = load_config(path, overrides)
+        assert (config.data.num_mixtures, config.eval.num_sources) == (mixtures, 3)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["data.num_mix is called data.num_mixtures now", "eval.num_mix is called eval.num_sources now"]
+    with pytest.raises(ValueError, match=r"data.num_mix and data.num_mixtures are two names of one field"):
+        load_config(write(tmp_path, "data: {num_mix: 3, num_mixtures: 3}\n"))

@@ -44,7 +44,7 @@ def make_batch(config: Config, step: int, device: torch.device, lanes: int | Non
     """Noise on `device`. lanes: mixes of this rank, by default the whole global batch."""
     generator = torch.Generator().manual_seed(step)
     count = config.train.global_batch if lanes is None else lanes
-    mixtures, objects = config.data.num_mix, config.data.num_objects
+    mixtures, objects = config.data.num_mixtures, config.data.num_objects
     waves = 0.1 * torch.randn(count, mixtures, config.audio.num_samples, generator=generator)
     shape = (count, mixtures, objects, 3, config.data.image_crop, config.data.image_crop)
     pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)

@@ -14,7 +14,7 @@ from ialcms.data.object_pictures import BadClip
 
 
 @dataclass
-class HeldClip:
+class CachedClip:
     """A clip's sound, and the pictures of those detections that lanes take pictures of, decoded at their first use."""
 
     clip: LoadedClip  # frames: those that wait to be decoded
@@ -71,11 +71,11 @@ class ClipStore:
         self.manifest, self.limit, self.resize = manifest, limit, resize
         self.num_reads = 0
         self._buffer = ReadBuffer()
-        self._clips: OrderedDict[int, HeldClip] = OrderedDict()
+        self._clips: OrderedDict[int, CachedClip] = OrderedDict()
         self._bad: dict[int, str] = {}
         self._windows: dict[int, frozenset[int]] = {}
 
-    def get(self, lane: int, index: int, rows: tuple[int, ...]) -> HeldClip:
+    def get(self, lane: int, index: int, rows: tuple[int, ...]) -> CachedClip:
         """Clip `index` of the manifest, for a lane that takes pictures of `rows` only; raises like `read_clip`."""
         if index in self._bad:
             raise BadClip(self._bad[index])
@@ -83,7 +83,7 @@ class ClipStore:
         if held is None:
             while len(self._clips) >= self.limit:
                 self._clips.popitem(last=False)
-            held = self._clips[index] = HeldClip(self._read(index, rows), self.resize, {lane: rows})
+            held = self._clips[index] = CachedClip(self._read(index, rows), self.resize, {lane: rows})
         elif held.rows.get(lane) != rows:
             held.rows[lane] = rows
             missing = [row for row in held.undecoded() if held.frame(row) not in held.clip.frames]

@@ -43,13 +43,13 @@ class EvaluationItem:
 def list_mixes(
     manifest: Manifest,
     split: str,
-    num_mix: int,
+    num_sources: int,
     draws: int,
     seed: int,
     seconds: float,
     instruments: Sequence[str] = (),
 ) -> list[EvaluationMix]:
-    """`draws` mixes for every combination of `num_mix` instruments of the split, in the order of their names.
+    """`draws` mixes for every combination of `num_sources` instruments of the split, in the order of their names.
 
     seconds: length of the mixes; the window of a longer clip starts at random. A combination uses every clip of an
     instrument once before it uses one again. The list depends on nothing but the arguments. Raises ValueError when the
@@ -58,15 +58,15 @@ def list_mixes(
     by_instrument: dict[str, list[int]] = {}
     for index in select_clips(manifest, split, instruments).tolist():
         by_instrument.setdefault(manifest.clips[index].instrument, []).append(index)
-    require_instruments(manifest, split, by_instrument, num_mix, "eval.num_mix or data.num_mix")
+    require_instruments(manifest, split, by_instrument, num_sources, "eval.num_sources or data.num_mixtures")
     num_samples = round(seconds * manifest.sample_rate)
     mixes: list[EvaluationMix] = []
-    for names in itertools.combinations(sorted(by_instrument), num_mix):
+    for names in itertools.combinations(sorted(by_instrument), num_sources):
         key = (seed, "evaluation", split, names)
         orders = [permutation(len(by_instrument[name]), *key, name) for name in names]
         for draw in range(draws):
             clips = [by_instrument[name][order[draw % len(order)]] for name, order in zip(names, orders)]
-            numbers = uniforms(2 * num_mix, *key, draw).reshape(2, num_mix)
+            numbers = uniforms(2 * num_sources, *key, draw).reshape(2, num_sources)
             rows = [int(u * manifest.clips[clip].num_boxes) for u, clip in zip(numbers[0], clips)]
             starts = [
                 int(u * max(manifest.clips[clip].num_samples - num_samples + 1, 1))

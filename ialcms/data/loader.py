@@ -61,7 +61,7 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
         lanes = self.lanes if info is None else self.lanes[info.id :: info.num_workers]
         limit = most_clips(self.plan, len(lanes))
         store = ClipStore(self.plan.manifest, limit, self.plan.data.image_resize)
-        step, held_bytes = self.start_step, 0
+        step, cached_bytes = self.start_step, 0
         while True:
             try:
                 part = self._part(store, lanes, step)
@@ -69,24 +69,24 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
                 yield Failure(str(error))
                 return
             if (step - self.start_step) % self.plan.draws_per_round == 0:  # counting takes a while
-                held_bytes = store.num_bytes
-            part.held_bytes = held_bytes
+                cached_bytes = store.num_bytes
+            part.cached_bytes = cached_bytes
             yield PipedPart.of(part) if self.by_pipe and info is not None else part
             step += 1
 
     def part_bytes(self, num_lanes: int) -> int:
         """Of the tensors of a part with `num_lanes` lanes."""
         data, samples = self.plan.data, self.plan.audio.num_samples
-        pictures = data.num_mix * data.num_objects * 3 * data.image_crop**2
-        return num_lanes * (4 * samples * (1 + data.num_mix) + pictures)
+        pictures = data.num_mixtures * data.num_objects * 3 * data.image_crop**2
+        return num_lanes * (4 * samples * (1 + data.num_mixtures) + pictures)
 
     def _part(self, store: ClipStore, lanes: range, step: int) -> Batch:
         data, side = self.plan.data, self.plan.data.image_crop
         batch = Batch(
             step,
             torch.empty(len(lanes), self.plan.audio.num_samples),
-            torch.empty(len(lanes), data.num_mix, self.plan.audio.num_samples),
-            torch.empty(len(lanes), data.num_mix, data.num_objects, 3, side, side, dtype=torch.uint8),
+            torch.empty(len(lanes), data.num_mixtures, self.plan.audio.num_samples),
+            torch.empty(len(lanes), data.num_mixtures, data.num_objects, 3, side, side, dtype=torch.uint8),
             [],
             {},
         )
@@ -226,7 +226,7 @@ def _join(parts: list[Batch | PipedPart | Failure], pin: bool) -> Batch:
         merge([part.objects for part in good]),
         keys,
         {key: line for part in good for key, line in part.bad.items()},
-        sum(part.held_bytes for part in good),
+        sum(part.cached_bytes for part in good),
     )
 
 

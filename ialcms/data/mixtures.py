@@ -36,8 +36,8 @@ def empty_arrays(plan: Plan) -> MixArrays:
     data, side = plan.data, plan.data.image_crop
     return MixArrays(
         np.empty(plan.audio.num_samples, dtype=np.float32),
-        np.empty((data.num_mix, plan.audio.num_samples), dtype=np.float32),
-        np.empty((data.num_mix, data.num_objects, 3, side, side), dtype=np.uint8),
+        np.empty((data.num_mixtures, plan.audio.num_samples), dtype=np.float32),
+        np.empty((data.num_mixtures, data.num_objects, 3, side, side), dtype=np.uint8),
     )
 
 

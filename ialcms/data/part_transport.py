@@ -42,12 +42,12 @@ class PipedPart:
 
     def __reduce__(self) -> tuple:
         part = self.part
-        return _unpickled, (part.step, part.keys, part.bad, part.held_bytes, self.arrays)
+        return _unpickled, (part.step, part.keys, part.bad, part.cached_bytes, self.arrays)
 
 
-def _unpickled(step: int, keys: list, bad: dict, held_bytes: int, arrays: tuple) -> PipedPart:
+def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tuple) -> PipedPart:
     nothing = torch.empty(0)
-    return PipedPart(Batch(step, nothing, nothing, nothing, keys, bad, held_bytes), arrays)
+    return PipedPart(Batch(step, nothing, nothing, nothing, keys, bad, cached_bytes), arrays)
 
 
 def why_pipes(part_bytes: int, num_parts: int) -> str:

@@ -84,12 +84,12 @@ class Plan:
     ) -> None:
         """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
         self.manifest, self.data, self.audio, self.seed, self.num_lanes = manifest, data, audio, seed, num_lanes
-        self.clips_per_mix = data.num_mix * data.num_objects
+        self.clips_per_mix = data.num_mixtures * data.num_objects
         selected = select_clips(manifest, split, data.instruments)
         self.clip_indices = selected  # into manifest.clips
         self.num_clips = len(selected)
         names = sorted({manifest.clips[index].instrument for index in selected})
-        require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mix x data.num_objects")
+        require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mixtures x data.num_objects")
         codes = {name: code for code, name in enumerate(names)}
         self._instrument = np.array([codes.get(clip.instrument, -1) for clip in manifest.clips])
         shard_of = np.array([manifest.clips[index].shard for index in selected])

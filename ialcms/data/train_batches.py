@@ -26,7 +26,7 @@ from ialcms.data.plan import Plan
 from ialcms.data.selection import select_clips
 from ialcms.processes import cores_of_a_rank
 
-__all__ = ["BadClips", "Batch", "held_bytes", "loader_processes", "normalise_objects", "train_batches"]
+__all__ = ["BadClips", "Batch", "cached_bytes", "loader_processes", "normalise_objects", "train_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def train_batches(
     summary = (
         f"loader: {plan.num_clips} clips in {len(manifest.shards)} shards; lanes {lanes.start} to {lanes.stop - 1} in "
         f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_processes, 1))} clips or about "
-        f"{held_bytes(plan, share, num_processes) / 1e6:.0f} MB held"
+        f"{cached_bytes(plan, share, num_processes) / 1e6:.0f} MB held"
     )
     batches = load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device))
     return _announced(batches, summary)
@@ -75,7 +75,7 @@ def loader_processes(config: Config, num_lanes: int) -> int:
     return min(max(1, cores_of_a_rank() - 1) if wanted == "auto" else wanted, num_lanes)
 
 
-def held_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
+def cached_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
     """About the memory that the clips of a worker with `num_lanes` lanes take at most, in bytes.
 
     Sound and boxes of every clip that is held, and for every lane its pictures of the clips in its window.

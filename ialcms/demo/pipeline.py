@@ -72,7 +72,7 @@ def run_demo(
             pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
     announce(4, f"training in {run.path}: {config.train.steps} steps on {workers} workers")
     _run(["train", str(config_path), "--folder", str(run.path), *overrides], workers)
-    announce(5, f"evaluation on {config.eval.num_mix}-mixes of held-out videos")
+    announce(5, f"evaluation on {config.eval.num_sources}-mixes of held-out videos")
     _run(["evaluate", str(run.path)], workers)
     page = run.evaluation_of(config) / "report.html"
     separated = run.path / "separated"

@@ -89,8 +89,8 @@ class Comparison:
 def compare(a: Path, b: Path, overrides: Sequence[str] = ()) -> Comparison:
     """Compare two runs, or two folders of results.
 
-    overrides: which evaluation of the runs, like eval.num_mix=3. Raises ValueError where one is not evaluated or their
-    mixes are not the same ones.
+    overrides: which evaluation of the runs, like eval.num_sources=3. Raises ValueError where one is not evaluated or
+    their mixes are not the same ones.
     """
     folders = (_results_folder(a, overrides), _results_folder(b, overrides))
     (summary_a, results_a), (summary_b, results_b) = read_results(folders[0]), read_results(folders[1])

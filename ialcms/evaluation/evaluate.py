@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ialcms.config import Config
+from ialcms.config import Config, EvalConfig
 from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
@@ -60,7 +60,7 @@ def evaluate(
 ) -> Path | None:
     """Score every mix once, write the results into `out`; on the first worker returns the page.
 
-    mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_mix`, `eval.draws`.
+    mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_sources`, `eval.draws`.
     """
     if mix_list is not None:
         refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
@@ -83,7 +83,7 @@ def _evaluate(
 
     def read_mixes() -> list[EvaluationMix]:
         return (
-            list_mixes(manifest, options.split, options.num_mix, options.draws, options.seed, options.seconds,
+            list_mixes(manifest, options.split, options.num_sources, options.draws, options.seed, options.seconds,
                        config.data.instruments)
             if mix_list is None else read_mix_list(mix_list, manifest)
         )  # fmt: skip
@@ -122,7 +122,7 @@ def _evaluate(
     about = {
         "run": config.name,
         "step": meta["progress"]["step"],
-        **({"split": options.split, "num_mix": options.num_mix} if mix_list is None else {"list": mix_list.name}),
+        **_list_words(options, mix_list),
         "metrics": options.metrics,
         "seconds": options.seconds,
         "hop": options.hop,
@@ -183,6 +183,13 @@ def _write_page(
     shown = choose_examples(results, config.eval.examples, config.eval.seed)
     examples = [(why, *_separate(separator, manifest, mixes[r.index], config, device), r) for why, r in shown]
     return write_evaluation_page(out / PAGE, about, config.audio.sample_rate, results, examples)
+
+
+def _list_words(options: EvalConfig, mix_list: Path | None) -> dict[str, Any]:
+    """What the summary says of the list of mixes."""
+    if mix_list is not None:
+        return {"list": mix_list.name}
+    return {"split": options.split, "num_sources": options.num_sources}
 
 
 def _digest(mixes: Sequence[EvaluationMix]) -> str:

@@ -62,7 +62,9 @@ def write_evaluation_page(
     if problems:
         caption = "Silence has no SDR: these mixes count in none of the means."
         tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption))
-    what = f"{about['num_mix']}-mixes of {about['split']} videos" if "split" in about else f"mixes of {about['list']}"
+    what = (
+        f"{about['num_sources']}-mixes of {about['split']} videos" if "split" in about else f"mixes of {about['list']}"
+    )
     return write_report(
         path,
         title=f"{about['run']}: {what}",

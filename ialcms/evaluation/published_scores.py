@@ -37,6 +37,6 @@ PUBLISHED: dict[str, dict[str, Figures]] = {
 }
 
 
-def published_tables(num_mix: int) -> dict[str, dict[str, Figures]]:
-    """Data set -> method -> figures, of mixes of `num_mix` sources; {} where nothing was published."""
-    return {title: rows for title, rows in PUBLISHED.items() if title.endswith(f", {num_mix}-mix")}
+def published_tables(num_sources: int) -> dict[str, dict[str, Figures]]:
+    """Data set -> method -> figures, of mixes of `num_sources` sources; {} where nothing was published."""
+    return {title: rows for title, rows in PUBLISHED.items() if title.endswith(f", {num_sources}-mix")}

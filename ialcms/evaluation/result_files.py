@@ -31,7 +31,7 @@ from ialcms.reading.text import read_json
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
 _BEST = tuple(f"best_{name}" for name in METRICS)  # by `eval.protocol`
-_SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_mix": (int,), "list": (str,), "metrics": (str,),
+_SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_sources": (int,), "list": (str,), "metrics": (str,),
             "seconds": (int, float), "hop": (int,), "manifest": (str,), "state_sha256": (str,)}  # fmt: skip
 
 
@@ -87,6 +87,8 @@ def read_results(folder: Path) -> tuple[dict[str, Any], list[MixResult]]:
         raise ValueError(f"there is no evaluation in {folder}; make one with 'ialcms evaluate RUN'")
     try:
         summary = read_json(folder / SUMMARY)
+        if isinstance(summary, dict) and "num_mix" in summary:  # as version 0.1.0 called it
+            summary["num_sources"] = summary.pop("num_mix")
         _check_summary(summary)
         sources: dict[int, list[dict[str, str]]] = {}
         with open_text(folder / MIXES, ENCODING_ERRORS) as file:

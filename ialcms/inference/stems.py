@@ -149,12 +149,12 @@ def _interpolate(values: Tensor, positions: Tensor) -> Tensor:
 
 
 class _Sliding:
-    """A stretch of the sound in memory that moves forward."""
+    """A segment of the sound in memory that moves forward."""
 
     def __init__(self, blocks: Iterable[Block], info: SoundInfo) -> None:
         self._blocks, self._end = iter(blocks), info.num_samples
         self._held = torch.zeros(info.num_channels, 0)
-        self._first = 0  # the held stretch's first sample
+        self._first = 0  # the held segment's first sample
 
     def read(self, ranges: list[tuple[int, int]]) -> Tensor:
         """(G, C, n) of ranges of one length; silence before the beginning and after the end."""

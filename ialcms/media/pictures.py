@@ -64,7 +64,7 @@ def read_shown(
 
 
 def turn(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
-    """Turn and mirror a picture (H, W, ...) by a display matrix a, b, c, d: x' = a x + c y, y' = b x + d y."""
+    """StepSchedule and mirror a picture (H, W, ...) by a display matrix a, b, c, d: x' = a x + c y, y' = b x + d y."""
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.transpose(0, 1), c, b

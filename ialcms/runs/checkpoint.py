@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from ialcms import __version__
-from ialcms.config import Config, binding_fields, digest, from_dict, unflatten
+from ialcms.config import FORMER_NAMES, Config, binding_fields, digest, from_dict, unflatten
 from ialcms.files import flush_folder, replacing
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.tensors import is_plain, read_tensors
@@ -138,7 +138,7 @@ def _link_or_copy(source: str, target: str) -> None:
             _flush(file)
 
 
-def mend_best(root: Path, progress: Progress) -> None:
+def restore_best(root: Path, progress: Progress) -> None:
     """Keep the best checkpoint where a kill came between the writing of the checkpoint and that."""
     folder = root / f"{_STEP}{progress.best_step or 0:08d}"
     if is_complete(folder) and not is_complete(root / f"{_BEST}{progress.best_step or 0:08d}"):
@@ -238,7 +238,8 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
     """
     meta = read_meta(folder)
     # a field that the program did not know yet had the value that is its default now
-    old, new = binding_fields(Config()) | meta["config"], binding_fields(config)
+    written = {FORMER_NAMES.get(name, name): value for name, value in meta["config"].items()}
+    old, new = binding_fields(Config()) | written, binding_fields(config)
     for name in sorted(old.keys() | new.keys()):
         counts = manifest_digest is not None or name.startswith(("audio.", "model."))
         if counts and old.get(name) != new.get(name):

@@ -113,7 +113,7 @@ class RunFolder:
         return found
 
     def evaluation_of(self, config: Config) -> Path:
-        return self.evaluation / f"{config.eval.split}-{config.eval.num_mix}mix"
+        return self.evaluation / f"{config.eval.split}-{config.eval.num_sources}mix"
 
     def read_config(self, overrides: Sequence[str] = ()) -> Config:
         """The configuration that the run was started with last, `overrides` applied."""

@@ -1,4 +1,4 @@
-"""Loss weights and turns as pure functions of the global step.
+"""Loss weights, and who learns, as pure functions of the global step.
 
 The global step counts the batches of the whole job from 0, so another number of workers or a resumed run has the
 same weight, and the same networks learn, at the same step.
@@ -21,23 +21,23 @@ def ramp(step: int, final: float, steps: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True)
-class Turn:
+class StepSchedule:
     """What happens at a global step."""
 
     step: int
-    critic: bool  # the critic learns
-    separator: bool  # the separator learns
+    train_critic: bool
+    train_separator: bool
     lambda_ind: float
     lambda_avc: float
 
 
-def turn(step: int, config: Config) -> Turn:
+def step_schedule(step: int, config: Config) -> StepSchedule:
     """Who learns at a step and with which weights. Without a critic every step trains the separator."""
     train, loss = config.train, config.loss
-    return Turn(
+    return StepSchedule(
         step=step,
-        critic=config.uses_critic and step % train.critic_every == 0,
-        separator=not config.uses_critic or step % train.separator_every == 0,
+        train_critic=config.uses_critic and step % train.critic_every == 0,
+        train_separator=not config.uses_critic or step % train.separator_every == 0,
         lambda_ind=ramp(step, loss.lambda_ind, loss.lambda_ind_steps),
         lambda_avc=ramp(step, loss.lambda_avc, loss.lambda_avc_steps),
     )

@@ -30,7 +30,7 @@ from ialcms.rng import uniforms
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.training.pieces import Pieces
-from ialcms.training.schedule import Turn, turn
+from ialcms.training.schedule import StepSchedule, step_schedule
 
 Scalars = dict[str, Tensor]
 
@@ -67,11 +67,11 @@ class Experiment:
         and every `train.check_every`.
         """
         self.settle()
-        now = turn(batch.step, self.config)
+        now = step_schedule(batch.step, self.config)
         if not self._agreed or batch.step % self.config.train.check_every == 0:
             self._check_agreement(batch.step)
         scalars: Scalars = {}
-        if now.critic or now.separator:
+        if now.train_critic or now.train_separator:
             learners = [learner for learner in (self.separator, self.critic) if learner is not None]
             for learner in learners:
                 learner.save_buffers()
@@ -113,25 +113,25 @@ class Experiment:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def _learn(self, batch: Batch, now: Turn, scalars: Scalars, health: Health) -> None:
+    def _learn(self, batch: Batch, now: StepSchedule, scalars: Scalars, health: Health) -> None:
         """Adds to `scalars` the terms of the losses, and to `health` what tells whether the step is to be skipped."""
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
         if len(parts) == 1:
-            outputs = [self._separate(parts[0], 0, now.separator)]
+            outputs = [self._separate(parts[0], 0, now.train_separator)]
             components = Components.of(outputs[0])
         else:
             components = Components.joined([Components.of(self._separate(p, n, False)) for n, p in enumerate(parts)])
-            if now.separator:
+            if now.train_separator:
                 self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
-        if now.critic:
+        if now.train_critic:
             assert pairs is not None
             self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health)
-        if now.separator:
+        if now.train_separator:
             self._learn_separator(parts, outputs, components, pairs, now, scalars, health)
 
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
@@ -187,11 +187,11 @@ class Experiment:
         outputs: list[SeparatorOutput] | None,
         components: Components,
         pairs: list[Pairs] | None,
-        now: Turn,
+        now: StepSchedule,
         scalars: Scalars,
         health: Health,
     ) -> None:
-        """outputs: with their graphs, None to separate each micro-batch (again) when its turn comes."""
+        """outputs: with their graphs, None to separate each micro-batch (again) when it is needed."""
         consistency = _Consistency(components, self.config, self.workers) if now.lambda_avc > 0 else None
         means = _Means(len(parts), scalars)
         for part, batch in enumerate(parts):

@@ -35,7 +35,7 @@ from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
 from ialcms.runs.run_folder import RunFolder, Start
 from ialcms.training.init_from import init_from
-from ialcms.training.schedule import turn
+from ialcms.training.schedule import step_schedule
 from ialcms.training.step import Experiment
 from ialcms.training.stop_request import StopRequest
 from ialcms.training.validation import Validation
@@ -104,7 +104,7 @@ def _train(
         folder.create(config, workers.world_size, start)
         folder.start()
         checkpoint.abandon_after(folder.checkpoints, progress.step)
-        checkpoint.mend_best(folder.checkpoints, progress)
+        checkpoint.restore_best(folder.checkpoints, progress)
     workers.barrier()
     monitor = Monitor(folder, config, workers, progress.step)
     bad = BadClips(config, manifest, progress.bad_clips, speaks=workers.is_first)
@@ -163,10 +163,10 @@ class _Run:
                     log.error("%s", error)
                 raise
             waited_s = time.monotonic() - waiting_since
-            now = turn(batch.step, config)
+            now = step_schedule(batch.step, config)
             scalars = self.experiment.step(batch)
             values = {"lambda/ind": now.lambda_ind, "lambda/avc": now.lambda_avc, **self._learning_rates()}
-            values["memory/loader_gb"] = batch.held_bytes / 1e9
+            values["memory/loader_gb"] = batch.cached_bytes / 1e9
             if monitor.records(batch.step):
                 self.experiment.settle()  # a skipped step has no scalars
             monitor.step(batch.step, scalars, values, waited_s)

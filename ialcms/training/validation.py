@@ -50,7 +50,7 @@ class Validation:
         self._mixes = list_mixes(
             manifest,
             "val",
-            config.eval.num_mix,
+            config.eval.num_sources,
             config.eval.validation_draws,
             config.eval.seed,
             config.audio.num_samples / config.audio.sample_rate,

@@ -23,9 +23,9 @@ def music() -> Manifest:
     return replace(test, clips=(*train.clips, *test.clips[:152]), shards=test.shards)
 
 
-@pytest.mark.parametrize(("num_mix", "combinations"), [(2, 55), (3, 165)])
-def test_published_lists(music: Manifest, num_mix: int, combinations: int) -> None:
-    mixes = list_mixes(music, "test", num_mix, draws=10, seed=0, seconds=0.35)
+@pytest.mark.parametrize(("num_sources", "combinations"), [(2, 55), (3, 165)])
+def test_published_lists(music: Manifest, num_sources: int, combinations: int) -> None:
+    mixes = list_mixes(music, "test", num_sources, draws=10, seed=0, seconds=0.35)
     assert len(mixes) == 10 * combinations
     assert [mix.index for mix in mixes] == list(range(len(mixes)))
     names = Counter(tuple(music.clips[index].instrument for index in mix.clips) for mix in mixes)

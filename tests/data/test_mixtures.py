@@ -29,20 +29,20 @@ def make(plan: Plan, store: ClipStore, lane: int, draw: int) -> tuple[MixArrays,
     return arrays, make_mix(plan, store, lane, draw, arrays)
 
 
-@pytest.mark.parametrize(("num_mix", "num_objects"), [(2, 2), (3, 1), (1, 2)])
-def test_mix_is_what_the_plan_says(shards: Manifest, num_mix: int, num_objects: int) -> None:
+@pytest.mark.parametrize(("num_mixtures", "num_objects"), [(2, 2), (3, 1), (1, 2)])
+def test_mix_is_what_the_plan_says(shards: Manifest, num_mixtures: int, num_objects: int) -> None:
     # gains up to 4: the clipping to [-1, 1] is at work
-    plan = plan_of(shards, num_mix=num_mix, num_objects=num_objects, gain=(0.5, 4.0))
+    plan = plan_of(shards, num_mixtures=num_mixtures, num_objects=num_objects, gain=(0.5, 4.0))
     store = store_of(shards)
     clipped = 0
     for draw in range(12):
         planned = plan.mix(1, draw).clips
         mix, made_of = make(plan, store, 1, draw)
-        assert mix.mixtures.shape == (num_mix, 310)
-        assert mix.objects.shape == (num_mix, num_objects, 3, 16, 16)
+        assert mix.mixtures.shape == (num_mixtures, 310)
+        assert mix.objects.shape == (num_mixtures, num_objects, 3, 16, 16)
         assert made_of == MadeOf(planned, tuple(shards.clips[clip.clip].key for clip in planned), {})
         total = np.zeros(310)
-        for m in range(num_mix):
+        for m in range(num_mixtures):
             mixture = np.zeros(310)
             for o in range(num_objects):
                 choice = planned[m * num_objects + o]

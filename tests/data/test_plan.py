@@ -146,7 +146,7 @@ def test_short_clips_start_at_their_beginning() -> None:
 
 def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
     # one shard: every pass has the same order, so that the ends of a pass even out
-    plan = plan_of(make_manifest([[40] * 5]), num_mix=1, window=20, reuse=5.0)
+    plan = plan_of(make_manifest([[40] * 5]), num_mixtures=1, window=20, reuse=5.0)
     uses = uses_of_a_pass(plan, lane=0, passes=4)
     assert uses.sum() == 4 * 200 * 5
     # 4 passes x reuse 5, give or take one use a pass and the edges of the first and the last window
@@ -154,12 +154,12 @@ def test_every_clip_is_used_alike_where_no_instrument_fills_the_mixes() -> None:
     assert uses.max() <= 24
 
 
-def uses_of_eight_lanes(seed: int, num_mix: int, balance: str) -> tuple[Manifest, np.ndarray]:
+def uses_of_eight_lanes(seed: int, num_mixtures: int, balance: str) -> tuple[Manifest, np.ndarray]:
     """600 clips of 11 instruments in uneven numbers, others for every seed, their uses in a pass over the average."""
     counts = [np.random.default_rng([seed, shard]).multinomial(60, SHARES).tolist() for shard in range(10)]
     manifest = make_manifest(counts)
     window, reuse = DataConfig().window, DataConfig().reuse
-    plan = plan_of(manifest, seed=seed, num_mix=num_mix, balance=balance, window=window, reuse=reuse)
+    plan = plan_of(manifest, seed=seed, num_mixtures=num_mixtures, balance=balance, window=window, reuse=reuse)
     draws = round(plan.num_clips * reuse / plan.clips_per_mix)
     uses = np.zeros(600, int)
     for lane in range(8):
@@ -169,19 +169,19 @@ def uses_of_eight_lanes(seed: int, num_mix: int, balance: str) -> tuple[Manifest
     return manifest, uses / uses.mean()
 
 
-several = pytest.mark.parametrize(("seed", "num_mix"), [(0, 2), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3)])
+several = pytest.mark.parametrize(("seed", "num_mixtures"), [(0, 2), (1, 2), (2, 2), (0, 3), (1, 3), (2, 3)])
 
 
 @several
-def test_no_clip_starves_or_dominates(seed: int, num_mix: int) -> None:
-    _, uses = uses_of_eight_lanes(seed, num_mix, "clips")
+def test_no_clip_starves_or_dominates(seed: int, num_mixtures: int) -> None:
+    _, uses = uses_of_eight_lanes(seed, num_mixtures, "clips")
     assert uses.min() >= 0.3
     assert uses.max() <= 1.7
 
 
 @several
-def test_balanced_instruments_do_not_starve_their_own_clips(seed: int, num_mix: int) -> None:
-    manifest, uses = uses_of_eight_lanes(seed, num_mix, "instruments")
+def test_balanced_instruments_do_not_starve_their_own_clips(seed: int, num_mixtures: int) -> None:
+    manifest, uses = uses_of_eight_lanes(seed, num_mixtures, "instruments")
     names = np.array([clip.instrument for clip in manifest.clips])
     for name in np.unique(names):
         own = uses[names == name]
@@ -254,8 +254,8 @@ def test_balance_by_instruments() -> None:
             for clip in plan_of_cached.mix(lane, draw).clips
         )
         for plan_of_cached in (
-            plan_of(manifest, window=50, num_mix=1, balance="clips"),
-            plan_of(manifest, window=50, num_mix=1, balance="instruments"),
+            plan_of(manifest, window=50, num_mixtures=1, balance="clips"),
+            plan_of(manifest, window=50, num_mixtures=1, balance="instruments"),
         )
     )
     total = by_clips.total()
@@ -363,7 +363,9 @@ def test_places_are_split_in_proportion(weights: list[int], most: int, total: in
 
 class TestErrors:
     def test_too_few_instruments(self) -> None:
-        with pytest.raises(ValueError, match=r"needs 4 different instruments.*num_mix.*has 3: i00, i01, i02; lower"):
+        with pytest.raises(
+            ValueError, match=r"needs 4 different instruments.*num_mixtures.*has 3: i00, i01, i02; lower"
+        ):
             plan_of(make_manifest([[9, 9, 9]]))
 
     def test_too_few_chosen_instruments(self) -> None:

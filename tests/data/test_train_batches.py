@@ -25,7 +25,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread
-from ialcms.data.train_batches import BadClips, Batch, held_bytes, loader_processes, normalise_objects, train_batches
+from ialcms.data.train_batches import BadClips, Batch, cached_bytes, loader_processes, normalise_objects, train_batches
 from tests.data.data_support import small_config, write_shards
 
 
@@ -264,7 +264,7 @@ class TestErrors:
 
     def test_plan_errors_come_at_once(self, shards: Manifest) -> None:
         with pytest.raises(ValueError, match=r"needs 6 different instruments"):
-            train_batches(small_config(num_mix=3), shards)
+            train_batches(small_config(num_mixtures=3), shards)
 
 
 class TestInThread:
@@ -316,8 +316,8 @@ def test_memory_is_bounded_and_reported(shards: Manifest, caplog: pytest.LogCapt
         batches = take(100, train_batches(config, shards))
     # every clip is in reach of four lanes with windows of 16 of 60 clips
     assert "60 clips in 3 shards; lanes 0 to 3 in the training process; at most 60 clips" in caplog.text
-    held = [batch.held_bytes for batch in batches]
-    assert 0 < held[0] < max(held) <= held_bytes(plan, 4, 0)
+    held = [batch.cached_bytes for batch in batches]
+    assert 0 < held[0] < max(held) <= cached_bytes(plan, 4, 0)
 
 
 PROGRAM = """

@@ -17,7 +17,7 @@ from ialcms.evaluation.result_files import write_results
 from ialcms.evaluation.results import MixResult
 from tests.evaluation.support import evaluation_config
 
-_SUMMARY = {"step": 7, "num_mix": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
+_SUMMARY = {"step": 7, "num_sources": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
 PAIRS = [("cello", "flute"), ("cello", "tuba"), ("flute", "tuba")]
 
 
@@ -117,7 +117,7 @@ def test_command_line_takes_runs(a: Path, tmp_path: Path, capsys: pytest.Capture
     runs = [str(tmp_path / "one"), str(tmp_path / "two")]
     assert main(["evaluate", "--compare", *runs]) == 0
     assert "30 of 30 mixes are scored in both" in capsys.readouterr().out
-    assert main(["evaluate", "--compare", *runs, "eval.num_mix=3"]) == 2
+    assert main(["evaluate", "--compare", *runs, "eval.num_sources=3"]) == 2
     assert "there is no evaluation in" in capsys.readouterr().err
     assert main(["evaluate"]) == 2
     assert "name the run to evaluate" in capsys.readouterr().err

@@ -255,7 +255,7 @@ def test_fast_metrics_are_the_same(run: RunFolder, evaluated: tuple[Path, str], 
 
 
 def test_three_mixes(run: RunFolder, tmp_path: Path) -> None:
-    evaluate_here(run, tmp_path / "out", ["eval.num_mix=3", "eval.draws=1"])
+    evaluate_here(run, tmp_path / "out", ["eval.num_sources=3", "eval.draws=1"])
     rows = rows_of(tmp_path / "out" / "mixes.csv")
     assert [int(row["mix"]) for row in rows] == [n // 3 for n in range(12)]  # 4 triples
 

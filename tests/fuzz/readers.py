@@ -95,7 +95,7 @@ def kinds(material: Material) -> dict[str, Kind]:
         "0,bell,bell_000,0,0,1.0,2.0,3.0,4.0,5.0,\n0,drum,drum_001,0,0,1.5,2.0,3.0,4.0,5.0,\n"
         "1,bell,bell_000,0,0,,,,,,silent\n1,flute,flute_002,0,0,,,,,,silent\n"
     )
-    summary = {"run": "x", "step": 3, "split": "test", "num_mix": 2, "metrics": "fast", "seconds": 3.0, "hop": 9,
+    summary = {"run": "x", "step": 3, "split": "test", "num_sources": 2, "metrics": "fast", "seconds": 3.0, "hop": 9,
                "manifest": "d", "state_sha256": "s", "mixes": 2}  # fmt: skip
     index = (
         "audio/bell/a_0.wav,frames/bell/a_0,detect/bell/a_0.npy\naudio/drum/b_0.wav,frames/drum/b_0,d/drum/b_0.npy\n"

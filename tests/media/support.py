@@ -99,7 +99,7 @@ def join(path: Path, *recordings: Recording, container: str = "mpegts", anew: bo
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
-    """Turn and mirror the pictures of an mp4 file: x' = a x + c y, y' = b x + d y."""
+    """StepSchedule and mirror the pictures of an mp4 file: x' = a x + c y, y' = b x + d y."""
     content = bytearray(path.read_bytes())
     numbers = a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30
     struct.pack_into(">9i", content, content.find(b"tkhd") + 44, *numbers)

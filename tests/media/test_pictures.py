@@ -13,7 +13,7 @@ import torch
 from ialcms.inference.objects import frame_at, read_frames
 from ialcms.media.pictures import turn
 from shards import video as clips
-from shards.stretches import Stretch, Wanted
+from shards.segments import Segment, Wanted
 from tests.media.support import Recording, corner_pixels, corners, join, set_display_matrix, write_media
 
 MATRICES = {
@@ -119,7 +119,7 @@ def test_a_later_place_is_found_with_and_without_key_frames(tmp_path: Path, name
     assert (first_s, corners(frame.numpy())) == (pytest.approx(6.0, abs=0.03), "RGB.")
     assert next(frames)[0] == pytest.approx(6.2, abs=0.03)
     problems: list[str] = []
-    wanted = Wanted(Stretch(5, 5.0), 2, 1.5)
+    wanted = Wanted(Segment(5, 5.0), 2, 1.5)
     number, encoded = next(clips.read_frames(path, wanted, 4, lambda image: image.tobytes(), problems))
     assert (number, len(encoded), problems) == (5, 8, [])
 

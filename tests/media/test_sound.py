@@ -14,7 +14,7 @@ import torch
 from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
 from ialcms.media.decode import Damage
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
-from shards.stretches import Stretch, Wanted
+from shards.segments import Segment, Wanted
 from shards.video import read_sound
 from tests.media.support import Recording, join, pitches, set_channel_labels, write_media
 from tests.support import python
@@ -143,8 +143,8 @@ class TestTime:
         assert clip_pitches(path, 4, problems) == {number: [4, 5, 6, 7] for number in range(3)}
         assert problems == list(damage.jumps)
         # a later place is found by reading, not by its time stamp
-        stretch = Wanted(Stretch(5, 5.0), 2.0, 1.5)
-        assert pitches(read_sound(path, stretch, MODEL_RATE, [])[5] / 32_768, MODEL_RATE) == [5, 6]
+        segment = Wanted(Segment(5, 5.0), 2.0, 1.5)
+        assert pitches(read_sound(path, segment, MODEL_RATE, [])[5] / 32_768, MODEL_RATE) == [5, 6]
 
     def test_what_ffmpeg_does_not_find_is_named(self, tmp_path: Path) -> None:
         """It reads two joined Matroska files, and not the third."""

@@ -9,7 +9,7 @@ from ialcms.config import from_dict
 from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.training.schedule import turn
+from ialcms.training.schedule import step_schedule
 from tests.support import make_batch, small_config
 
 
@@ -20,14 +20,16 @@ def build(**sections: dict) -> tuple[Separator, torch.Tensor, torch.Tensor]:
     return separator, batch.mix, normalise_objects(batch.objects)
 
 
-@pytest.mark.parametrize(("batch", "num_mix", "num_objects"), [(1, 1, 1), (1, 2, 1), (1, 2, 2), (2, 3, 2), (3, 1, 2)])
-def test_shapes_of_any_batch(batch: int, num_mix: int, num_objects: int) -> None:
+@pytest.mark.parametrize(
+    ("batch", "num_mixtures", "num_objects"), [(1, 1, 1), (1, 2, 1), (1, 2, 2), (2, 3, 2), (3, 1, 2)]
+)
+def test_shapes_of_any_batch(batch: int, num_mixtures: int, num_objects: int) -> None:
     separator, mix, objects = build(
         train={"global_batch": batch},
-        data={"num_mix": num_mix, "num_objects": num_objects},
-        loss={"lambda_ind": 0 if num_mix * num_objects == 1 else 0.01},
+        data={"num_mixtures": num_mixtures, "num_objects": num_objects},
+        loss={"lambda_ind": 0 if num_mixtures * num_objects == 1 else 0.01},
     )
-    shape = (batch, num_mix, num_objects)
+    shape = (batch, num_mixtures, num_objects)
     separator.train()
     output = separator(mix, objects)
     assert output.mask.shape == (*shape, 64, 64)
@@ -151,4 +153,4 @@ def test_same_seed_same_networks() -> None:
 def test_without_independence_loss_there_is_no_critic() -> None:
     config = small_config(loss={"lambda_ind": 0})
     assert build_networks(config)[1] is None
-    assert turn(0, config).critic is False
+    assert step_schedule(0, config).train_critic is False

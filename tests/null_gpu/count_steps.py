@@ -91,7 +91,7 @@ def _config(world: int, config_file: str | None, overrides: list[str]) -> Any:
 def _batch(config: Any, step: int, device: torch.device) -> Any:
     from ialcms.data.batch import Batch
 
-    mixtures, objects = config.data.num_mix, config.data.num_objects
+    mixtures, objects = config.data.num_mixtures, config.data.num_objects
     samples, side = config.audio.num_samples, config.data.image_crop
     batch = Batch(
         step=step,

@@ -165,14 +165,14 @@ def test_the_best_is_copied_where_there_are_no_hard_links(tmp_path: Path, monkey
     assert progress.step == 2
 
 
-def test_a_kill_before_the_best_was_kept_is_mended(tmp_path: Path) -> None:
+def test_a_kill_before_the_best_was_kept_is_restored(tmp_path: Path) -> None:
     checkpoint.keep_as_best(write(tmp_path, 2))
     write(tmp_path, 4)  # the best so far; the writer is killed here
-    checkpoint.mend_best(tmp_path, Progress(4, best_score=1.5, best_step=4))
+    checkpoint.restore_best(tmp_path, Progress(4, best_score=1.5, best_step=4))
     assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
     assert not (tmp_path / "best-00000002").exists()
-    checkpoint.mend_best(tmp_path, Progress(4))  # no validation yet
-    checkpoint.mend_best(tmp_path, Progress(4, best_score=1.5, best_step=3))  # kept, and then lost by somebody
+    checkpoint.restore_best(tmp_path, Progress(4))  # no validation yet
+    checkpoint.restore_best(tmp_path, Progress(4, best_score=1.5, best_step=3))  # kept, and then lost by somebody
     assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
 
 

@@ -46,28 +46,28 @@ class TestMusicRule:
         boxes = rows([1, 12, 0.95], [1, 4, 0.99], [2, 12, 0.89], [3, 12, 0.9])
         cleaned = clean(boxes, "music", load_dataset("music"))
         assert cleaned.boxes[:, FRAME].tolist() == [1, 3]  # 0.9 itself is enough
-        assert cleaned.fallen == {"other class than the instrument's": 1, "confidence": 1}
+        assert cleaned.rejected == {"other class than the instrument's": 1, "confidence": 1}
         assert cleaned.dropped is None
 
     def test_keeps_the_best_box_of_a_frame(self):
         boxes = rows([1, 12, 0.91], [1, 12, 0.97], [1, 12, 0.93])
         cleaned = clean(boxes, "music", load_dataset("music"))
         assert cleaned.boxes[:, CONFIDENCE].tolist() == [np.float32(0.97)]
-        assert cleaned.fallen == {"not the best of its class in the frame": 2}
+        assert cleaned.rejected == {"not the best of its class in the frame": 2}
 
     def test_erhu_takes_any_class_but_no_confident_box(self):
         boxes = rows([1, 12, 0.95], [1, 3, 0.5], [1, 7, 0.8], [2, 4, 0.94], [3, 4, 0.941], [4, 1, 0.31])
         cleaned = clean(boxes, "music", load_dataset("music"), "erhu")
         kept = cleaned.boxes[:, [FRAME, CLASS]].tolist()
         assert kept == [[1, 7], [2, 4], [4, 1]]
-        assert cleaned.fallen == {"confidence": 2, "not among the best classes of the frame": 1}
+        assert cleaned.rejected == {"confidence": 2, "not among the best classes of the frame": 1}
 
     def test_keeps_the_k_best_classes_of_a_frame(self):
         boxes = rows([1, 1, 0.95], [1, 2, 0.99], [1, 3, 0.97], [1, 2, 0.98], [2, 3, 0.92])
-        fallen: Counter[str] = Counter()
-        kept = clean_music(boxes, InstrumentRule(None), MusicThresholds(0.9, classes_per_frame=2), fallen)
+        rejected: Counter[str] = Counter()
+        kept = clean_music(boxes, InstrumentRule(None), MusicThresholds(0.9, classes_per_frame=2), rejected)
         assert kept[:, [FRAME, CLASS]].tolist() == [[1, 2], [1, 3], [2, 3]]
-        assert +fallen == {"not the best of its class in the frame": 1, "not among the best classes of the frame": 1}
+        assert +rejected == {"not the best of its class in the frame": 1, "not among the best classes of the frame": 1}
 
     def test_agrees_with_plain_loops(self):
         generator = np.random.default_rng(0)
@@ -106,17 +106,17 @@ class TestCoseparationRule:
             [1, 1, 0.93, 0, 18, 100, 100],  # IoU 0.54 with the second; 0.82 with the first, which does not count
             [2, 1, 0.91, 0, 0, 100, 100],  # another frame
         )
-        fallen: Counter[str] = Counter()
-        kept = clean_coseparation(boxes, CoseparationThresholds(), fallen)
+        rejected: Counter[str] = Counter()
+        kept = clean_coseparation(boxes, CoseparationThresholds(), rejected)
         assert sorted(kept[:, CONFIDENCE].tolist()) == np.float32([0.91, 0.93, 0.99]).tolist()
-        assert fallen["overlaps a more confident box"] == 1
+        assert rejected["overlaps a more confident box"] == 1
 
     def test_keeps_the_clips_two_most_confident_classes(self):
         boxes = rows([1, 1, 0.95], [2, 2, 0.99], [3, 3, 0.97], [4, 1, 0.96], [5, 3, 0.91])
-        fallen: Counter[str] = Counter()
-        kept = clean_coseparation(boxes, CoseparationThresholds(), fallen)
+        rejected: Counter[str] = Counter()
+        kept = clean_coseparation(boxes, CoseparationThresholds(), rejected)
         assert kept[:, [FRAME, CLASS]].tolist() == [[2, 2], [3, 3], [5, 3]]
-        assert fallen["not among the best classes of the clip"] == 2
+        assert rejected["not among the best classes of the clip"] == 2
 
     @pytest.mark.parametrize(
         ("count", "dropped"),
@@ -142,7 +142,7 @@ class TestBrokenRows:
         for rule in ("music", "none"):
             cleaned = clean(boxes, rule, load_dataset("music"))
             assert len(cleaned.boxes) == 1
-            assert cleaned.fallen == {"not finite, or an inverted box": 6, "frame does not exist": 1}
+            assert cleaned.rejected == {"not finite, or an inverted box": 6, "frame does not exist": 1}
 
     def test_without_cleaning_all_others_stay_in_order(self):
         boxes = rows([3, 1, 0.2], [1, 5, 0.4], [1, 2, 0.5])
@@ -273,7 +273,7 @@ class TestCleanTree:
         np.testing.assert_array_equal(read_detections(out / "clarinet" / "a_0.npy"), rows([1, 2, 0.95]))
         assert report.counts() == {
             "num_clips": 3, "num_kept": 1, "num_boxes": 3, "num_boxes_kept": 1,
-            "boxes_fallen": {"other class than the instrument's": 2},
+            "boxes_rejected": {"other class than the instrument's": 2},
             "clips_dropped": {"no box left": 1}, "clips_bad": {"detections have shape (2, 6), not (D, 7)": 1},
         }  # fmt: skip
         assert Report.read(out / REPORT_NAME) == report

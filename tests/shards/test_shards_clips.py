@@ -18,14 +18,14 @@ import shards.clips
 from ialcms.media.sound import working_rate
 from shards.clips import ClipOptions, Video, VideoResult, cut_video, cut_videos, videos_of_folders, videos_of_list
 from shards.index import scan_tree
-from shards.stretches import Stretch
+from shards.segments import Segment
 from shards.video_lists import Listed
 
 OPTIONS = ClipOptions(seconds=5, min_seconds=4.5)
 
 
-def cut(path: Path, tree: Path, options: ClipOptions = OPTIONS, stretch: Stretch | None = None):
-    return cut_video(Video(path, "cello", path.stem, stretch), tree, options)
+def cut(path: Path, tree: Path, options: ClipOptions = OPTIONS, segment: Segment | None = None):
+    return cut_video(Video(path, "cello", path.stem, segment), tree, options)
 
 
 def sound_of(tree: Path, clip: str) -> np.ndarray:
@@ -121,19 +121,19 @@ class TestFormats:
         assert frames_of(tmp_path, "s_0")[0].shape == (24, 32, 3)
 
 
-class TestStretches:
+class TestSegments:
     def test_start_where_they_should(self, make_video, tmp_path: Path):
         path = make_video(tmp_path / "v.mp4")
-        for stretch in (Stretch(6, 6.0), Stretch(1, 1.5)):
-            result = cut(path, tmp_path, stretch=stretch)
-            assert (result.clips, result.problem) == ([f"v_{stretch.number}"], None)
+        for segment in (Segment(6, 6.0), Segment(1, 1.5)):
+            result = cut(path, tmp_path, segment=segment)
+            assert (result.clips, result.problem) == ([f"v_{segment.number}"], None)
         np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_6"))[[0, 8]], [6, 7], atol=0.12)
         np.testing.assert_allclose(times_of(frames_of(tmp_path, "v_1"))[[0, 8]], [1.5, 2.5], atol=0.12)
         assert loudness(sound_of(tmp_path, "v_6"), 0) == pytest.approx(0.1, abs=0.03)
         assert loudness(sound_of(tmp_path, "v_6"), 1) == pytest.approx(0.4, abs=0.03)
 
     def test_those_past_the_end_are_named(self, make_video, tmp_path: Path):
-        result = cut(make_video(tmp_path / "v.mp4"), tmp_path, stretch=Stretch(9, 9.0))
+        result = cut(make_video(tmp_path / "v.mp4"), tmp_path, segment=Segment(9, 9.0))
         assert result.clips == []
         assert result.problem == "has less than 4.5 s of sound and pictures from second 9 on"
 
@@ -172,8 +172,8 @@ class TestBroken:
         assert re.fullmatch(
             r"sound breaks off at 8\.\d s of 12\.\d s; video breaks off at 8\.\d s of 12\.\d s", result.problem
         )
-        assert cut(path, tmp_path, stretch=Stretch(1, 1.0)).problem is None  # all of it is there
-        assert "breaks off at 8" in cut(path, tmp_path, stretch=Stretch(6, 6.0)).problem
+        assert cut(path, tmp_path, segment=Segment(1, 1.0)).problem is None  # all of it is there
+        assert "breaks off at 8" in cut(path, tmp_path, segment=Segment(6, 6.0)).problem
 
     @pytest.mark.parametrize("name", ["v.mkv", "v.mp4"])
     def test_a_damaged_middle_does_not_stop_the_job(self, make_video, tmp_path: Path, name: str):
@@ -296,7 +296,7 @@ class TestJob:
         with pytest.raises(ValueError, match=r"clips\.json is damaged; remove it"):
             cut_videos(*list_and_missing(folder, one, tmp_path / "tree"))
 
-    def test_stretches_of_one_video(self, make_video, tmp_path: Path, monkeypatch):
+    def test_segments_of_one_video(self, make_video, tmp_path: Path, monkeypatch):
         """Each is finished, recalled and reported by itself, be they in files or lists of their own."""
         videos, tree = tmp_path / "videos", tmp_path / "tree"
         make_video(videos / "x_30.mp4", seconds=5, fps=10)
@@ -311,7 +311,7 @@ class TestJob:
         cut_videos(*list_and_missing(videos, one, tree))
         cut_videos(*list_and_missing(videos, [Listed("y", "cello", 6.0), Listed("y", "cello", 9.0)], tree))
         report = json.loads((tree / "clips.json").read_text())
-        found = [(video["video"], video["stretch"], video["clips"]) for video in report["videos"]]
+        found = [(video["video"], video["segment"], video["clips"]) for video in report["videos"]]
         assert found == [
             ("x", 30, ["x_30"]), ("x", 60, ["x_60"]), ("y", 1, ["y_1"]), ("y", 6, ["y_6"]), ("y", 9, []),
         ]  # fmt: skip
@@ -319,7 +319,7 @@ class TestJob:
         monkeypatch.setattr(shards.clips, "cut_video", lambda video, *_: again.append(video) or VideoResult("", ""))
         with contextlib.suppress(ValueError):  # nothing gained
             cut_videos(*list_and_missing(videos, [*one, Listed("y", "cello", 6.0)], tree))
-        assert [video.stretch for video in again] == [Stretch(9, 9.0)]  # the one with a problem
+        assert [video.segment for video in again] == [Segment(9, 9.0)]  # the one with a problem
 
     def test_a_clip_that_is_cut_again_has_no_sound_before_it_is_whole(self, folder: Path, tmp_path: Path, monkeypatch):
         video = Video(folder / "cello" / "one.mp4", "cello", "one")
@@ -407,9 +407,9 @@ class TestFinding:
         assert videos == [
             Video(tmp_path / "x/-a_1.mp4", "cello", "-a_1"),
             Video(tmp_path / "A title [b].webm", "tuba", "b"),
-            Video(tmp_path / "c_000030.mp4", "erhu", "c", Stretch(30, 0.0)),
-            Video(tmp_path / "d_30.mp4", "erhu", "d", Stretch(30, 0.0)),
-            Video(tmp_path / "e.mp4", "erhu", "e", Stretch(7, 7.0)),
-            Video(tmp_path / "e.mp4", "erhu", "e", Stretch(40, 40.0)),
+            Video(tmp_path / "c_000030.mp4", "erhu", "c", Segment(30, 0.0)),
+            Video(tmp_path / "d_30.mp4", "erhu", "d", Segment(30, 0.0)),
+            Video(tmp_path / "e.mp4", "erhu", "e", Segment(7, 7.0)),
+            Video(tmp_path / "e.mp4", "erhu", "e", Segment(40, 40.0)),
         ]
         assert missing == [listed[-1]]

@@ -145,7 +145,7 @@ class TestClip:
         result = encode_clip(tree.add("a_0", boxes=boxes), EncodeOptions(dataset=DEMO))
         kept = boxes_of(members(result.data))
         assert kept[:, [0, 3, 4, 5, 6]].tolist() == [[1, 0, 0, 64, 48], [3, 60, 10, 64, 20]]
-        assert result.cleaned.fallen == {"outside the frame": 1}
+        assert result.cleaned.rejected == {"outside the frame": 1}
 
     def test_boxes_of_less_than_a_pixel_fall(self, tree):
         """In pixels of the packed picture: the reader refuses them."""
@@ -161,7 +161,7 @@ class TestClip:
             stored = members(result.data)
             assert json.loads(stored["json"])["source_frames"] == [3, 4]
             assert len(boxes_of(stored)) == 2
-            assert result.cleaned.fallen == {"smaller than a pixel": 2}
+            assert result.cleaned.rejected == {"smaller than a pixel": 2}
         assert boxes_of(encoded(entry, longest_side=32))[:, 0].tolist() == [4]
 
     def test_an_unreadable_frame_costs_its_boxes_only(self, tree):
@@ -169,7 +169,7 @@ class TestClip:
         (entry.frames / "000002.jpg").write_bytes((entry.frames / "000002.jpg").read_bytes()[:300])
         result = encode_clip(entry, EncodeOptions(dataset=DEMO))
         assert boxes_of(members(result.data))[:, 0].tolist() == [1, 3, 4]
-        assert result.cleaned.fallen == {"frame unreadable": 1}
+        assert result.cleaned.rejected == {"frame unreadable": 1}
 
     @pytest.mark.parametrize(
         ("boxes", "reason"),
@@ -295,7 +295,7 @@ class TestShards:
 
 
 class TestMix:
-    def test_every_stretch_has_all_instruments(self):
+    def test_every_segment_has_all_instruments(self):
         sizes = {"cello": 200, "erhu": 100, "tuba": 50}
         entries = [
             Entry("train", Path(name, f"{name}_{i}.wav"), Path(), Path()) for name, n in sizes.items() for i in range(n)

@@ -108,7 +108,7 @@ def test_a_header_of_audioset(tmp_path: Path, head: str):
 
 
 def test_an_id_in_two_classes():
-    """Of whole videos, and of stretches that begin in the same second."""
+    """Of whole videos, and of segments that begin in the same second."""
     entries = [
         Listed("a", "cello"), Listed("a", "violin"), Listed("b", "cello"), Listed("c", "cello", 1.2),
         Listed("c", "violin", 1.7), Listed("c", "horn", 30.0),

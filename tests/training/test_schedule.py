@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ialcms.training.schedule import ramp, turn
+from ialcms.training.schedule import ramp, step_schedule
 from tests.support import small_config
 
 
@@ -21,11 +21,14 @@ def test_no_steps_means_the_final_weight_at_once() -> None:
 
 def test_who_learns_is_arithmetic_on_the_step() -> None:
     config = small_config(train={"critic_every": 2, "separator_every": 3})
-    turns = [turn(step, config) for step in range(6)]
-    assert [t.critic for t in turns] == [True, False, True, False, True, False]
-    assert [t.separator for t in turns] == [True, False, False, True, False, False]
+    schedules = [step_schedule(step, config) for step in range(6)]
+    assert [s.train_critic for s in schedules] == [True, False, True, False, True, False]
+    assert [s.train_separator for s in schedules] == [True, False, False, True, False, False]
 
 
 def test_without_a_critic_every_step_trains_the_separator() -> None:
     config = small_config(loss={"lambda_ind": 0}, train={"separator_every": 3})
-    assert all(turn(step, config).separator and not turn(step, config).critic for step in range(6))
+    assert all(
+        step_schedule(step, config).train_separator and not step_schedule(step, config).train_critic
+        for step in range(6)
+    )

@@ -22,7 +22,7 @@ def moved(before: list[torch.Tensor], module: torch.nn.Module) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("batch", "num_mix", "num_objects", "lambda_ind"),
+    ("batch", "num_mixtures", "num_objects", "lambda_ind"),
     [
         (1, 2, 2, 0.01),  # one sample: while the bank is empty there are no independent pairs
         (1, 1, 2, 0.01),  # a single duet: 2 objects, fewer than the excluded negatives
@@ -31,9 +31,9 @@ def moved(before: list[torch.Tensor], module: torch.nn.Module) -> bool:
         (3, 3, 2, 0.01),  # three duets a mix
     ],
 )
-def test_odd_batches_learn(batch: int, num_mix: int, num_objects: int, lambda_ind: float) -> None:
+def test_odd_batches_learn(batch: int, num_mixtures: int, num_objects: int, lambda_ind: float) -> None:
     config = small_config(
-        data={"num_mix": num_mix, "num_objects": num_objects},
+        data={"num_mixtures": num_mixtures, "num_objects": num_objects},
         loss={"lambda_ind": lambda_ind},
         train={"global_batch": batch, "separator_every": 1},
     )
@@ -46,7 +46,7 @@ def test_odd_batches_learn(batch: int, num_mix: int, num_objects: int, lambda_in
         assert moved(before, experiment.separator.module)
         assert all(p.isfinite().all() for p in experiment.separator.module.parameters())
         assert (experiment.critic is None) == (lambda_ind == 0)
-        if batch * num_mix * num_objects <= config.loss.excluded_negatives + 1:
+        if batch * num_mixtures * num_objects <= config.loss.excluded_negatives + 1:
             assert float(scalars["loss/consistency"]) == pytest.approx(0.0, abs=1e-6)
         else:
             assert float(scalars["loss/consistency"]) > 0

@@ -266,7 +266,7 @@ def test_evaluation_writes_table_and_page(whole_run: Path) -> None:
     [
         (["train.stepz=3"], "unknown key 'train.stepz'.*did you mean 'steps'"),
         (["data.shards=nowhere"], "no manifest.json in 'nowhere'; pack shards with 'ialcms data pack'"),
-        (["data.num_mix=3"], "a mix needs 6 different instruments"),
+        (["data.num_mixtures=3"], "a mix needs 6 different instruments"),
         (["model.visual.weights=none.pt"], "backbone weights none.pt do not exist"),
     ],
 )

@@ -25,7 +25,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     if setting.small:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seconds=3.0, hop=16_383))
     options, device = config.eval, setting.torch_device
-    mixes = list_mixes(manifest, "test", options.num_mix, 1, options.seed, options.seconds)
+    mixes = list_mixes(manifest, "test", options.num_sources, 1, options.seed, options.seconds)
     set_arithmetic(config)
     separator, _ = build_networks(config, pretrained=False)
     separator = separator.to(device).eval()

@@ -1,4 +1,4 @@
-"""Stretches of a video: what belongs to each of them is put together here, as sound and pictures come in."""
+"""Segments of a video: what belongs to each of them is put together here, as sound and pictures come in."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ialcms.media.container import ToldLength
 from ialcms.media.pictures import Shown
 
-MARGIN_S = 0.1  # of sound around a stretch, so that the resampler's filter does not see its edges
+MARGIN_S = 0.1  # of sound around a segment, so that the resampler's filter does not see its edges
 LONGEST_STILL_S = 60.0  # a picture on the screen for longer is a jump in the time stamps
 _ROUNDING_S = 0.05  # of time stamps: less than this is never missing
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Segment:
     """A part of a file that becomes a clip."""
 
     number: int  # k in the clip's name
@@ -27,11 +27,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is cut out of a file: one stretch, or (None) all that follow each other from its beginning."""
+    """What is cut out of a file: one segment, or (None) all that follow each other from its beginning."""
 
-    stretch: Stretch | None
+    segment: Segment | None
     seconds: float
-    min_seconds: float  # of a stretch that a stream must have; the rest is filled up
+    min_seconds: float  # of a segment that a stream must have; the rest is filled up
 
     @property
     def from_s(self) -> float:
@@ -39,23 +39,23 @@ class Wanted:
 
     @property
     def to_s(self) -> float:
-        return math.inf if self.stretch is None else self.stretch.start_s + self.seconds
+        return math.inf if self.segment is None else self.segment.start_s + self.seconds
 
     @property
     def spare_s(self) -> float:
-        """What a stretch may lack."""
+        """What a segment may lack."""
         return max(self.seconds - self.min_seconds, _ROUNDING_S)
 
     @property
-    def first(self) -> Stretch:
-        return self.stretch or Stretch(0, 0.0)
+    def first(self) -> Segment:
+        return self.segment or Segment(0, 0.0)
 
-    def following(self, number: int, time_s: float) -> Stretch | None:
-        """The next stretch after the one of a number that is not over at a time."""
-        if self.stretch is not None:
+    def following(self, number: int, time_s: float) -> Segment | None:
+        """The next segment after the one of a number that is not over at a time."""
+        if self.segment is not None:
             return None
         number = max(number + 1, math.floor(time_s / self.seconds))
-        return Stretch(number, number * self.seconds)
+        return Segment(number, number * self.seconds)
 
 
 class Course:
@@ -85,14 +85,14 @@ class Course:
 
 
 class SoundAssembly:
-    """Places samples in the windows of the stretches, which have a margin on both sides."""
+    """Places samples in the windows of the segments, which have a margin on both sides."""
 
     def __init__(self, wanted: Wanted, rate: int) -> None:
         self._wanted, self._rate = wanted, rate
         self._margin = round(MARGIN_S * rate)
         self._length = round(wanted.seconds * rate) + 2 * self._margin
-        self._next: Stretch | None = wanted.first
-        self._open: list[tuple[Stretch, NDArray[np.float32]]] = []  # NaN where nothing has come
+        self._next: Segment | None = wanted.first
+        self._open: list[tuple[Segment, NDArray[np.float32]]] = []  # NaN where nothing has come
 
     @property
     def done(self) -> bool:
@@ -104,8 +104,8 @@ class SoundAssembly:
             if self._first_sample(self._next) + self._length > position:
                 self._open.append((self._next, np.full(self._length, np.nan, np.float32)))
             self._next = self._wanted.following(self._next.number, position / self._rate)
-        for stretch, window in self._open:
-            offset = position - self._first_sample(stretch)
+        for segment, window in self._open:
+            offset = position - self._first_sample(segment)
             begin, stop = max(offset, 0), min(offset + len(samples), self._length)
             if begin < stop:
                 window[begin:stop] = samples[begin - offset : stop - offset]
@@ -113,26 +113,26 @@ class SoundAssembly:
             yield from self._close(*self._open.pop(0))
 
     def finish(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for stretch, window in self._open:
-            yield from self._close(stretch, window)
+        for segment, window in self._open:
+            yield from self._close(segment, window)
 
-    def _close(self, stretch: Stretch, window: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def _close(self, segment: Segment, window: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         missing = np.isnan(window[self._margin : -self._margin]).sum()
         if missing <= self._wanted.spare_s * self._rate:
-            yield stretch.number, np.nan_to_num(window, copy=False)
+            yield segment.number, np.nan_to_num(window, copy=False)
 
-    def _first_sample(self, stretch: Stretch) -> int:
-        return round(stretch.start_s * self._rate) - self._margin
+    def _first_sample(self, segment: Segment) -> int:
+        return round(segment.start_s * self._rate) - self._margin
 
 
 class FrameAssembly:
-    """Picks the picture on the screen at each of the times of the stretches."""
+    """Picks the picture on the screen at each of the times of the segments."""
 
     def __init__(self, wanted: Wanted, frames_per_second: int, encode: Callable[[Shown], bytes]) -> None:
         self._fps, self._encode = frames_per_second, encode
         self._num_frames = round(wanted.seconds * frames_per_second)
         self._wanted = wanted
-        self._stretch: Stretch | None = wanted.first
+        self._segment: Segment | None = wanted.first
         self._pictures: list[bytes] = []
         self._shown: Shown | None = None
         self._end_s = wanted.from_s  # of the frame shown
@@ -140,7 +140,7 @@ class FrameAssembly:
 
     @property
     def done(self) -> bool:
-        return self._stretch is None
+        return self._segment is None
 
     def add(self, shown: Shown) -> Iterator[tuple[int, list[bytes]]]:
         """A frame; the one before it is on the screen until its time."""
@@ -148,32 +148,32 @@ class FrameAssembly:
         if time_s - self._end_s > LONGEST_STILL_S:
             yield from self.finish()
             # one that begins a little before this frame is filled up with it, as others at their end
-            if self._stretch is not None:
-                self._stretch = self._wanted.following(
-                    self._stretch.number, time_s + self._wanted.seconds - self._wanted.spare_s
+            if self._segment is not None:
+                self._segment = self._wanted.following(
+                    self._segment.number, time_s + self._wanted.seconds - self._wanted.spare_s
                 )
             self._pictures, self._shown = [], None
-        while self._shown is not None and self._stretch is not None and self._due_s() < time_s - 1e-6:
+        while self._shown is not None and self._segment is not None and self._due_s() < time_s - 1e-6:
             yield from self._take()
         self._shown, self._picture, self._end_s = shown, None, max(self._end_s, shown.end_s)
 
     def finish(self) -> Iterator[tuple[int, list[bytes]]]:
-        while self._shown is not None and self._stretch is not None and self._due_s() < self._end_s:
+        while self._shown is not None and self._segment is not None and self._due_s() < self._end_s:
             yield from self._take()
-        if self._stretch is not None and len(self._pictures) >= self._wanted.min_seconds * self._fps:
+        if self._segment is not None and len(self._pictures) >= self._wanted.min_seconds * self._fps:
             self._pictures += [self._pictures[-1]] * (self._num_frames - len(self._pictures))
-            yield self._stretch.number, self._pictures
+            yield self._segment.number, self._pictures
 
     def _due_s(self) -> float:
-        assert self._stretch is not None
-        return self._stretch.start_s + len(self._pictures) / self._fps
+        assert self._segment is not None
+        return self._segment.start_s + len(self._pictures) / self._fps
 
     def _take(self) -> Iterator[tuple[int, list[bytes]]]:
         assert self._shown is not None
-        assert self._stretch is not None
+        assert self._segment is not None
         if self._picture is None:
             self._picture = self._encode(self._shown)
         self._pictures.append(self._picture)
         if len(self._pictures) == self._num_frames:
-            yield self._stretch.number, self._pictures
-            self._pictures, self._stretch = [], self._wanted.following(self._stretch.number, 0.0)
+            yield self._segment.number, self._pictures
+            self._pictures, self._segment = [], self._wanted.following(self._segment.number, 0.0)
