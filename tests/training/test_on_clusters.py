@@ -214,8 +214,9 @@ def test_a_closed_terminal_saves(demo_shards: Path, tmp_path: Path, launcher: li
     command = [sys.executable, *launcher, *program, "train", str(config), "--folder", str(folder)]
     master, slave = os.openpty()
     process = subprocess.Popen(  # a session of its own, whose terminal this is
-        [sys.executable, "-c", "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-         "os.execv(sys.argv[1], sys.argv[1:])", *command],
+        # the suite itself may run under nohup, which its children would inherit
+        [sys.executable, "-c", "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+         "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])", *command],
         cwd=ROOT, env=ON_CPU, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
