@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ialcms.own_files import find_own, own_names
 from ialcms.reading import Unreadable, bare, shown
 from ialcms.reading.text import parse_yaml
 
@@ -212,11 +213,13 @@ LOCAL_FIELDS = frozenset(
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides (values in YAML syntax) and check the result.
 
+    path: a file, or the name of one of the program's own, like `duet`.
     Raises ValueError with one line that names the file or field and the remedy.
     """
-    path = Path(path)
+    path = find_own(path, "configs", ".yaml")
     if not path.is_file():
-        raise ValueError(f"configuration {path} does not exist; those of this project are in configs/")
+        known = ", ".join(own_names("configs", ".yaml"))
+        raise ValueError(f"configuration {path} does not exist; give a YAML file or one of the names {known}")
     try:
         values = parse_yaml(path.read_bytes()) or {}
     except OSError as error:
