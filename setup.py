@@ -17,9 +17,9 @@ DATA = ("configs", "configs.datasets", "configs.deepspeed", "slurm")
 
 
 class BuildWheel(build_py):
-    """Modules of a wheel import the moved packages by their names there: `from shards.pack` -> `from ialcms.shards.pack`.
+    """A wheel's modules import what was moved by its name there: `from shards.pack` becomes `from ialcms.shards.pack`.
 
-    Every such import stands on a line of its own, as `from ... import`; others are refused.
+    Every such import stands on a line of its own, as `from ... import`; `import shards` is refused.
     """
 
     def run(self):

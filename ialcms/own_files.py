@@ -31,7 +31,7 @@ def find_own(path: str | Path, folder: str, suffix: str) -> Path:
         return path
     if len(path.parts) == 1 and not path.suffix:
         own = own_folder(folder) / f"{path.name}{suffix}"
-    elif path.parts[0] == "configs" and ".." not in path.parts:
+    elif path.parts[:1] == ("configs",) and ".." not in path.parts:
         own = own_folder("configs").joinpath(*path.parts[1:])
     else:
         return path
