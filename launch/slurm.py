@@ -28,9 +28,9 @@ def fill_in(verb: str, options: Sequence[str], arguments: Sequence[str], folder:
     """
     path = folder / f"{verb}.sbatch"
     if not path.is_file():
-        raise ValueError(
-            f"{path} is not here; submit jobs from the project's folder, or from one that 'ialcms configs copy' made"
-        )
+        installed = "." in (__package__ or "")  # without the checkout
+        where = "a folder that 'ialcms configs copy' has made" if installed else "the project's folder"
+        raise ValueError(f"{path} is not here; submit jobs from {where}")
     lines = path.read_text().splitlines()
     last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH"))
     filled = [f"#SBATCH {option}" for option in _join_values(options)]

@@ -134,12 +134,13 @@ def test_configurations_have_names(run: Run, environment: Path) -> None:
 
 
 def test_batch_files_are_copied_and_find_the_launchers(run: Run, environment: Path, tmp_path: Path) -> None:
+    submit = ["-m", "ialcms.launch.slurm", "--dry-run", "--nodes=2", "train", "duet"]
+    assert "submit jobs from a folder that 'ialcms configs copy' has made" in run("python", *submit, code=2).stderr
     copied = run("ialcms", "configs", "copy", "project", cwd=tmp_path).stdout.splitlines()
     assert {"project/configs/duet.yaml", "project/configs/datasets/music.yaml", "project/slurm/job.sh"} <= set(copied)
     project = tmp_path / "project"
     assert (project / "slurm" / "train.sbatch").read_bytes() == (ROOT / "slurm" / "train.sbatch").read_bytes()
-    filled = run("python", "-m", "ialcms.launch.slurm", "--dry-run", "--nodes=2", "train", "duet", cwd=project).stdout
-    assert "#SBATCH --nodes=2\nset -- duet\n" in filled
+    assert "#SBATCH --nodes=2\nset -- duet\n" in run("python", *submit, cwd=project).stdout
     shell = "source slurm/job.sh; echo launchers: $launch"
     variables = {**os.environ, "SLURM_JOB_ID": "7", "IALCMS_PYTHON": str(environment / "bin" / "python")}
     variables.pop("PYTHONPATH", None)
