@@ -113,9 +113,12 @@ def test_every_module_is_importable(run: Run) -> None:
     code = (
         "import importlib, pkgutil, ialcms\n"
         "for module in pkgutil.walk_packages(ialcms.__path__, 'ialcms.'):\n"
-        "    if not module.name.endswith('__main__'):\n"
-        "        importlib.import_module(module.name)\n"
+        "    try:\n"
+        "        if not module.name.endswith('__main__'):\n"
+        "            importlib.import_module(module.name)\n"
         "        print(module.name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        if error.name != 'deepspeed': raise  # an extra\n"
     )
     names = run("python", "-c", code).stdout.split()
     assert {"ialcms.shards.pack", "ialcms.launch.slurm", "ialcms.training.trainer"} <= set(names)
