@@ -249,10 +249,10 @@ def _add_configs(verbs: argparse._SubParsersAction) -> None:
                     "ialcms configs copy my-project")  # fmt: skip
     actions = configs.add_subparsers(dest="action", metavar="action")
     show = _verb(actions, "show", _configs_show, "print a configuration with every default",
-                 "ialcms configs show duet", "ialcms configs show my.yaml data.num_mix=3")  # fmt: skip
+                 "ialcms configs show duet", "ialcms configs show my.yaml data.num_mixtures=3")  # fmt: skip
     _add_config(show)
     _verb(actions, "fields", _configs_fields,
-          "print every field: default, meaning, whether a resumed run may change it",
+          "print every field: default, range, meaning, whether a resumed run may change it",
           "ialcms configs fields")  # fmt: skip
     copy = _verb(actions, "copy", _configs_copy, "copy configs/ and slurm/ (batch files) to a folder, to change them",
                  "ialcms configs copy my-project")  # fmt: skip

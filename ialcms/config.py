@@ -373,14 +373,18 @@ _LARGEST = {
 }  # fmt: skip
 
 
+def limits(name: str) -> tuple[bool, int]:
+    """Whether the numbers of a field may be zero, and the largest that makes sense; none is negative."""
+    return name in _MAY_BE_ZERO, _LARGEST.get(name, _LARGEST_OF_ALL)
+
+
 def _positive(config: Config) -> None:
     for name, value in flatten(to_dict(config)).items():
-        zero = name in _MAY_BE_ZERO
+        zero, largest = limits(name)
         for number in value if isinstance(value, list) else [value]:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if is_number and (number < 0 or (number == 0 and not zero)):
                 raise ValueError(f"{name} is {shown(number)}; it must be {'0 or ' if zero else ''}positive")
-            largest = _LARGEST.get(name, _LARGEST_OF_ALL)
             if is_number and number > largest:
                 raise ValueError(f"{name} is {shown(number)}; the largest value that makes sense is {largest}")
 

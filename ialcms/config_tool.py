@@ -50,12 +50,12 @@ def show_config(name: str, overrides: Sequence[str] = ()) -> str:
 
 
 def show_fields() -> str:
-    """Every field of a configuration: default, meaning, and whether a resumed run may change it."""
+    """Every field of a configuration: default, range, meaning, and whether a resumed run may change it."""
     width = 100
     lines = ["* may differ when a run is resumed: it does not change what a step computes"]
     for name, item, meaning in _fields(config.Config, ""):
         free = name in config.FREE_FIELDS or name.startswith("eval.")
-        lines.append(f"{'*' if free else ' '} {name} = {_default(item)}")
+        lines.append(f"{'*' if free else ' '} {name} = {_default(item)}{_range(name, item.default)}")
         lines += textwrap.wrap(meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
@@ -95,6 +95,15 @@ def _purpose(path: Path) -> str:
 def _default(item: dataclasses.Field) -> str:
     value = item.default
     return str(list(value)) if isinstance(value, tuple) else str(value) or '""'
+
+
+def _range(name: str, default: Any) -> str:
+    number = default[0] if isinstance(default, tuple) and default else default
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return ""
+    zero, largest = config.limits(name)
+    least = "0 or more" if zero else "more than 0"
+    return f"  ({least}, at most {largest:,})" if largest < 2**53 else f"  ({least})"
 
 
 def _fields(kind: Any, prefix: str) -> Iterator[tuple[str, dataclasses.Field, str]]:

@@ -71,7 +71,7 @@ def test_every_field_has_a_meaning() -> None:
     assert names == list(flatten(to_dict(Config())))
     starts = [number for number, line in enumerate(lines) if not line.startswith("      ")]
     assert all(lines[number + 1].startswith("      ") for number in starts)
-    assert "  data.num_mix = 2\n      M, mixtures per mix" in "\n".join(lines)
+    assert "  data.num_mixtures = 2  (more than 0, at most 1,000)\n      M, mixtures per mix" in "\n".join(lines)
     free = {line[2:].partition(" = ")[0] for line in lines if line.startswith("*")}
     assert {name for name in free if not name.startswith("eval.")} == FREE_FIELDS
 

@@ -129,8 +129,8 @@ def test_configurations_have_names(run: Run, environment: Path) -> None:
     listed = run("ialcms", "configs").stdout
     assert "\n  duet        The published unsupervised experiment" in listed
     assert str(environment) in listed
-    shown = yaml.safe_load(run("ialcms", "configs", "show", "duet", "data.num_mix=3").stdout)
-    assert (shown["data"]["num_mix"], shown["audio"]["hop"]) == (3, 256)
+    shown = yaml.safe_load(run("ialcms", "configs", "show", "duet", "data.num_mixtures=3").stdout)
+    assert (shown["data"]["num_mixtures"], shown["audio"]["hop"]) == (3, 256)
     assert "separator         41,567,895" in run("ialcms", "info", "duet").stdout
     wrong = run("ialcms", "configs", "show", "duett", code=2).stderr
     assert "give a YAML file or one of the names audioset, demo, demo_solo, duet," in wrong
