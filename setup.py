@@ -79,7 +79,7 @@ setup(
         "numpy>=1.26",  # arrays, counter-based random numbers of the data plan
         "scipy>=1.11",  # filters of the demo's sounds; mir_eval needs it too
         "soundfile>=0.12",  # FLAC and WAV in memory (torchaudio 2.11 itself no longer decodes)
-        "av>=18",  # reading and writing videos (PyAV)
+        "av>=18,<19",  # reading and writing videos (PyAV); 19 has no metadata_errors, for files with broken names
         "pillow>=10.1",  # JPEG and PNG, drawing the demo's pictures
         "mir_eval>=0.7,<0.9",  # BSS Eval v3; its separation module is gone after 0.8
         "tensorboard>=2.15",  # curves, sounds and pictures of a run
