@@ -1,15 +1,76 @@
 """Packaging. torch, torchaudio and torchvision come from the package index in matching minor versions: torchaudio
 and torchvision do not load beside another (or a CPU-only) build of torch."""
 
+import re
+import shutil
+from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
+from setuptools.errors import SetupError
+
+# Folders of the checkout that a wheel has inside the package: as names beside ialcms they would be anybody's.
+INSIDE = ("shards", "launch", "configs", "slurm")
+CHECKOUT = find_packages(include=["ialcms", "ialcms.*", "shards", "shards.*", "launch", "launch.*"])
+DATA = ("configs", "configs.datasets", "configs.deepspeed", "slurm")
+
+
+class BuildWheel(build_py):
+    """A wheel's modules import what was moved by its name there: `from shards.pack` becomes `from ialcms.shards.pack`.
+
+    Every such import stands on a line of its own, as `from ... import`; `import shards` is refused.
+    """
+
+    def run(self):
+        if not self.editable_mode:  # what an earlier build left may have been deleted since
+            self.execute(_remove, [Path(self.build_lib, "ialcms")])
+        super().run()
+
+    def build_module(self, module, module_file, package):
+        written, copied = super().build_module(module, module_file, package)
+        path = Path(written)
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"^\s*import (shards|launch)\b", text, re.MULTILINE):
+            raise SetupError(f"{module_file}: write 'from PACKAGE import MODULE' for modules of shards and launch")
+        moved = re.sub(r"^(\s*from )((shards|launch)(\.[\w.]+)? import )", r"\1ialcms.\2", text, flags=re.MULTILINE)
+        path.write_text(moved, encoding="utf-8")
+        return written, copied
+
+
+class EditInPlace(editable_wheel):
+    """`pip install --editable` uses the checkout as it lies."""
+
+    def finalize_options(self):
+        self.distribution.packages, self.distribution.package_dir = CHECKOUT, {}
+        super().finalize_options()
+
+
+def _remove(folder):
+    shutil.rmtree(folder, ignore_errors=True)
+
 
 setup(
     name="ialcms",
     version="0.1.0",
     description="Distributed training of picture-guided sound separation (IAL-CMS) on WebDataset shards",
     python_requires=">=3.11",
-    packages=find_packages(include=["ialcms", "ialcms.*", "shards", "shards.*", "launch", "launch.*"]),
-    package_data={"ialcms.report": ["templates/*"]},
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+    packages=[name if name.startswith("ialcms") else f"ialcms.{name}" for name in (*CHECKOUT, *DATA)],
+    package_dir={f"ialcms.{name}": name for name in INSIDE},
+    package_data={
+        "ialcms.report": ["templates/*"],
+        "ialcms.configs": ["*.yaml"],
+        "ialcms.configs.datasets": ["*.yaml", "*.txt"],
+        "ialcms.configs.deepspeed": ["*.json"],
+        "ialcms.slurm": ["*.sbatch", "*.sh"],
+    },
+    cmdclass={"build_py": BuildWheel, "editable_wheel": EditInPlace},
     install_requires=[
         "torch==2.11.*",  # networks, torchrun, DDP, distributed checkpoints
         "torchaudio==2.11.*",  # resampling
@@ -18,7 +79,7 @@ setup(
         "numpy>=1.26",  # arrays, counter-based random numbers of the data plan
         "scipy>=1.11",  # filters of the demo's sounds; mir_eval needs it too
         "soundfile>=0.12",  # FLAC and WAV in memory (torchaudio 2.11 itself no longer decodes)
-        "av>=18",  # reading and writing videos (PyAV)
+        "av>=18,<19",  # reading and writing videos (PyAV); 19 has no metadata_errors, for files with broken names
         "pillow>=10.1",  # JPEG and PNG, drawing the demo's pictures
         "mir_eval>=0.7,<0.9",  # BSS Eval v3; its separation module is gone after 0.8
         "tensorboard>=2.15",  # curves, sounds and pictures of a run

@@ -107,8 +107,8 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
 
-    train = _verb(verbs, "train", _train, "train a separator", "ialcms train configs/demo.yaml train.steps=100",
-                  "torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml")  # fmt: skip
+    train = _verb(verbs, "train", _train, "train a separator", "ialcms train demo train.steps=100",
+                  "torchrun --standalone --nproc_per_node=2 -m ialcms train demo")  # fmt: skip
     _add_config(train)
     train.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>); an old one is continued")
     train.add_argument(
@@ -191,16 +191,18 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     export.add_argument("--objects", type=int, default=2, help="with --torch-export: pictures that come with a mix")
 
     info = _verb(verbs, "info", _info, "shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
-                 "ialcms info configs/duet.yaml", "ialcms info configs/demo.yaml --workers 4",
+                 "ialcms info duet", "ialcms info demo --workers 4",
                  "ialcms info runs/demo/config.yaml --plan 100")  # fmt: skip
     _add_config(info)
     info.add_argument("--workers", type=int, default=1, help="number of training workers to do the arithmetic for")
     info.add_argument("--plan", type=int, metavar="STEP", help="print what every mix of this step (from 0) is made of")
     info.add_argument("--read-clips", action="store_true", help="with --plan: read its clips, show replaced ones")
 
+    _add_configs(verbs)
+
     pretrain = _verb(verbs, "pretrain", _pretrain,
                      "train the backbone to name instruments, where ImageNet's does not fit",
-                     "ialcms pretrain configs/demo.yaml --out runs/demo/backbone.pt")  # fmt: skip
+                     "ialcms pretrain demo --out runs/demo/backbone.pt")  # fmt: skip
     _add_config(pretrain)
     pretrain.add_argument("--out", type=Path, required=True, help="file for the weights")
     pretrain.add_argument("--steps", type=int, default=300, help="batches of pictures")
@@ -210,7 +212,7 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
 
     demo = _verb(verbs, "demo", _demo, "the whole job on made-up data: make, pack, train, evaluate, report",
                  "ialcms demo", "ialcms demo --supervised --workers 1")  # fmt: skip
-    demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configs/demo_solo.yaml)")
+    demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configuration demo_solo)")
     demo.add_argument("--workers", type=int, help="training workers (default: 2, but 1 on a machine with one GPU)")
     demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
     demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
@@ -241,6 +243,22 @@ def _add_checkpoint(verbs: argparse._SubParsersAction) -> None:
     export.add_argument("--out", type=Path, required=True, help="file to write")
 
 
+def _add_configs(verbs: argparse._SubParsersAction) -> None:
+    configs = _verb(verbs, "configs", _configs_list, "list the configurations by name; show, explain, copy them",
+                    "ialcms configs", "ialcms configs show duet", "ialcms configs fields",
+                    "ialcms configs copy my-project")  # fmt: skip
+    actions = configs.add_subparsers(dest="action", metavar="action")
+    show = _verb(actions, "show", _configs_show, "print a configuration with every default",
+                 "ialcms configs show duet", "ialcms configs show my.yaml data.num_mixtures=3")  # fmt: skip
+    _add_config(show)
+    _verb(actions, "fields", _configs_fields,
+          "print every field: default, range, meaning, whether a resumed run may change it",
+          "ialcms configs fields")  # fmt: skip
+    copy = _verb(actions, "copy", _configs_copy, "copy configs/ and slurm/ (batch files) to a folder, to change them",
+                 "ialcms configs copy my-project")  # fmt: skip
+    copy.add_argument("folder", type=Path, help="gets the folders configs and slurm")
+
+
 def _verb(
     verbs: argparse._SubParsersAction, name: str, func: Callable, help: str, *examples: str
 ) -> argparse.ArgumentParser:
@@ -256,7 +274,7 @@ def _verb(
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML file, like configs/demo.yaml")
+    parser.add_argument("config", type=Path, help="YAML file, or a name of 'ialcms configs', like duet")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
 
 
@@ -356,6 +374,34 @@ def _info(args: argparse.Namespace) -> int:
         print(describe_plan(config, args.plan, args.workers, args.read_clips))
     else:
         print(describe(config, args.workers))
+    return 0
+
+
+def _configs_list(args: argparse.Namespace) -> int:
+    from ialcms.config_tool import list_configs
+
+    print(list_configs())
+    return 0
+
+
+def _configs_show(args: argparse.Namespace) -> int:
+    from ialcms.config_tool import show_config
+
+    print(show_config(args.config, args.overrides))
+    return 0
+
+
+def _configs_fields(args: argparse.Namespace) -> int:
+    from ialcms.config_tool import show_fields
+
+    print(show_fields())
+    return 0
+
+
+def _configs_copy(args: argparse.Namespace) -> int:
+    from ialcms.config_tool import copy_own
+
+    print("\n".join(map(str, copy_own(args.folder))))
     return 0
 
 

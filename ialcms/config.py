@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ialcms.own_files import find_own, own_names
 from ialcms.reading import Unreadable, bare, shown
 from ialcms.reading.text import parse_yaml
 
@@ -29,10 +30,10 @@ log = logging.getLogger(__name__)
 class AudioConfig:
     """Waves and spectrograms: STFT, log-frequency warp."""
 
-    sample_rate: int = 11_025
+    sample_rate: int = 11_025  # Hz
     num_samples: int = 65_535  # L, the window that the networks see
-    n_fft: int = 1_022
-    hop: int = 256
+    n_fft: int = 1_022  # samples in a frame of the STFT
+    hop: int = 256  # samples between two frames
     log_bins: int = 256  # F, log-spaced rows; the linear spectrogram has n_fft // 2 + 1
 
     @property
@@ -65,8 +66,8 @@ class DataConfig:
 class VisualConfig:
     width: int = 64  # channels of the ResNet-18's first stage (64 in the ImageNet weights)
     weights: str = "imagenet"  # frozen backbone: a file, "imagenet" (torchvision's cache) or "none" (random)
-    aspp_channels: int = 256
-    low_level_channels: int = 48
+    aspp_channels: int = 256  # of each branch of the atrous pyramid
+    low_level_channels: int = 48  # that the backbone's finer features are reduced to
     channels: int = 512  # of the common audio-visual space
     dropout: float = 0.0  # before the common-space MLP, in the pass that feeds the consistency loss
 
@@ -93,9 +94,9 @@ class LossConfig:
     lambda_ind: float = 0.01  # final weight of the independence loss; 0: no critic
     lambda_ind_steps: tuple[int, ...] = (8_000, 16_000, 24_000)  # global steps after which it grows tenfold
     lambda_avc: float = 0.05  # final weight of the audio-visual consistency loss
-    lambda_avc_steps: tuple[int, ...] = (4_000, 8_000, 12_000)
-    si_snr_cap_db: float = 30.0
-    temperature: float = 0.3
+    lambda_avc_steps: tuple[int, ...] = (4_000, 8_000, 12_000)  # global steps after which that grows tenfold
+    si_snr_cap_db: float = 30.0  # what a perfect estimate is credited with
+    temperature: float = 0.3  # of the consistency loss
     excluded_negatives: int = 6  # largest negatives of a row that are left out as likely false
     critic_c: float = 1.0  # weight of the hinge terms against |w|^2
     bank_size: int = 1_000  # past components that serve as independent partners
@@ -104,11 +105,11 @@ class LossConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     lr_audio: float = 1e-4  # audio U-Net and audio-visual module
-    lr_visual: float = 1e-3
-    lr_critic: float = 1e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    critic_betas: tuple[float, float] = (0.0, 0.9)
-    critic_weight_decay: float = 1e-3
+    lr_visual: float = 1e-3  # visual net, but for its frozen backbone
+    lr_critic: float = 1e-4  # critic
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam, for the separator
+    critic_betas: tuple[float, float] = (0.0, 0.9)  # of Adam, for the critic
+    critic_weight_decay: float = 1e-3  # of Adam, added to the gradient
     clip_norm: float = 0.0  # largest gradient norm of each network; 0: no clipping
 
 
@@ -157,12 +158,12 @@ PUBLISHED = ProtocolConfig(masks="plain", consistency=False, pictures=1, join="m
 
 @dataclass(frozen=True)
 class EvalConfig:
-    split: str = "test"
+    split: str = "test"  # or train, val
     num_sources: int = 2  # solos per mix
     draws: int = 10  # mixes per combination of instruments
-    seconds: float = 10.0
+    seconds: float = 10.0  # length of a mix
     hop: int = 2_205  # samples between the windows of a mix
-    seed: int = 0
+    seed: int = 0  # of the mixes
     batch_windows: int = 16  # windows that pass the network together
     validation_draws: int = 2  # mixes per combination in the validation during training: one window each
     # mir_eval: the reference; fast: the same to 1e-6 dB, on the rank's own device; auto: fast where that is a GPU
@@ -173,8 +174,8 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class Config:
-    name: str = "run"
-    seed: int = 0
+    name: str = "run"  # the run's folder is runs/<name>
+    seed: int = 0  # of everything that training draws
     audio: AudioConfig = field(default_factory=AudioConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -212,11 +213,13 @@ LOCAL_FIELDS = frozenset(
 def load_config(path: str | Path, overrides: typing.Sequence[str] = ()) -> Config:
     """Read a YAML file, apply `section.key=value` overrides (values in YAML syntax) and check the result.
 
+    path: a file, or the name of one of the program's own, like `duet`.
     Raises ValueError with one line that names the file or field and the remedy.
     """
-    path = Path(path)
+    path = find_own(path, "configs", ".yaml")
     if not path.is_file():
-        raise ValueError(f"configuration {path} does not exist; those of this project are in configs/")
+        known = ", ".join(own_names("configs", ".yaml"))
+        raise ValueError(f"configuration {path} does not exist; give a YAML file or one of the names {known}")
     try:
         values = parse_yaml(path.read_bytes()) or {}
     except OSError as error:
@@ -370,14 +373,18 @@ _LARGEST = {
 }  # fmt: skip
 
 
+def limits(name: str) -> tuple[bool, int]:
+    """Whether the numbers of a field may be zero, and the largest that makes sense; none is negative."""
+    return name in _MAY_BE_ZERO, _LARGEST.get(name, _LARGEST_OF_ALL)
+
+
 def _positive(config: Config) -> None:
     for name, value in flatten(to_dict(config)).items():
-        zero = name in _MAY_BE_ZERO
+        zero, largest = limits(name)
         for number in value if isinstance(value, list) else [value]:
             is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
             if is_number and (number < 0 or (number == 0 and not zero)):
                 raise ValueError(f"{name} is {shown(number)}; it must be {'0 or ' if zero else ''}positive")
-            largest = _LARGEST.get(name, _LARGEST_OF_ALL)
             if is_number and number > largest:
                 raise ValueError(f"{name} is {shown(number)}; the largest value that makes sense is {largest}")
 

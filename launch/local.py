@@ -25,7 +25,7 @@ def command(arguments: Sequence[str], workers: int) -> list[str]:
     """The command that runs `ialcms ARGUMENTS` on `workers` workers of this machine; one runs without torchrun."""
     if workers < 1:
         raise ValueError(f"--workers is {workers}; at least one worker is needed")
-    launcher = [] if workers == 1 else ["-m", "launch.workers", "--workers", str(workers)]
+    launcher = [] if workers == 1 else ["-m", f"{__package__}.workers", "--workers", str(workers)]
     program = ["-m", "ialcms"] if workers == 1 else []
     return [sys.executable, *launcher, *program, *arguments]
 
@@ -56,9 +56,9 @@ def _without_other_launchers() -> dict[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.local",
+        prog=f"python -m {__package__}.local",
         description="Start a verb of ialcms on the workers of this machine.",
-        epilog="example: python -m launch.local --workers 2 train configs/demo.yaml",
+        epilog=f"example: python -m {__package__}.local --workers 2 train configs/demo.yaml",
     )
     parser.add_argument("--workers", type=int, help="number of workers (default: one per GPU, or one)")
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")

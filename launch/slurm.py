@@ -28,7 +28,9 @@ def fill_in(verb: str, options: Sequence[str], arguments: Sequence[str], folder:
     """
     path = folder / f"{verb}.sbatch"
     if not path.is_file():
-        raise ValueError(f"{path} is not here; submit jobs from the project's folder")
+        installed = "." in (__package__ or "")  # without the checkout
+        where = "a folder that 'ialcms configs copy' has made" if installed else "the project's folder"
+        raise ValueError(f"{path} is not here; submit jobs from {where}")
     lines = path.read_text().splitlines()
     last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH"))
     filled = [f"#SBATCH {option}" for option in _join_values(options)]
@@ -104,7 +106,7 @@ def main(words: Sequence[str] | None = None) -> int:
     verb = next((word for word in words if word in VERBS), None)
     before = words[: words.index(verb)] if verb else words
     if "--help" in before or "-h" in before or not words:
-        print(__doc__)
+        print((__doc__ or "").replace("launch.slurm", f"{__package__}.slurm"))
         return 0
     try:
         if verb is None:

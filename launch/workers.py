@@ -153,9 +153,9 @@ def _free_port() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m launch.workers",
+        prog=f"python -m {__package__}.workers",
         description="Run a verb of ialcms on the workers of this machine.",
-        epilog="example: python -m launch.workers --workers 2 train configs/demo.yaml",
+        epilog=f"example: python -m {__package__}.workers --workers 2 train configs/demo.yaml",
     )
     parser.add_argument("--workers", type=int, help="on this machine (default: one per GPU, or one)")
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")

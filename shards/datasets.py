@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ialcms.files import open_text
+from ialcms.own_files import find_own, own_folder
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.text import parse_yaml
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
+FOLDER = own_folder("configs/datasets")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def load_dataset(name: str | Path) -> Dataset:
 
     Raises ValueError naming the file, the key and the remedy.
     """
-    path = Path(name)
+    path = find_own(name, "configs/datasets", ".yaml")
     if path.suffix.lower() not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
     if not path.is_file():

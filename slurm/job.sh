@@ -20,7 +20,12 @@ fail() {
 
 python=${IALCMS_PYTHON:-.venv/bin/python}
 [[ -n ${IALCMS_PYTHON:-} || -x $python ]] || python=python3
-"$python" -c 'import sys, importlib.util as i; sys.exit(not all(map(i.find_spec, ("ialcms", "launch", "torch"))))' \
+# The launchers' package: launch in a checkout, ialcms.launch where ialcms was installed.
+launch=$("$python" -c '
+from importlib.util import find_spec as find
+found = next((name for name in ("ialcms.launch", "launch") if find("ialcms") and find("torch") and find(name)), "")
+print(found, end="")
+') && [[ -n $launch ]] \
   || fail "$python has no ialcms: run 'make install' in the project's folder, or name another one in IALCMS_PYTHON" 2
 
 [[ -z ${SLURM_GPUS_PER_TASK:-} && ${SLURM_TRES_PER_TASK:-} != *gpu* ]] \
@@ -51,7 +56,7 @@ exec_workers() {
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_GPU
   exec srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \
-    --kill-on-bad-exit=1 --wait="$patience_s" "$python" -m launch.workers "${own[@]}" --nodes "$SLURM_NNODES" \
+    --kill-on-bad-exit=1 --wait="$patience_s" "$python" -m "$launch.workers" "${own[@]}" --nodes "$SLURM_NNODES" \
     --head "$head:$(free_port)" --id "$SLURM_JOB_ID.$starts" --notes "$notes" --end-with-parent "$@"
 }
 

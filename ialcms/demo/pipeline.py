@@ -19,6 +19,7 @@ from ialcms.demo.dataset import make_dataset
 from ialcms.demo.duet import make_duet
 from ialcms.inference import separate_file
 from ialcms.lease import Lease
+from ialcms.own_files import own_folder
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.pretrain import pretrain
 from launch import local
@@ -43,7 +44,7 @@ def run_demo(
     workers: by default two, or one where two would have to share a GPU.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
     """
-    config_path = _config_file("demo_solo.yaml" if supervised else "demo.yaml")
+    config_path = own_folder("configs") / ("demo_solo.yaml" if supervised else "demo.yaml")
     shards, backbone = data / "shards", data / "backbone.pt"
     overrides = [f"data.shards={shards}", f"model.visual.weights={backbone}", *overrides]
     config = load_config(config_path, overrides)
@@ -82,14 +83,6 @@ def run_demo(
     announce(6, f"done; listen to {page.resolve()}")
     print(f"curves: tensorboard --logdir {run.path}")
     return page
-
-
-def _config_file(name: str) -> Path:
-    """A configuration of this folder's configs/, or of the checkout that the program was installed from."""
-    for folder in (Path("configs"), Path(__file__).parents[2] / "configs"):
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(f"configs/{name} is not here; run the demo from the project's folder")
 
 
 def _run(arguments: list[str], workers: int) -> None:

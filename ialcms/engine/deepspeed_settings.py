@@ -6,10 +6,10 @@ same. Optimizer, schedules and precision must not be in the file.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ialcms.config import Config
+from ialcms.own_files import find_own
 from ialcms.reading import Unreadable, bare
 from ialcms.reading.text import read_json
 
@@ -25,13 +25,13 @@ _OURS = {
 
 def read_settings(config: Config, world_size: int) -> dict[str, Any]:
     """The settings for deepspeed.initialize; ValueError when the file contradicts the configuration."""
-    path = Path(config.train.deepspeed_config)
+    path = find_own(config.train.deepspeed_config, "configs/deepspeed", ".json")
     try:
         settings = read_json(path)
     except OSError as error:
         raise ValueError(
-            f"train.deepspeed_config: {path} cannot be read ({error.strerror}); those of this project are "
-            "configs/deepspeed/zero0.json to zero3.json"
+            f"train.deepspeed_config: {path} cannot be read ({error.strerror}); those of this project have "
+            "the names zero0, zero1, zero2 and zero3"
         ) from error
     except Unreadable as error:
         raise ValueError(f"train.deepspeed_config: {path} is not valid JSON: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -116,10 +117,20 @@ class RunFolder:
         return self.evaluation / f"{config.eval.split}-{config.eval.num_sources}mix"
 
     def read_config(self, overrides: Sequence[str] = ()) -> Config:
-        """The configuration that the run was started with last, `overrides` applied."""
+        """The configuration that the run was started with last, `overrides` applied.
+
+        Shards at a relative path that is not here are looked for from where the run was started.
+        """
         if not self.config.is_file():
             raise ValueError(f"{self.path} is no run's folder: it has no {self.config.name}; give the folder of a run")
-        return load_config(self.config, overrides)
+        config = load_config(self.config, overrides)
+        if any(override.startswith("data.shards=") for override in overrides) or os.path.exists(config.data.shards):
+            return config
+        starts = self._starts()
+        there = os.path.join(str(starts[-1].get("folder", "")) if starts else "", config.data.shards)
+        if not config.data.shards or not os.path.exists(there):
+            return config
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, shards=there))
 
 
 def _environment(world_size: int, start: Start) -> dict[str, Any]:
@@ -135,6 +146,7 @@ def _environment(world_size: int, start: Start) -> dict[str, Any]:
         "init_from": None if start.weights is None else os.path.abspath(start.weights),
         "world_size": world_size,
         "host": platform.node(),
+        "folder": os.getcwd(),
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "git": _git_revision(),
@@ -144,15 +156,16 @@ def _environment(world_size: int, start: Start) -> dict[str, Any]:
 
 def _git_revision() -> str:
     """Revision of the program's own checkout, '-dirty' where files differ; 'unknown' outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve()
     try:
-        result = subprocess.run(
+        # an environment in somebody's checkout, with us installed in it, has nothing to do with that checkout
+        for command in (
+            ["git", "ls-files", "--error-unmatch", here.name],
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        ):
+            result = subprocess.run(command, cwd=here.parent, capture_output=True, text=True, timeout=10)
+            if result.returncode:
+                return "unknown"
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return result.stdout.strip() if result.returncode == 0 else "unknown"
+    return result.stdout.strip()
