@@ -112,6 +112,7 @@ def _one_of(world: int) -> Iterator[None]:
         return
     os.environ |= {
         "RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(world),
+        "TORCHELASTIC_RUN_ID": "null", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",  # as if torchrun had started it
     }  # fmt: skip
     init_process_group = dist.init_process_group
 
