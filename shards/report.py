@@ -80,9 +80,10 @@ class Report:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
         """Raises ValueError (or KeyError, TypeError) for values that `to_dict` does not give."""
-        for name in ("dropped", "bad"):
-            if not isinstance(values[name], list) or not all(map(_is_named, values[name])):
-                raise ValueError(f"its '{name}' are {shown(values[name])}")
+        named = {"dropped": values["dropped"], "bad": values["bad"], "clipped": values.get("clipped", [])}
+        for name, items in named.items():
+            if not isinstance(items, list) or not all(map(_is_named, items)):
+                raise ValueError(f"its '{name}' are {shown(items)}")
         for name in ("num_clips", "num_kept", "num_boxes", "num_boxes_kept"):
             if type(values[name]) is not int:
                 raise ValueError(f"its {name} is {shown(values[name])}")
@@ -97,7 +98,7 @@ class Report:
             Counter(rejected),
             values["dropped"],
             values["bad"],
-            values.get("clipped", []),  # reports of before have none
+            named["clipped"],  # reports of before have none
         )
 
     def write(self, path: Path) -> None:

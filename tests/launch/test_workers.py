@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_workers_that_do_not_listen_yet_just_end(project: Path) -> None:
 def test_a_second_interrupt_ends_them_at_once(project: Path) -> None:
     process = start(project, "--workers", "2", "train", "steps=100000", "step_s=1000")
     wait_for(lambda: (project / "run").exists(), "the start of the workers")
+    time.sleep(3)  # for the other worker to listen: one that is still starting is ended by the first request
     process.send_signal(signal.SIGINT)
     with pytest.raises(subprocess.TimeoutExpired):  # they are in the middle of a long step
         process.wait(timeout=1.5)
