@@ -53,8 +53,8 @@ def test_deepspeed_is_one_option(
     job.stop()
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1), job.log
-    # Engines round otherwise, and Adam with its eps as configured makes full steps of rounding: the losses lie 1e-6 apart
-    # in the first ten steps and were seen to lie up to 2e-2 apart in the last ones.
+    # Engines round otherwise, and Adam with its eps as configured makes full steps of rounding: the losses lie 1e-6
+    # apart in the first ten steps and were seen to lie up to 2e-2 apart in the last ones.
     check_losses(job.run, uninterrupted(2), tolerance=5e-2)
 
 
