@@ -55,7 +55,7 @@ class NaiveExperiment:
         now = step_schedule(batch.step, self.config)
         scalars: dict[str, Tensor] = {}
         pairs: Pairs | None = None
-        if now.critic:
+        if now.train_critic:
             with torch.no_grad(), self._autocast():
                 magnitude, *_ = self._separate(batch)
             pairs = self._draw(magnitude, batch.step)
@@ -67,7 +67,7 @@ class NaiveExperiment:
             self.critic_optimizer.step()
             self.critic_optimizer.zero_grad()
             scalars["loss/critic"] = loss.detach()
-        if now.separator:
+        if now.train_separator:
             scalars |= self._learn_separator(batch, pairs, now)
         return scalars
 
