@@ -93,8 +93,8 @@ setup(
         "dev": [
             "pytest>=8",
             "pytest-xdist>=3.6",  # half of the tests' time is waiting for processes to start
-            "pytest-timeout>=2.3",  # a hanging worker must not hang the tests
-            "psutil>=5.9",  # finds the workers of a run that a test kills
+            "pytest-timeout>=2.3",  # a hanging rank must not hang the tests
+            "psutil>=5.9",  # finds the ranks of a run that a test kills
             "playwright>=1.49",  # drives Debian's Chromium in the report's tests
             "import-linter>=2",  # holds the order of the packages
             "ruff==0.17.*",

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from ialcms.config import Config
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.checkpoint_writer import CheckpointWriter
 from ialcms.training.step import Experiment
@@ -23,8 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     config = Config()
-    with Workers() as workers:
-        experiment = Experiment(config, workers, pretrained=False)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks, pretrained=False)
         for learner in (experiment.separator, experiment.critic):
             assert learner is not None
             for parameter in learner.module.parameters():
@@ -40,7 +40,7 @@ def main() -> None:
             writer.wait()
             whole_s = time.perf_counter() - began
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    print(f"checkpoint of {size / 1e6:.0f} MB ({workers.device.type})")
+    print(f"checkpoint of {size / 1e6:.0f} MB ({ranks.device.type})")
     print(f"training stands still {stood_s:.2f} s, the file is complete after {whole_s:.2f} s: "
           f"{stood_s / whole_s:.0%}")  # fmt: skip
 

@@ -34,7 +34,7 @@ from benchmarks.costs import PeakMemory, count, launches
 from benchmarks.naive_method import NaiveExperiment
 from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.models import Separator, layout, upsampled_conv
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
@@ -132,7 +132,7 @@ def first_step(config: Config) -> int:
 
 def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
     set_arithmetic(config, fixed_shapes=True)
-    experiment = Experiment(config, Workers())
+    experiment = Experiment(config, Ranks())
     assert experiment.critic is not None
     assert experiment.bank is not None
     _let_masks_differ(experiment.separator.module)
@@ -185,7 +185,7 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     with torch.no_grad():  # where both hinges of the critic pull, all but equal pulls cancel and rounding is left
         for critic in (ours.critic.module, naive.critic):
             critic.b.fill_(-2.0)
-    batch = make_batch(config, first_step(config), ours.workers.device)
+    batch = make_batch(config, first_step(config), ours.ranks.device)
     batch = dataclasses.replace(batch, mix=batch.mix.double(), mixtures=batch.mixtures.double())
     optimizers = {
         "separator": (ours.separator.optimizer, naive.separator_optimizer),
@@ -228,7 +228,7 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
     """Times and costs of both forms at one precision and batch size; prints them."""
     config = build_config(options, precision, batch)
     ours, naive = build(config, options.naive)
-    device = ours.workers.device
+    device = ours.ranks.device
     forms: dict[str, Step] = {"ours": ours.step}
     if naive is not None:
         forms["naive"] = naive.step

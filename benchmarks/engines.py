@@ -1,4 +1,4 @@
-"""How far engines and numbers of workers are apart after 20 steps, and what they send; prints the tables of
+"""How far engines and numbers of ranks are apart after 20 steps, and what they send; prints the tables of
 docs/engines.md. On CPU, by gloo, a few minutes.
 
     python -m benchmarks.engines
@@ -25,18 +25,18 @@ ZERO = [case for stage in range(4) for case in (zero(stage), zero(stage).replace
 DDP = [SINGLE, AS_CONFIGURED, DOUBLE]
 
 
-def run(workers: int, cases: list[str]) -> dict[str, Any]:
-    """Results of the first worker."""
-    print(f"{len(cases)} cases on {workers} worker{'s' if workers > 1 else ''} ...", file=sys.stderr)
+def run(ranks: int, cases: list[str]) -> dict[str, Any]:
+    """Results of rank 0."""
+    print(f"{len(cases)} cases on {ranks} rank{'s' if ranks > 1 else ''} ...", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         command = [program.__file__, folder, *cases]
-        done = python(*command, timeout_s=3_600) if workers == 1 else torchrun(workers, *command, timeout_s=3_600)
+        done = python(*command, timeout_s=3_600) if ranks == 1 else torchrun(ranks, *command, timeout_s=3_600)
         if done.returncode:
             sys.exit(done.stderr)
         return torch.load(Path(folder, "0.pt"), weights_only=True)  # type: ignore[no-any-return]
 
 
-def row(engine: str, workers: int, ours: dict[str, Any], reference: dict[str, Any], names: list[str | None]) -> str:
+def row(engine: str, ranks: int, ours: dict[str, Any], reference: dict[str, Any], names: list[str | None]) -> str:
     """names: cases in single precision with eps 1e-3, the same as configured, in double precision; None: not done."""
 
     def way(name: str | None) -> str:
@@ -50,11 +50,11 @@ def row(engine: str, workers: int, ours: dict[str, Any], reference: dict[str, An
     if first is not None:
         losses = f"{loss_difference(ours[first], reference[_reference(first)]):.0e}"
         outputs = f"{output_difference(ours[first], reference[_reference(first)]):.0e}"
-    return f"| {engine} | {workers} | {losses} | {outputs} | {' | '.join(map(way, names))} |"
+    return f"| {engine} | {ranks} | {losses} | {outputs} | {' | '.join(map(way, names))} |"
 
 
 def _reference(name: str) -> str:
-    """The case on one worker that a case is compared with."""
+    """The case on one rank that a case is compared with."""
     if name.startswith(NO_BATCHNORM):
         return NO_BATCHNORM
     if "accumulation" in name:
@@ -70,17 +70,17 @@ def main() -> None:
     alone = run(1, [*DDP, ACCUMULATED, NO_BATCHNORM, NO_BATCHNORM_ACCUMULATED])
     two = run(2, [*DDP, ACCUMULATED, NO_BATCHNORM_ACCUMULATED, *ZERO, "traffic"])
     four = run(4, [*DDP, *ZERO])
-    print("| engine | workers | losses | outputs | parameters | as configured | float64 |")
+    print("| engine | ranks | losses | outputs | parameters | as configured | float64 |")
     print("|---|---|---|---|---|---|---|")
     print(row("single, accumulation 2, no BatchNorm", 1, alone, alone, [None, None, NO_BATCHNORM_ACCUMULATED]))
-    for workers, ours in ((2, two), (4, four)):
-        print(row("ddp", workers, ours, alone, [SINGLE, AS_CONFIGURED, DOUBLE]))
+    for ranks, ours in ((2, two), (4, four)):
+        print(row("ddp", ranks, ours, alone, [SINGLE, AS_CONFIGURED, DOUBLE]))
     print(row("ddp, accumulation 2 (against single, 2)", 2, two, alone, [None, None, ACCUMULATED]))
     print(row("ddp, accumulation 2, no BatchNorm", 2, two, alone, [None, None, NO_BATCHNORM_ACCUMULATED]))
     for stage in range(4):
-        for workers, ours in ((2, two), (4, four)):
+        for ranks, ours in ((2, two), (4, four)):
             case = zero(stage)
-            print(row(f"ZeRO {stage}", workers, ours, alone, [case, case.replace("eps=1.0e-3,", ""), None]))
+            print(row(f"ZeRO {stage}", ranks, ours, alone, [case, case.replace("eps=1.0e-3,", ""), None]))
     print()
     print("| engine | sent in a step, kB |")
     print("|---|---|")

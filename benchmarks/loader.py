@@ -224,20 +224,20 @@ def encode_flac(path: Path) -> bytes:
 
 def measure_waiting(shards: Path, work: Path, steps: int) -> list[str]:
     lines = [f"3. share of step time waiting for a batch, demo training (configs/demo.yaml), {steps} steps"]
-    for workers in (2, 1):
+    for ranks in (2, 1):
         folder = work / f"run-{time.time_ns()}"
         overrides = [
             f"data.shards={shards}", "model.visual.weights=none", f"train.steps={steps}", "train.log_every=10",
             f"train.validate_every={steps}", f"train.visualise_every={steps}",
         ]  # fmt: skip
         arguments = ["train", "configs/demo.yaml", "--folder", str(folder), *overrides]
-        if local.run(arguments, workers):
+        if local.run(arguments, ranks):
             raise SystemExit("the demo's training failed")
         records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         records = [record for record in records if "speed/longest_share_waiting_for_data" in record]
         first, *others = [100 * record["speed/longest_share_waiting_for_data"] for record in records]
         seconds = statistics.mean(record["speed/step_seconds"] for record in records[1:])
-        name = f"{workers} worker{'s' if workers > 1 else ''}"
+        name = f"{ranks} rank{'s' if ranks > 1 else ''}"
         lines.append(
             f"  {name}, 1 loader process each: {statistics.mean(others):.2f} % of {seconds:.2f} s "
             f"(worst ten steps {max(others):.2f} %; the first ten, when the loader starts, {first:.0f} %)"

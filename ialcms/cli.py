@@ -76,21 +76,21 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _refuse(message: str, told_by_first: bool = False) -> int:
-    """told_by_first: the first worker knows it too, and tells it."""
-    worker = _worker()
-    if worker:
-        # As a rule all workers find the same fault, and torchrun ends all as soon as one has ended: let the first one
-        # speak. A worker that is still there then has found a fault of its own, as where its machine lacks a file.
+    """told_by_first: rank 0 knows it too, and tells it."""
+    rank = _rank()
+    if rank:
+        # As a rule all ranks find the same fault, and torchrun ends all as soon as one has ended: let the first one
+        # speak. A rank that is still there then has found a fault of its own, as where its machine lacks a file.
         time.sleep(15)
         if told_by_first:
             return 2
-        message = f"worker {worker} on {platform.node()}: {message}"
+        message = f"rank {rank} on {platform.node()}: {message}"
     print(f"ialcms: error: {printable(message)}", file=sys.stderr)
     return 2
 
 
-def _worker() -> int:
-    """This worker's number; 0 where the environment does not make it one of many."""
+def _rank() -> int:
+    """This rank's number; 0 where the environment does not make it one of many."""
     try:
         return launched().rank
     except ValueError:
@@ -194,7 +194,7 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
                  "ialcms info duet", "ialcms info demo --workers 4",
                  "ialcms info runs/demo/config.yaml --plan 100")  # fmt: skip
     _add_config(info)
-    info.add_argument("--workers", type=int, default=1, help="number of training workers to do the arithmetic for")
+    info.add_argument("--workers", type=int, default=1, help="number of training ranks to do the arithmetic for")
     info.add_argument("--plan", type=int, metavar="STEP", help="print what every mix of this step (from 0) is made of")
     info.add_argument("--read-clips", action="store_true", help="with --plan: read its clips, show replaced ones")
 
@@ -213,7 +213,7 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     demo = _verb(verbs, "demo", _demo, "the whole job on made-up data: make, pack, train, evaluate, report",
                  "ialcms demo", "ialcms demo --supervised --workers 1")  # fmt: skip
     demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configuration demo_solo)")
-    demo.add_argument("--workers", type=int, help="training workers (default: 2, but 1 on a machine with one GPU)")
+    demo.add_argument("--workers", type=int, help="training ranks (default: 2, but 1 on a machine with one GPU)")
     demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
     demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
     demo.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES)
@@ -291,7 +291,7 @@ def _train(args: argparse.Namespace) -> int:
             f"--resume {args.resume} goes on with a run and --init-from {args.init_from} begins one; give one of them"
         )
     from ialcms.config import load_config
-    from ialcms.engine import Workers, check_engine
+    from ialcms.engine import Ranks, check_engine
     from ialcms.runs.run_folder import RunFolder
     from ialcms.training.trainer import train
 
@@ -304,8 +304,8 @@ def _train(args: argparse.Namespace) -> int:
     if not folder.environment.exists():  # of an earlier start: then the configuration is the run's own
         refuse_overwriting([folder.config], [args.config], "give another --folder, or rename your configuration")
     check_engine(config)
-    with Workers(timeout_s=max(1_800, 2 * config.train.timeout_s)) as workers:  # the watchdog is to be first
-        train(config, folder, workers, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
+    with Ranks(timeout_s=max(1_800, 2 * config.train.timeout_s)) as ranks:  # the watchdog is to be first
+        train(config, folder, ranks, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
 
 
@@ -323,7 +323,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         print(compare(a, b, overrides))
         return 0
     adopt_launcher()
-    from ialcms.engine import Workers
+    from ialcms.engine import Ranks
     from ialcms.evaluation.evaluate import evaluate, lease_of, rewrite_page
 
     if args.run is None:
@@ -333,12 +333,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = folder.read_config(overrides)
     out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
     checkpoint = args.checkpoint or folder.best_checkpoint()
-    with Workers() as workers:
+    with Ranks() as ranks:
         if not args.report:
-            evaluate(config, checkpoint, workers, out, args.mixes)
-        elif workers.is_first:
+            evaluate(config, checkpoint, ranks, out, args.mixes)
+        elif ranks.is_first:
             with lease_of(out):
-                print(f"report: {rewrite_page(config, checkpoint, workers.device, out)}")
+                print(f"report: {rewrite_page(config, checkpoint, ranks.device, out)}")
     return 0
 
 

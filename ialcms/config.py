@@ -2,7 +2,7 @@
 
     config = load_config("configs/demo.yaml", ["train.steps=100", "data.num_mixtures=3"])
 
-Everything is checked here, before any worker starts. Errors are `ValueError`s that name field, value and remedy.
+Everything is checked here, before any rank starts. Errors are `ValueError`s that name field, value and remedy.
 """
 
 from __future__ import annotations
@@ -115,20 +115,20 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    steps: int = 100_000  # global steps: one is a batch of the whole job, whatever the number of workers
+    steps: int = 100_000  # global steps: one is a batch of the whole job, whatever the number of ranks
     global_batch: int = 8  # G, mixes in a global batch
     critic_every: int = 1  # the critic learns at every n-th step
     separator_every: int = 3  # the separator too; without a critic it learns at every step
-    accumulation: int = 1  # micro-batches in which a worker goes through its share of the global batch
+    accumulation: int = 1  # micro-batches in which a rank goes through its share of the global batch
     engine: str = "auto"  # auto: ddp under a launcher, else single; or deepspeed
     deepspeed_config: str = "configs/deepspeed/zero2.json"  # how DeepSpeed shards: ZeRO 0 to 3
     gradient_compression: str = "none"  # or bf16: ddp sends gradients in 16 bits
     max_skipped_steps: int = 10  # steps with NaN or infinity that a run may skip
     timeout_s: float = 1_800.0  # longest time for a step, a validation or a checkpoint before the run is ended
-    check_every: int = 500  # steps after which all workers compare their networks
+    check_every: int = 500  # steps after which all ranks compare their networks
     precision: str = "float32"  # or bf16: autocast of the networks; STFT, losses, spectral norm stay in float32
-    compile: bool = False  # torch.compile of both networks' training passes, on one worker
-    cuda_graphs: bool = False  # training passes as CUDA graphs, on one worker with a GPU
+    compile: bool = False  # torch.compile of both networks' training passes, on one rank
+    cuda_graphs: bool = False  # training passes as CUDA graphs, on one rank with a GPU
     cudnn_benchmark: bool = (
         False  # cuDNN tries its algorithms at the start; a resumed run may choose, and round, others
     )
@@ -285,7 +285,7 @@ def binding_fields(config: Config) -> dict[str, Any]:
 
 
 def shared_fields(config: Config) -> dict[str, Any]:
-    """The flat fields that are the same on all workers of a job."""
+    """The flat fields that are the same on all ranks of a job."""
     return {key: value for key, value in flatten(to_dict(config)).items() if key not in LOCAL_FIELDS}
 
 
@@ -295,7 +295,7 @@ def digest(config: Config) -> str:
 
 
 def check(config: Config) -> None:
-    """Cross-field checks that need neither data nor workers."""
+    """Cross-field checks that need neither data nor ranks."""
     audio, data, train = config.audio, config.data, config.train
     _positive(config)
     if audio.num_frames % 32 or audio.log_bins % 32:
@@ -334,18 +334,18 @@ def check(config: Config) -> None:
 
 
 def check_world_size(config: Config, world_size: int) -> None:
-    """Every worker owns the same number of the global batch's mixes, in micro-batches of the same size."""
+    """Every rank owns the same number of the global batch's mixes, in micro-batches of the same size."""
     batch, accumulation = config.train.global_batch, config.train.accumulation
     if batch % (world_size * accumulation) and accumulation > 1:
         raise ValueError(
-            f"train.global_batch is {batch}, which {world_size} workers cannot take in {accumulation} equal "
+            f"train.global_batch is {batch}, which {world_size} ranks cannot take in {accumulation} equal "
             f"micro-batches each (train.accumulation); choose a multiple of {world_size * accumulation}"
         )
     if batch % world_size:
         divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
         raise ValueError(
-            f"train.global_batch is {batch}, which {world_size} workers cannot share evenly; "
-            f"use {divisors} workers or another train.global_batch"
+            f"train.global_batch is {batch}, which {world_size} ranks cannot share evenly; "
+            f"use {divisors} ranks or another train.global_batch"
         )
 
 

@@ -21,12 +21,12 @@ from ialcms.training.schedule import ramp
 from ialcms.training.trainer import steps_per_epoch
 
 
-def describe(config: Config, workers: int = 1) -> str:
-    """The text that `ialcms info` prints. ValueError where the configuration can't be trained on `workers` workers."""
-    check_world_size(config, workers)
+def describe(config: Config, ranks: int = 1) -> str:
+    """The text that `ialcms info` prints. ValueError where the configuration can't be trained on `ranks` ranks."""
+    check_world_size(config, ranks)
     separator, critic = build_networks(config, pretrained=False)
     lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
-    lines += [*_batch(config, workers), "", *_schedule(config), ""]
+    lines += [*_batch(config, ranks), "", *_schedule(config), ""]
     try:
         manifest = open_manifest(config.data.shards)
     except ValueError as error:
@@ -34,15 +34,15 @@ def describe(config: Config, workers: int = 1) -> str:
     return "\n".join([*lines, *_coverage(config, manifest)])
 
 
-def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool = False) -> str:
+def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = False) -> str:
     """The text that `ialcms info --plan STEP` prints: what every mix of global step `step` (0-based) is made of.
 
     read_clips: read the step's clips and show those that took the place of clips that cannot be used. ValueError where
-    the configuration can't be trained on `workers` workers, or shards cannot be read.
+    the configuration can't be trained on `ranks` ranks, or shards cannot be read.
     """
     if step < 0:
         raise ValueError(f"--plan is {step}; steps are counted from 0")
-    check_world_size(config, workers)
+    check_world_size(config, ranks)
     manifest, batch = open_manifest(config.data.shards), config.train.global_batch
     plan = Plan(manifest, config.data, config.audio, config.seed, batch)
     data, seconds = config.data, config.audio.num_samples / config.audio.sample_rate
@@ -51,7 +51,7 @@ def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool 
         f"of {plan.num_clips} in {manifest.folder} ({manifest.digest}), seed {config.seed}",
         f"windows of {seconds:.2f} s; crops (left, top) of {data.image_crop} pixels out of {data.image_resize}",
     ]
-    rows = [["lane", "worker", "mixture", "instrument", "clip", "shard", "window (s)", "gain", "box", "crop", "flip"]]
+    rows = [["lane", "rank", "mixture", "instrument", "clip", "shard", "window (s)", "gain", "box", "crop", "flip"]]
     replaced: list[str] = []
     for lane in range(batch):
         mix = plan.mix(lane, step)
@@ -61,8 +61,8 @@ def describe_plan(config: Config, step: int, workers: int = 1, read_clips: bool 
             )
             mix = PlannedMix(lane, step, made.clips)
             replaced += [f"replaced in lane {lane}: {reason}" for reason in made.bad.values()]
-        worker = str(lane * workers // batch)
-        rows += [[str(lane), worker, *cells] for cells in _plan_of_mix(config, manifest, mix)]
+        rank = str(lane * ranks // batch)
+        rows += [[str(lane), rank, *cells] for cells in _plan_of_mix(config, manifest, mix)]
     if not read_clips:
         replaced = ["clips were not read: one that cannot be used gives way to another (see --read-clips)"]
     return "\n".join([*lines, "", *_aligned(rows), "", *replaced]).rstrip()
@@ -133,15 +133,15 @@ def _shapes(config: Config, separator: Separator) -> list[str]:
     ]
 
 
-def _batch(config: Config, workers: int) -> list[str]:
+def _batch(config: Config, ranks: int) -> list[str]:
     data, batch = config.data, config.train.global_batch
     objects = config.clips_per_mix
     kind = "duets, unsupervised" if data.num_objects == 2 else "solos, supervised"
     return [
         f"a mix: {data.num_mixtures} mixtures of {data.num_objects} = {objects} clips of different instruments "
         f"({kind})",
-        f"a step: {batch} mixes, {batch * objects} components; {batch // workers} mixes on each of {workers} "
-        f"worker{'s' if workers > 1 else ''}",
+        f"a step: {batch} mixes, {batch * objects} components; {batch // ranks} mixes on each of {ranks} "
+        f"rank{'s' if ranks > 1 else ''}",
     ]
 
 

@@ -1,11 +1,11 @@
-"""As which of how many workers this process was started, by the environment that launchers leave.
+"""As which of how many ranks this process was started, by the environment that launchers leave.
 
 torchrun and launch.local     RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT
 Kubernetes' PyTorchJob        RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; so by hand
 srun                          SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST
 mpirun                        its own ranks, with MASTER_ADDR and MASTER_PORT from the user
 
-Half of an environment is refused: what is left over from another job would let a worker wait for others who never come.
+Half of an environment is refused: what is left over from another job would let a rank wait for others who never come.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from ialcms.lease import process_name
 
-_REMEDY = "start with torchrun or launch.local, or unset RANK WORLD_SIZE LOCAL_RANK to use one worker"
+_REMEDY = "start with torchrun or launch.local, or unset RANK WORLD_SIZE LOCAL_RANK to use one rank"
 _PORTS = range(10_000, 30_000)  # below those that the system gives away
 # Rank, number of processes and rank on the machine by Open MPI; MVAPICH; MPICH, Intel MPI
 _MPI = (
@@ -34,13 +34,13 @@ class Launched:
 
     rank: int = 0
     world_size: int = 1
-    is_launched: bool = False  # by a launcher; it may start a single worker, too
+    is_launched: bool = False  # by a launcher; it may start a single rank, too
     local_rank: int | None = 0
     local_world_size: int | None = 1
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launched:
-    """The place that the environment names; one worker without any. ValueError for half of an environment."""
+    """The place that the environment names; one rank without any. ValueError for half of an environment."""
     found = os.environ if environment is None else environment
     if "RANK" not in found and "WORLD_SIZE" not in found:
         _refuse_alone(found)
@@ -71,7 +71,7 @@ def adopt_launcher() -> None:
     """Put the place that srun or mpirun gave this process into RANK, WORLD_SIZE, ..., where all look for it.
 
     Called once, before anything else looks. ValueError for half of an environment, and where a launcher does not say
-    where the workers meet.
+    where the ranks meet.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         os.environ.update(_of_srun(os.environ) or _of_mpirun(os.environ) or {})
@@ -79,24 +79,24 @@ def adopt_launcher() -> None:
 
 
 def meeting_point(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """Host and port at which the workers meet: worker 0's. ValueError when the environment does not tell."""
+    """Host and port at which the ranks meet: rank 0's. ValueError when the environment does not tell."""
     found = os.environ if environment is None else environment
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not found.get(name, "").strip()]
     if missing:
         raise ValueError(
             f"RANK and WORLD_SIZE are set, {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: the "
-            f"workers do not know where to meet; set the host of worker 0 and a free port there, or {_REMEDY}"
+            f"ranks do not know where to meet; set the host of rank 0 and a free port there, or {_REMEDY}"
         )
     port = _number(found, "MASTER_PORT")
     if not 0 < port < 65_536:
-        raise ValueError(f"MASTER_PORT is {port}; give a port from 1 to 65535, free on the host of worker 0")
+        raise ValueError(f"MASTER_PORT is {port}; give a port from 1 to 65535, free on the host of rank 0")
     return found["MASTER_ADDR"].strip(), port
 
 
 def launch_mark(environment: Mapping[str, str] | None = None) -> dict[str, str | int]:
     """What a restart of this launch keeps and a new launch does not have, see `is_restart`.
 
-    torchrun's id is not enough: many launches have the same. But its agent starts all workers of a launch, again and
+    torchrun's id is not enough: many launches have the same. But its agent starts all ranks of a launch, again and
     again, and SLURM counts how often it has put a job back into the queue.
     """
     found = os.environ if environment is None else environment
@@ -109,7 +109,7 @@ def is_restart(
     before: Sequence[Mapping[str, str | int]], now: Sequence[Mapping[str, str | int]],
     environment: Mapping[str, str] | None = None,
 ) -> bool:  # fmt: skip
-    """Whether the launcher of the start `before` has made this one, too. Both: marks of all workers."""
+    """Whether the launcher of the start `before` has made this one, too. Both: marks of all ranks."""
     found = os.environ if environment is None else environment
     has_agent = "TORCHELASTIC_RUN_ID" in found or found.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     # after a node was lost and another one came, some of the agents are the same
@@ -161,7 +161,7 @@ def _of_mpirun(found: Mapping[str, str]) -> dict[str, str] | None:
                 f"this is process {found.get(rank, '?')} of {found.get(size, '?')} by mpirun's {rank} and {size}, "
                 f"but {' and '.join(missing)} {verb} not set: hand them on (mpirun -x MASTER_ADDR=HOST "
                 "-x MASTER_PORT=29500, the host of process 0 and a free port there), start with torchrun, or unset "
-                f"{size} and {rank} to use one worker"
+                f"{size} and {rank} to use one rank"
             )
         return place
     return None

@@ -1,6 +1,6 @@
 """Losses of the separator and the critic.
 
-Shapes: B mixes, M mixtures a mix, L samples, N = B*M*O components of the whole global batch, n of them this worker's,
+Shapes: B mixes, M mixtures a mix, L samples, N = B*M*O components of the whole global batch, n of them this rank's,
 D channels and H x W cells of the visual feature.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class SharedRefusal(ValueError):
-    """Raised on all workers for the same reason: the first one tells it, the others end without a word."""
+    """Raised on all ranks for the same reason: the first one tells it, the others end without a word."""
 
 
 class LostProcess(RuntimeError):

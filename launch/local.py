@@ -1,9 +1,9 @@
-"""Start a verb of the program on the workers of this machine.
+"""Start a verb of the program on the ranks of this machine.
 
     python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
-    python -m launch.local evaluate runs/demo           # as many workers as GPUs, one without any
+    python -m launch.local evaluate runs/demo           # as many ranks as GPUs, one without any
 
-Ctrl-C, TERM, or closing the terminal lets the workers save at the end of a step; started again they go on from there.
+Ctrl-C, TERM, or closing the terminal lets the ranks save at the end of a step; started again they go on from there.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from collections.abc import Sequence
 from types import FrameType
 
 from launch.stop_requests import heeded
-from launch.workers import default_workers
+from launch.workers import default_ranks
 
 
-def command(arguments: Sequence[str], workers: int) -> list[str]:
-    """The command that runs `ialcms ARGUMENTS` on `workers` workers of this machine; one runs without torchrun."""
-    if workers < 1:
-        raise ValueError(f"--workers is {workers}; at least one worker is needed")
-    launcher = [] if workers == 1 else ["-m", f"{__package__}.workers", "--workers", str(workers)]
-    program = ["-m", "ialcms"] if workers == 1 else []
+def command(arguments: Sequence[str], ranks: int) -> list[str]:
+    """The command that runs `ialcms ARGUMENTS` on `ranks` ranks of this machine; one runs without torchrun."""
+    if ranks < 1:
+        raise ValueError(f"--workers is {ranks}; at least one rank is needed")
+    launcher = [] if ranks == 1 else ["-m", f"{__package__}.workers", "--workers", str(ranks)]
+    program = ["-m", "ialcms"] if ranks == 1 else []
     return [sys.executable, *launcher, *program, *arguments]
 
 
-def run(arguments: Sequence[str], workers: int) -> int:
-    """Run `ialcms ARGUMENTS` on `workers` workers and wait; returns 0, 2 for refused input, 1 after a crash."""
-    with subprocess.Popen(command(arguments, workers), env=_without_other_launchers()) as process:
+def run(arguments: Sequence[str], ranks: int) -> int:
+    """Run `ialcms ARGUMENTS` on `ranks` ranks and wait; returns 0, 2 for refused input, 1 after a crash."""
+    with subprocess.Popen(command(arguments, ranks), env=_without_other_launchers()) as process:
 
         def forward(number: int, frame: FrameType | None) -> None:
             process.send_signal(number)
 
-        # Ctrl-C reaches the whole foreground group by itself: wait for the workers to save what they have.
+        # Ctrl-C reaches the whole foreground group by itself: wait for the ranks to save what they have.
         before = {number: signal.signal(number, forward) for number in heeded((signal.SIGTERM, signal.SIGHUP))}
         before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -57,21 +57,21 @@ def _without_other_launchers() -> dict[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.local",
-        description="Start a verb of ialcms on the workers of this machine.",
+        description="Start a verb of ialcms on the ranks of this machine.",
         epilog=f"example: python -m {__package__}.local --workers 2 train configs/demo.yaml",
     )
-    parser.add_argument("--workers", type=int, help="number of workers (default: one per GPU, or one)")
+    parser.add_argument("--workers", type=int, help="number of ranks (default: one per GPU, or one)")
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
     args = parser.parse_args()
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
-    workers = default_workers() if args.workers is None else args.workers
+    ranks = default_ranks() if args.workers is None else args.workers
     try:
         if args.dry_run:
-            print(shlex.join(command(args.arguments, workers)))
+            print(shlex.join(command(args.arguments, ranks)))
             return 0
-        return run(args.arguments, workers)
+        return run(args.arguments, ranks)
     except ValueError as error:
         print(f"launch: error: {error}", file=sys.stderr)
         return 2

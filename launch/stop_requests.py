@@ -1,4 +1,4 @@
-"""Stop signals of a launcher: handed to its workers, each once, who then end in their own time."""
+"""Stop signals of a launcher: handed to its ranks, each once, who then end in their own time."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _POLL_S = 0.2
 
 
 class StopRequests:
-    """Use as a context manager around the workers' life.
+    """Use as a context manager around the ranks' life.
 
     TERM, USR1, INT or HUP (unless nohup has it ignored) reach every child process as one INT, also one that starts
     later; a second INT kills them. INT, because some clusters send TERM and USR1 to the children themselves too, and to
-    a worker the second signal of a kind means "at once". Without any child this process ends, with exit code 1: it
+    a rank the second signal of a kind means "at once". Without any child this process ends, with exit code 1: it
     still waits for other machines then.
     """
 
@@ -59,15 +59,15 @@ class StopRequests:
             self.asked = self.asked or any(number in received for number in SIGNALS)
             if not self.asked or self._over:
                 continue
-            workers = children()
-            if not workers and not told:
+            processes = children()
+            if not processes and not told:
                 os._exit(1)
-            for worker in workers:
+            for process in processes:
                 if at_once:
-                    send(worker, signal.SIGKILL)
-                elif worker not in told:
-                    send(worker, signal.SIGINT)
-                    told.add(worker)
+                    send(process, signal.SIGKILL)
+                elif process not in told:
+                    send(process, signal.SIGINT)
+                    told.add(process)
 
 
 def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:

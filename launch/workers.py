@@ -1,10 +1,10 @@
-"""The workers of one machine, alone or as one node of many: torchrun that lets the program stop in its own time.
+"""The ranks of one machine, alone or as one node of many: torchrun that lets the program stop in its own time.
 
     python -m launch.workers --workers 2 train configs/demo.yaml
     srun python -m launch.workers --nodes 2 --head n1:29500 --id 17.0 train configs/demo.yaml     # once on every node
 
-torchrun by itself kills its workers 30 s after a signal, and USR1 kills it and leaves them behind. Here a request to
-stop (TERM, USR1, INT, HUP) is handed to the workers, who save and leave at the end of a step, however long that takes.
+torchrun by itself kills its ranks 30 s after a signal, and USR1 kills it and leaves them behind. Here a request to
+stop (TERM, USR1, INT, HUP) is handed to the ranks, who save and leave at the end of a step, however long that takes.
 A second INT ends them at once.
 """
 
@@ -27,7 +27,7 @@ from launch.stop_requests import StopRequests, children, send
 
 ENDED, STOPPED, REFUSED, CRASHED = "ended", "stopped", "refused", "crashed"  # names of the notes
 BAD_INPUT = 2  # the program's exit code for input that it refuses: another start would end the same way
-# Exit codes of a worker that a stop request meets while it starts; 130 is Python's own for an interrupt.
+# Exit codes of a rank that a stop request meets while it starts; 130 is Python's own for an interrupt.
 _NOT_LISTENING_YET = {-signal.SIGTERM, -signal.SIGUSR1, -signal.SIGINT, -signal.SIGHUP, 130}
 _PARENT_POLL_S = 0.5
 
@@ -37,7 +37,7 @@ class Place:
     """Where this machine stands in the job."""
 
     nodes: int = 1
-    node: int = 0  # this one's number; worker 0 is on node 0
+    node: int = 0  # this one's number; rank 0 is on node 0
     head: str = "127.0.0.1:0"  # HOST:PORT of node 0; port 0, on one node: any that is free
     run_id: str = "local"  # another one for every start
 
@@ -61,12 +61,12 @@ class Place:
         return cls(nodes, node, head, run_id)
 
 
-def run(arguments: Sequence[str], workers: int, place: Place | None = None, notes: Path | None = None) -> int:
-    """Run `ialcms ARGUMENTS` on `workers` workers of this machine until all have ended; returns an exit code.
+def run(arguments: Sequence[str], ranks: int, place: Place | None = None, notes: Path | None = None) -> int:
+    """Run `ialcms ARGUMENTS` on `ranks` ranks of this machine until all have ended; returns an exit code.
 
     0: they ended well; 2: they refused their input; 1: one of them crashed.
     notes: a folder that gets an empty file that says how it ended, because what srun returns does not: `ended` when all
-    workers returned 0; `stopped` when our request ended them before they could heed it; `refused`; `crashed` when one
+    ranks returned 0; `stopped` when our request ended them before they could heed it; `refused`; `crashed` when one
     ended otherwise, unasked.
     """
     place = place or Place()
@@ -80,7 +80,7 @@ def run(arguments: Sequence[str], workers: int, place: Place | None = None, note
         config = LaunchConfig(
             min_nodes=place.nodes,
             max_nodes=place.nodes,
-            nproc_per_node=workers,
+            nproc_per_node=ranks,
             rdzv_backend="static",  # the nodes are known and numbered
             rdzv_endpoint=f"{host}:{int(port) or _free_port()}",
             rdzv_configs={"rank": place.node},
@@ -100,9 +100,9 @@ def run(arguments: Sequence[str], workers: int, place: Place | None = None, note
 
 
 def end_with_parent(notes: Path | None = None) -> None:
-    """End this process and its workers, as a crash, when the process that started it dies.
+    """End this process and its ranks, as a crash, when the process that started it dies.
 
-    That is SLURM's step daemon. Without it nobody would end this node's workers, nor miss them, before the time limit.
+    That is SLURM's step daemon. Without it nobody would end this node's ranks, nor miss them, before the time limit.
     """
     parent = os.getppid()
 
@@ -111,15 +111,15 @@ def end_with_parent(notes: Path | None = None) -> None:
             time.sleep(_PARENT_POLL_S)
         if notes is not None:
             (notes / CRASHED).touch()
-        for worker in children():
-            send(worker, signal.SIGKILL)
+        for rank in children():
+            send(rank, signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def default_workers() -> int:
-    """One worker per GPU that is ours on this machine, one without any."""
+def default_ranks() -> int:
+    """One rank per GPU that is ours on this machine, one without any."""
     granted = os.environ.get("SLURM_GPUS_ON_NODE", "")
     if granted.isdigit():
         return max(1, int(granted))
@@ -129,13 +129,13 @@ def default_workers() -> int:
 
 
 def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
-    """Note ('' for none) and exit code where workers have failed. Says in one line which, and how."""
+    """Note ('' for none) and exit code where ranks have failed. Says in one line which, and how."""
     codes = {rank: failure.exitcode for rank, failure in sorted(failures.items())}
     if BAD_INPUT in codes.values():
         return REFUSED, BAD_INPUT  # the program has said why
     if stop_asked and not _NOT_LISTENING_YET.isdisjoint(codes.values()):
         return STOPPED, 0  # so it has nothing to save
-    ended = [f"worker {rank} {_how(code)}" for rank, code in codes.items() if code != -signal.SIGTERM]  # torchrun's own
+    ended = [f"rank {rank} {_how(code)}" for rank, code in codes.items() if code != -signal.SIGTERM]  # torchrun's own
     print(f"launch: on {socket.gethostname()} {', '.join(ended)}", file=sys.stderr)
     # After a request it may have been our neighbours' end that brought it down: they know better.
     return "" if stop_asked else CRASHED, 1
@@ -154,7 +154,7 @@ def _free_port() -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.workers",
-        description="Run a verb of ialcms on the workers of this machine.",
+        description="Run a verb of ialcms on the ranks of this machine.",
         epilog=f"example: python -m {__package__}.workers --workers 2 train configs/demo.yaml",
     )
     parser.add_argument("--workers", type=int, help="on this machine (default: one per GPU, or one)")
@@ -170,16 +170,16 @@ def main() -> int:
         parser.error("give a verb, like: train configs/demo.yaml")
     try:
         place = Place.of(args.nodes, args.node, args.head, args.id)
-        workers = default_workers() if args.workers is None else args.workers
-        if workers < 1:
-            raise ValueError(f"--workers is {workers}; at least one worker is needed")
+        ranks = default_ranks() if args.workers is None else args.workers
+        if ranks < 1:
+            raise ValueError(f"--workers is {ranks}; at least one rank is needed")
     except ValueError as error:
         print(f"launch: error: {error}", file=sys.stderr)
         return BAD_INPUT
     if args.end_with_parent:
         end_with_parent(args.notes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
-    return run(args.arguments, workers, place, args.notes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    return run(args.arguments, ranks, place, args.notes)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ print(found, end="")
   || fail "$python has no ialcms: run 'make install' in the project's folder, or name another one in IALCMS_PYTHON" 2
 
 [[ -z ${SLURM_GPUS_PER_TASK:-} && ${SLURM_TRES_PER_TASK:-} != *gpu* ]] \
-  || fail "ask for GPUs with --gpus-per-node instead of --gpus-per-task: one launcher a node starts the workers" 2
+  || fail "ask for GPUs with --gpus-per-node instead of --gpus-per-task: one launcher a node starts the ranks" 2
 
 # free_port   on this node, which is the first of the job's
 free_port() {
@@ -38,8 +38,8 @@ free_port() {
   echo "$port"
 }
 
-# exec_workers VERB ARGUMENTS...   becomes the step that runs ialcms on all workers of the job's nodes
-exec_workers() {
+# exec_ranks VERB ARGUMENTS...   becomes the step that runs ialcms on all ranks of the job's nodes
+exec_ranks() {
   local head own=()
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   if [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]]; then
@@ -47,7 +47,7 @@ exec_workers() {
     # --ntasks alone: SLURM has shared the tasks out, like 2(x3), or 2,1 where the nodes differ
     [[ -n $tasks || -z ${SLURM_NTASKS:-} ]] || tasks=${SLURM_TASKS_PER_NODE:-}
     if [[ $tasks == *,* ]]; then
-      say "the nodes have $tasks tasks: one worker on each; for more ask with --ntasks-per-node"
+      say "the nodes have $tasks tasks: one rank on each; for more ask with --ntasks-per-node"
       tasks=1
     fi
     tasks=${tasks%%(*}
@@ -62,7 +62,7 @@ exec_workers() {
 
 # run_until_finished VERB ARGUMENTS...
 #
-# Runs the verb on all workers and ends the job, or puts it back into the queue: after a stop always, after a crash a
+# Runs the verb on all ranks and ends the job, or puts it back into the queue: after a stop always, after a crash a
 # few times. The caller has set $folder, where notes can be written, $again, how a user goes on by hand, $patience_s,
 # how long nodes wait for the last one, and is_finished, which says whether all is done.
 run_until_finished() {
@@ -71,10 +71,10 @@ run_until_finished() {
   local crashes=$own/$SLURM_JOB_ID.crashes.txt # a line for every start that crashed
   mkdir -p "$notes" || fail "cannot write to $folder: give another folder, or submit where you can write" 2
 
-  trap 'say "time is nearly up: asking the workers to stop"; touch "$notes/asked"; kill -USR1 $step 2>/dev/null' USR1
-  trap : TERM # cancelled: the workers have heard of it from SLURM
+  trap 'say "time is nearly up: asking the ranks to stop"; touch "$notes/asked"; kill -USR1 $step 2>/dev/null' USR1
+  trap : TERM # cancelled: the ranks have heard of it from SLURM
   # In the background and waited for: bash would run no trap while it waits for a command in the foreground.
-  exec_workers "$@" &
+  exec_ranks "$@" &
   step=$!
   # srun waits until the time limit for a node whose step daemon has died
   while sleep 5; do
@@ -87,7 +87,7 @@ run_until_finished() {
   done
   kill $watch
 
-  # srun returns the same for a stop, a worker's end and a node's loss. Files decide.
+  # srun returns the same for a stop, a rank's end and a node's loss. Files decide.
   if is_finished; then
     say "finished"
     exit 0

@@ -60,7 +60,7 @@ def write_small_config(path: Path, shards: Path, **train: object) -> Path:
 
 
 def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
-    """A batch of noise that depends on the step alone; `lanes` cuts a worker's share out of the global batch."""
+    """A batch of noise that depends on the step alone; `lanes` cuts a rank's share out of the global batch."""
     generator = torch.Generator().manual_seed(1_000 + step)
     batch, mixtures, objects = config.train.global_batch, config.data.num_mixtures, config.data.num_objects
     side, samples = config.data.image_crop, config.audio.num_samples
@@ -73,10 +73,10 @@ def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
 
 
 def torchrun(
-    workers: int, *arguments: str, cwd: Path = ROOT, timeout_s: float = 300, gpus: bool = False
+    ranks: int, *arguments: str, cwd: Path = ROOT, timeout_s: float = 300, gpus: bool = False
 ) -> subprocess.CompletedProcess:
     """Run `python -m torch.distributed.run` on this machine; as `python`."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     return python(*launcher, *arguments, cwd=cwd, timeout_s=timeout_s, gpus=gpus)
 
 

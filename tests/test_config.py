@@ -103,9 +103,9 @@ def test_missing_file() -> None:
 
 def test_world_size_must_divide_the_batch() -> None:
     config = small_config(train={"global_batch": 6})
-    for workers in (1, 2, 3, 6):
-        check_world_size(config, workers)
-    with pytest.raises(ValueError, match=r"6, which 4 workers cannot share evenly; use 1, 2, 3, 6 workers"):
+    for ranks in (1, 2, 3, 6):
+        check_world_size(config, ranks)
+    with pytest.raises(ValueError, match=r"6, which 4 ranks cannot share evenly; use 1, 2, 3, 6 ranks"):
         check_world_size(config, 4)
 
 

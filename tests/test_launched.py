@@ -1,4 +1,4 @@
-"""As which worker a process was started: half of an environment is refused, whole ones of other launchers work."""
+"""As which rank a process was started: half of an environment is refused, whole ones of other launchers work."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_data_are_indexed_with_a_named_data_set(run: Run, demo_shards: Path, tmp
 
 
 def test_train_by_name_and_evaluate_from_elsewhere(run: Run, demo_shards: Path, tmp_path: Path) -> None:
-    """One worker, then two; the shards at a relative path."""
+    """One rank, then two; the shards at a relative path."""
     shutil.copytree(demo_shards, tmp_path / "shards")
     arguments = ["train", "demo", "--folder", "run", "data.shards=shards", *TINY]
     run("ialcms", *arguments, cwd=tmp_path)

@@ -17,7 +17,7 @@ class Batch:
     objects: torch.Tensor  # (B, M, O, 3, S, S) uint8; see normalise_objects
     keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
     bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
-    cached_bytes: int = 0  # memory that the decoded clips of this worker's loader took not long before
+    cached_bytes: int = 0  # memory that the decoded clips of this rank's loader took not long before
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch with its tensors on `device`; from pinned memory the copy does not block."""

@@ -108,5 +108,5 @@ def picture_rows(num_boxes: int, row: int, count: int) -> list[int]:
 
 
 def share(items: Sequence[T], rank: int, world_size: int) -> list[T]:
-    """The items of worker `rank`: together the workers have every item exactly once, in numbers that differ by one."""
+    """The items of rank `rank`: together the ranks have every item exactly once, in numbers that differ by one."""
     return list(items[rank::world_size])

@@ -1,6 +1,6 @@
 """Preparing lanes in loader processes and putting their parts together.
 
-Loader process j of P prepares the worker's lanes j, j + P, ... of every step, one step after the other, each lane in
+Loader process j of P prepares the rank's lanes j, j + P, ... of every step, one step after the other, each lane in
 one process only: sound and pictures of a clip are decoded once while it is in the lane's window.
 """
 
@@ -127,7 +127,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
         for part in parts:
             yield _join([part], pin)
         return
-    first = parts.lanes.start == 0  # of all workers, the one that speaks
+    first = parts.lanes.start == 0  # of all ranks, the one that speaks
     # a part more than those that are prefetched is on its way, and another one in use
     reason = why_pipes(parts.part_bytes(-(-len(parts.lanes) // num_processes)), num_processes * (prefetch + 2))
     parts.by_pipe = reason != ""
@@ -161,7 +161,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
             )  # fmt: skip
         yield from _joined(parts, 0, prefetch, pin)
         return
-    processes = iterator._workers
+    processes = iterator._ranks
     kill = partial(_kill, processes)
     atexit.register(kill)
     try:

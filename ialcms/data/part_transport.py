@@ -53,10 +53,10 @@ def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tupl
 def why_pipes(part_bytes: int, num_parts: int) -> str:
     """Why parts must go through pipes, '' where shared memory will do.
 
-    part_bytes: of one; num_parts: that all loader processes of this worker have ready at most.
+    part_bytes: of one; num_parts: that all loader processes of this rank have ready at most.
     """
-    workers = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    needed = part_bytes * num_parts * workers * _SPARE
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    needed = part_bytes * num_parts * ranks * _SPARE
     if SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(SHARED_MEMORY).free) < needed:
         return (
             f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, {needed / 1e6:.0f} MB are needed (a container gets more by "

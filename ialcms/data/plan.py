@@ -3,7 +3,7 @@
 A global batch of G mixes has G lanes. Lane b reads the clips of its split over and over; every pass goes through the
 shards in another order (keyed by seed, lane and pass) and through each shard from front to back. The clips that a lane
 can draw from are a window of that stream, which moves forward as draws go by. Nothing is carried from draw to draw, so
-a run can start at any step, and neither workers nor loader processes have a say.
+a run can start at any step, and neither ranks nor loader processes have a say.
 
 Draws come in rounds of `window // K` draws, K = M * O clips each; the window stands still during a round. A round deals
 the window's clips out like cards (deal.py). Where no instrument has more than 1/K of the window, each clip is used once

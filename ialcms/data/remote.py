@@ -6,7 +6,7 @@
     open_manifest("pipe:ssh storage cat /data/music/{}")      any command that writes the file {} to its output
 
 The cache is WebDataset's: folder $WDS_CACHE (~/.cache/ialcms), at most $WDS_CACHE_SIZE bytes (100 GB) per data set.
-Shards that were not read for longest go first. It should hold three shards per lane of the machine's workers, or
+Shards that were not read for longest go first. It should hold three shards per lane of the machine's ranks, or
 shards are fetched more often than once a pass.
 """
 

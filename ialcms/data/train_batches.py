@@ -1,9 +1,9 @@
-"""Batches of the training data for one worker.
+"""Batches of the training data for one rank.
 
     for batch in train_batches(config, manifest, start_step, rank, world_size, device):
         ...
 
-Worker r of W has the lanes [r * G / W, (r + 1) * G / W) of the global batch: the workers' batches one after the other
+Rank r of W has the lanes [r * G / W, (r + 1) * G / W) of the global batch: the ranks' batches one after the other
 are the global batch, whatever W is, and draw s of every lane is step s.
 """
 
@@ -39,7 +39,7 @@ def train_batches(
     world_size: int = 1,
     device: torch.device | str = "cpu",
 ) -> Generator[Batch]:
-    """The batches of steps start_step, start_step + 1, ... for worker `rank`, without end.
+    """The batches of steps start_step, start_step + 1, ... for rank `rank`, without end.
 
     What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
     start_step is read. device: where the batches are wanted; those for a GPU are copied there ahead of time. Clips that
@@ -76,7 +76,7 @@ def loader_processes(config: Config, num_lanes: int) -> int:
 
 
 def cached_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
-    """About the memory that the clips of a worker with `num_lanes` lanes take at most, in bytes.
+    """About the memory that the clips of a rank with `num_lanes` lanes take at most, in bytes.
 
     Sound and boxes of every clip that is held, and for every lane its pictures of the clips in its window.
     """

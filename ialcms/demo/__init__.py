@@ -14,7 +14,6 @@ It lets everybody run data preparation, training and evaluation within minutes, 
     detections.py       what an object detector would report: jitter, misses, false alarms, confusions
     video.py            a video: one player in one room; its clips, in memory
     clip_files.py       the files of a clip, written so that whatever has its final name is whole
-    workers.py          processes that make them
     dataset.py          the prepared tree on disk: `make_dataset`
     pipeline.py         demo data set -> shards -> training -> evaluation -> report
 

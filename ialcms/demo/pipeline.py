@@ -36,12 +36,12 @@ DUET = ("trumpet", "tuba")  # a pair that so small a network tells apart well
 
 
 def run_demo(
-    data: Path, folder: Path | None, supervised: bool, workers: int | None, overrides: Sequence[str] = ()
+    data: Path, folder: Path | None, supervised: bool, ranks: int | None, overrides: Sequence[str] = ()
 ) -> Path:
     """Make the data, pack them, train, evaluate, separate a video; returns the listening page.
 
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
-    workers: by default two, or one where two would have to share a GPU.
+    ranks: by default two, or one where two would have to share a GPU.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
     """
     config_path = own_folder("configs") / ("demo_solo.yaml" if supervised else "demo.yaml")
@@ -50,7 +50,7 @@ def run_demo(
     config = load_config(config_path, overrides)
     run = RunFolder(folder or Path("runs") / config.name)
     jobs = os.cpu_count() or 1
-    workers = workers or (1 if torch.cuda.device_count() == 1 else 2)
+    ranks = ranks or (1 if torch.cuda.device_count() == 1 else 2)
     began = time.monotonic()
 
     def announce(number: int, what: str) -> None:
@@ -71,10 +71,10 @@ def run_demo(
             print("there already")
         else:
             pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
-    announce(4, f"training in {run.path}: {config.train.steps} steps on {workers} workers")
-    _run(["train", str(config_path), "--folder", str(run.path), *overrides], workers)
+    announce(4, f"training in {run.path}: {config.train.steps} steps on {ranks} ranks")
+    _run(["train", str(config_path), "--folder", str(run.path), *overrides], ranks)
     announce(5, f"evaluation on {config.eval.num_sources}-mixes of held-out videos")
-    _run(["evaluate", str(run.path)], workers)
+    _run(["evaluate", str(run.path)], ranks)
     page = run.evaluation_of(config) / "report.html"
     separated = run.path / "separated"
     announce(6, f"a video of {' and '.join(DUET)}, taken apart in {separated}")
@@ -85,7 +85,7 @@ def run_demo(
     return page
 
 
-def _run(arguments: list[str], workers: int) -> None:
-    code = local.run(arguments, workers)
+def _run(arguments: list[str], ranks: int) -> None:
+    code = local.run(arguments, ranks)
     if code:
         raise CalledProcessError(code, ["ialcms", *arguments])

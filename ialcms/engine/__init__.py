@@ -1,6 +1,6 @@
-"""What differs between one worker and many; the only home of torch.distributed.
+"""What differs between one rank and many; the only home of torch.distributed.
 
-`Workers` is the communication, a `Learner` is a network with its optimizer and its gradient reduction; `build_learner`
+`Ranks` is the communication, a `Learner` is a network with its optimizer and its gradient reduction; `build_learner`
 makes the one of the configured engine.
 """
 
@@ -9,7 +9,7 @@ from ialcms.engine.choice import build_learner, check_engine
 from ialcms.engine.late_flags import LateFlags
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
@@ -18,11 +18,11 @@ __all__ = [
     "Health",
     "LateFlags",
     "Learner",
+    "Ranks",
     "Readback",
     "SkippedSteps",
     "Watchdog",
     "Watched",
-    "Workers",
     "build_learner",
     "check_agreement",
     "check_engine",

@@ -1,4 +1,4 @@
-"""Do all workers have the same networks? Checked with one small exchange, to the bit."""
+"""Do all ranks have the same networks? Checked with one small exchange, to the bit."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def check_same_fields(workers: Workers, fields: Mapping[str, Any]) -> None:
-    """ValueError, on all workers, when a field of the configuration is another on one of them. All workers call it.
+def check_same_fields(ranks: Ranks, fields: Mapping[str, Any]) -> None:
+    """ValueError, on all ranks, when a field of the configuration is another on one of them. All ranks call it.
 
-    Also fields that change no step must be equal: with another `train.validate_every` a worker waits for what the
+    Also fields that change no step must be equal: with another `train.validate_every` a rank waits for what the
     others do not send.
     """
-    first, *others = workers.gather_objects(dict(fields))
+    first, *others = ranks.gather_objects(dict(fields))
     for rank, other in enumerate(others, start=1):
         for name in sorted(first.keys() | other.keys()):
             if first.get(name) != other.get(name):
                 raise ValueError(
-                    f"{name} is {other.get(name)} on worker {rank} and {first.get(name)} on worker 0; "
-                    "start all workers with the same configuration"
+                    f"{name} is {other.get(name)} on rank {rank} and {first.get(name)} on rank 0; "
+                    "start all ranks with the same configuration"
                 )
 
 
-def check_agreement(workers: Workers, step: int, digest: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """ValueError, on all workers, when step, configuration digest or a tensor differs between workers.
+def check_agreement(ranks: Ranks, step: int, digest: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """ValueError, on all ranks, when step, configuration digest or a tensor differs between ranks.
 
-    All workers call it. tensors: names and values that must be the same everywhere.
+    All ranks call it. tensors: names and values that must be the same everywhere.
     """
-    if workers.world_size == 1:
+    if ranks.world_size == 1:
         return
     named = dict(tensors)
-    heads = workers.gather_objects((step, digest, sorted(named)))
+    heads = ranks.gather_objects((step, digest, sorted(named)))
     for rank, (other_step, other_digest, names) in enumerate(heads):
         first_step, first_digest, first_names = heads[0]
         for what, ours, theirs in (("step", first_step, other_step), ("configuration", first_digest, other_digest)):
             if ours != theirs:
                 raise ValueError(
-                    f"worker {rank} is at {what} {theirs}, worker 0 at {ours}; "
-                    "start all workers with the same configuration and the same checkpoints"
+                    f"rank {rank} is at {what} {theirs}, rank 0 at {ours}; "
+                    "start all ranks with the same configuration and the same checkpoints"
                 )
         if names != first_names:
             odd = sorted(set(names) ^ set(first_names))[0]
-            raise ValueError(f"worker {rank} and worker 0 do not both have {odd}; start all with the same program")
+            raise ValueError(f"rank {rank} and rank 0 do not both have {odd}; start all with the same program")
     sums = torch.stack([_checksum(named[name]) for name in sorted(named)])
-    every = workers.gather(sums.to(workers.device).unsqueeze(0))
+    every = ranks.gather(sums.to(ranks.device).unsqueeze(0))
     differs = every != every[:1]
     if bool(differs.any()):
         rank, column = differs.nonzero()[0].tolist()
         count = int(differs.any(dim=0).sum())
         raise ValueError(
-            f"before step {step}, {sorted(named)[column]} of worker {rank} differs from worker 0's, as do "
-            f"{count - 1} other tensors; start again from the checkpoint, and if it comes back, look at that worker's "
+            f"before step {step}, {sorted(named)[column]} of rank {rank} differs from rank 0's, as do "
+            f"{count - 1} other tensors; start again from the checkpoint, and if it comes back, look at that rank's "
             "memory and at what differs between the machines"
         )
 

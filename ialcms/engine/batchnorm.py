@@ -1,6 +1,6 @@
-"""BatchNorm over the global batch, on any device; or over each worker's own part, by option.
+"""BatchNorm over the global batch, on any device; or over each rank's own part, by option.
 
-One collective forward, one backward. Per-worker means and variances are merged, which loses no precision to
+One collective forward, one backward. Per-rank means and variances are merged, which loses no precision to
 cancellation. torch's SyncBatchNorm is for GPUs only, and makes the program wait for the device three times a layer.
 """
 
@@ -15,34 +15,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ialcms.engine.ranks import Workers, batchnorm_group
+from ialcms.engine.ranks import Ranks, batchnorm_group
 from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waiting
 
 
-def synchronise(module: nn.Module, workers: Workers) -> nn.Module:
+def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
     """The module with its trainable BatchNorm layers over the global batch; frozen ones stay as they are."""
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm) and _is_trained(child):
             replacement = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-            replacement.traffic = workers.traffic
-            replacement.whole = _WholeBatch(workers)
+            replacement.traffic = ranks.traffic
+            replacement.whole = _WholeBatch(ranks)
             replacement.weight, replacement.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():
                 replacement.register_buffer(buffer, value)
             replacement.train(child.training)
             setattr(module, name, replacement)
         else:
-            synchronise(child, workers)
+            synchronise(child, ranks)
     return module
 
 
-def average_running_statistics(module: nn.Module, workers: Workers) -> None:
-    """Give all workers the mean of their running statistics, where each normalises by its own part of the batch."""
+def average_running_statistics(module: nn.Module, ranks: Ranks) -> None:
+    """Give all ranks the mean of their running statistics, where each normalises by its own part of the batch."""
     statistics = list(_running_statistics(module))
     together = torch.cat([values.flatten() for values in statistics])
-    workers.traffic.all_reduce("batchnorm", together.numel() * together.element_size())
-    means = workers.mean(together).split([values.numel() for values in statistics])
+    ranks.traffic.all_reduce("batchnorm", together.numel() * together.element_size())
+    means = ranks.mean(together).split([values.numel() for values in statistics])
     torch._foreach_copy_(statistics, [mean.view_as(values) for mean, values in zip(means, statistics)])
 
 
@@ -61,8 +61,8 @@ def _is_trained(layer: nn.Module) -> bool:
 class _WholeBatch:
     """Collectives of a BatchNorm layer that is computed together with what follows it."""
 
-    def __init__(self, workers: Workers) -> None:
-        self.parts, self._traffic = workers.world_size, workers.traffic
+    def __init__(self, ranks: Ranks) -> None:
+        self.parts, self._traffic = ranks.world_size, ranks.traffic
 
     def gather(self, own: Tensor) -> Tensor:
         every = own.new_empty(self.parts * own.numel())
@@ -79,7 +79,7 @@ class _WholeBatch:
         return total
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
-        return self  # of the workers, not of the layer
+        return self  # of the ranks, not of the layer
 
 
 def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
@@ -91,7 +91,7 @@ def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
 
 
 class GlobalBatchNorm(_BatchNorm):
-    """BatchNorm whose training statistics are those of all workers' batches together."""
+    """BatchNorm whose training statistics are those of all ranks' batches together."""
 
     traffic: Traffic
     whole: _WholeBatch
@@ -117,7 +117,7 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by the statistics of all workers, scale and shift; moves the running statistics."""
+    """Normalise by the statistics of all ranks, scale and shift; moves the running statistics."""
 
     @staticmethod
     def forward(
@@ -156,7 +156,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class _NormaliseOnGpu(torch.autograd.Function):
-    """The same by torch's kernels, without a look at what is on the device: how much each worker has travels along."""
+    """The same by torch's kernels, without a look at what is on the device: how much each rank has travels along."""
 
     @staticmethod
     def forward(
@@ -188,18 +188,18 @@ class _NormaliseOnGpu(torch.autograd.Function):
         return d_x, sums[2], sums[3], None, None, None, None
 
 
-def _gather(*of_this_worker: Tensor) -> tuple[Tensor, ...]:
-    """Vectors of all workers, a row a worker."""
-    own = torch.cat(of_this_worker)
+def _gather(*of_this_rank: Tensor) -> tuple[Tensor, ...]:
+    """Vectors of all ranks, a row a rank."""
+    own = torch.cat(of_this_rank)
     every = own.new_empty(dist.get_world_size() * len(own))
     with waiting():
         dist.all_gather_into_tensor(every, own, group=batchnorm_group())
-    return every.view(-1, len(own)).split([len(vector) for vector in of_this_worker], dim=1)
+    return every.view(-1, len(own)).split([len(vector) for vector in of_this_rank], dim=1)
 
 
-def _sum(*of_this_worker: Tensor) -> Tensor:
-    """Sums over all workers, end to end."""
-    total = torch.cat(of_this_worker)
+def _sum(*of_this_rank: Tensor) -> Tensor:
+    """Sums over all ranks, end to end."""
+    total = torch.cat(of_this_rank)
     with waiting():
         dist.all_reduce(total, group=batchnorm_group())
     return total

@@ -14,19 +14,19 @@ import torch
 from ialcms.config import Config, check_world_size
 from ialcms.engine.deepspeed_settings import read_settings
 from ialcms.engine.learner import DDPLearner, Learner, Network
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.launched import launched
 
 
 def check_engine(config: Config) -> None:
-    """ValueError when this configuration cannot run on the workers that were launched; imports no DeepSpeed."""
+    """ValueError when this configuration cannot run on the ranks that were launched; imports no DeepSpeed."""
     place = launched()
     world_size = place.world_size
     check_world_size(config, world_size)
     engine = config.train.engine
     if engine == "single" and world_size > 1:
         raise ValueError(
-            f"train.engine is 'single', but {world_size} workers were started; use train.engine=auto, ddp or deepspeed"
+            f"train.engine is 'single', but {world_size} ranks were started; use train.engine=auto, ddp or deepspeed"
         )
     if engine in ("ddp", "deepspeed") and not place.is_launched:
         raise ValueError(
@@ -47,20 +47,18 @@ def check_engine(config: Config) -> None:
             )
 
 
-def build_learner(
-    module: Network, optimizer: torch.optim.Optimizer, workers: Workers, config: Config
-) -> Learner[Network]:
-    """The learner of a network by the configured engine; all workers call it."""
+def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Ranks, config: Config) -> Learner[Network]:
+    """The learner of a network by the configured engine; all ranks call it."""
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
     if train.engine == "deepspeed":
         from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed: only where it is asked for
 
-        settings = read_settings(config, workers.world_size)
-        return DeepSpeedLearner(module, optimizer, workers, settings, sync_batchnorm=train.sync_batchnorm, **options)
-    if train.engine == "ddp" or (train.engine == "auto" and workers.distributed):
+        settings = read_settings(config, ranks.world_size)
+        return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)
+    if train.engine == "ddp" or (train.engine == "auto" and ranks.distributed):
         return DDPLearner(
-            module, optimizer, workers, sync_batchnorm=train.sync_batchnorm,
+            module, optimizer, ranks, sync_batchnorm=train.sync_batchnorm,
             compression=train.gradient_compression, **options,
         )  # fmt: skip
     return Learner(module, optimizer, **options)

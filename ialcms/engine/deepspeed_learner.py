@@ -23,29 +23,29 @@ from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.deepspeed_norm import ZeroNorm
 from ialcms.engine.learner import Learner, Network
 from ialcms.engine.nonfinite import poison
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.engine.traffic import size
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedLearner(Learner[Network]):
-    """On several workers, with what `zero_optimization` of the settings says in shards."""
+    """On several ranks, with what `zero_optimization` of the settings says in shards."""
 
     def __init__(
         self,
         module: Network,
         optimizer: torch.optim.Optimizer,
-        workers: Workers,
+        ranks: Ranks,
         settings: dict[str, Any],
         *,
         sync_batchnorm: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(module, optimizer, **options)
-        if sync_batchnorm and workers.world_size > 1:
-            synchronise(module, workers)
-        self._workers, self._settings, self._sync_batchnorm = workers, settings, sync_batchnorm
+        if sync_batchnorm and ranks.world_size > 1:
+            synchronise(module, ranks)
+        self._ranks, self._settings, self._sync_batchnorm = ranks, settings, sync_batchnorm
         self._stage: int = settings["zero_optimization"]["stage"]
         settings["gradient_clipping"] = 0.0  # `_clip` and `ZeroNorm` do it
         self._engine: Any = None
@@ -73,13 +73,13 @@ class DeepSpeedLearner(Learner[Network]):
         return norm
 
     def average_running_statistics(self) -> None:
-        if not self._sync_batchnorm and self._workers.world_size > 1:
-            average_running_statistics(self.module, self._workers)
+        if not self._sync_batchnorm and self._ranks.world_size > 1:
+            average_running_statistics(self.module, self._ranks)
 
     def _count_traffic(self) -> None:
         """What DeepSpeed sends in a step. Stages 2 and 3 keep no whole gradients, so they reduce every micro-batch's;
         ZeRO 3 collects at least all parameters once, more often as it sees fit."""
-        traffic = self._workers.traffic
+        traffic = self._ranks.traffic
         learned: float = size(p for group in self._groups for p in group if p.requires_grad)
         if self._stage == 3:
             parameters: list[Any] = list(self.module.parameters())
@@ -87,7 +87,7 @@ class DeepSpeedLearner(Learner[Network]):
             traffic.all_gather("parameters", sum(p.ds_tensor.numel() * p.element_size() for p in parameters))
         elif self._stage > 0:
             traffic.all_gather("parameters", size(self._flat_shards()))
-        if self._stage == 3 and self._workers.device.type == "cuda":
+        if self._stage == 3 and self._ranks.device.type == "cuda":
             learned /= 2  # scattered sums, half an all-reduce; gloo has no such thing
         traffic.all_reduce("gradients", learned * (self.accumulation if self._stage > 1 else 1))
 
@@ -110,7 +110,7 @@ class DeepSpeedLearner(Learner[Network]):
                 shaped = {name: values[name].reshape(parameter.shape) for name in _MOMENTS}
                 self.optimizer.state[parameter] = {"step": values["step"], **shaped}
         else:
-            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, self._workers)
+            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, self._ranks)
             if moments:
                 self._fill_shards(moments)
 
@@ -125,7 +125,7 @@ class DeepSpeedLearner(Learner[Network]):
                 own.copy_(values[name].flatten().narrow(0, start, len(own)))
 
     def _flat_shards(self) -> list[Tensor]:
-        """What the optimizer sees in place of the parameters: this worker's share of them, end to end."""
+        """What the optimizer sees in place of the parameters: this rank's share of them, end to end."""
         zero = self._engine.optimizer
         shards: list[Tensor] = (
             zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
@@ -133,19 +133,19 @@ class DeepSpeedLearner(Learner[Network]):
         return shards
 
     def _own_part(self, parameter: Any, name: str) -> tuple[int, Tensor]:
-        """Where this worker's share of a parameter begins, counted in its values, and its moments there.
+        """Where this rank's share of a parameter begins, counted in its values, and its moments there.
 
         DeepSpeed's own functions for this do not find the second parameter group, nor shares that are padded.
         """
         if self._stage == 3:
             zero = self._engine.optimizer
             shard, offset, count = zero.grad_position[zero.get_param_id(parameter)]
-            start = min(self._workers.rank * count, parameter.ds_numel)
+            start = min(self._ranks.rank * count, parameter.ds_numel)
             count = min(count, parameter.ds_numel - start)
         else:
             shard = next(n for n, group in enumerate(self._groups) if any(p is parameter for p in group))
             start = offset = count = 0
-            if parameter._hp_mapping is not None:  # None: no part of it is this worker's
+            if parameter._hp_mapping is not None:  # None: no part of it is this rank's
                 start = parameter._hp_mapping.lp_fragment_address.start
                 offset = parameter._hp_mapping.hp_fragment_address.start
                 count = parameter._hp_mapping.hp_fragment_address.numel
@@ -156,7 +156,7 @@ class DeepSpeedLearner(Learner[Network]):
         return ((name, tensor) for name, tensor in super().replicas() if tensor.numel())
 
     def inference_module(self) -> Network:
-        """With ZeRO 3 a copy: passes of its module are passes of all workers together."""
+        """With ZeRO 3 a copy: passes of its module are passes of all ranks together."""
         if self._whole is None:
             return self.module
         with self._gathered():
@@ -172,11 +172,11 @@ class DeepSpeedLearner(Learner[Network]):
         return {"module": module, "optimizer": self._optimizer_state(module)}
 
     def _gathered(self) -> Any:
-        """Inside, all parameters are whole on all workers."""
+        """Inside, all parameters are whole on all ranks."""
         return deepspeed.zero.GatheredParameters(list(self.module.parameters()), enabled=self._stage == 3)
 
     def _optimizer_state(self, module: dict[str, Tensor]) -> dict[str, Any]:
-        """As torch's Adam would save it; the moments on the first worker only."""
+        """As torch's Adam would save it; the moments on rank 0 only."""
         shapes = {id(parameter): module[name].shape for name, parameter in self.module.named_parameters()}
         numbers = itertools.count()
         numbered = [{next(numbers): parameter for parameter in parameters} for parameters in self._groups]
@@ -187,7 +187,7 @@ class DeepSpeedLearner(Learner[Network]):
             trained = {number: p for own in numbered for number, p in own.items() if p.requires_grad}
             for number, parameter in trained.items():
                 moments = {name: self._whole_moment(parameter, name) for name in _MOMENTS}
-                if self._workers.is_first:
+                if self._ranks.is_first:
                     shaped = {name: moment.reshape(shapes[id(parameter)]).cpu() for name, moment in moments.items()}
                     state[number] = {"step": steps.detach().clone(), **shaped}
         return {"state": state, "param_groups": groups}
@@ -198,7 +198,7 @@ class DeepSpeedLearner(Learner[Network]):
         start, own = self._own_part(parameter, name)
         whole = own.new_zeros(getattr(parameter, "ds_numel", parameter.numel()))
         whole.narrow(0, start, len(own)).copy_(own)
-        return self._workers.sum(whole)
+        return self._ranks.sum(whole)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert self._engine is None, "load before the first pass"

@@ -15,7 +15,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 
 _ON_HOST = torch.zeros(())
 
@@ -23,28 +23,28 @@ _ON_HOST = torch.zeros(())
 class ZeroNorm:
     """Takes over from a ZeRO optimizer of stage 1 to 3."""
 
-    def __init__(self, zero: Any, stage: int, clip_norm: float, workers: Workers) -> None:
-        self._zero, self._stage, self._clip_norm, self._workers = zero, stage, clip_norm, workers
+    def __init__(self, zero: Any, stage: int, clip_norm: float, ranks: Ranks) -> None:
+        self._zero, self._stage, self._clip_norm, self._ranks = zero, stage, clip_norm, ranks
         self._norm = _ON_HOST
         if stage == 3:
             zero._get_norm_groups = lambda: [self._norm if self._norm.device.type == "cpu" else _ON_HOST]
             zero.unscale_and_clip_grads = lambda group, norm: self._clip(
                 [zero.fp32_partitioned_groups_flat[group].grad]
             )
-            if workers.device.type == "cuda":
+            if ranks.device.type == "cuda":
                 zero.reduce_and_partition_stream.synchronize = _waiting_on_device(zero.reduce_and_partition_stream)
         else:
             zero.compute_grad_norm = zero.check_grad_overflow = False
             zero.unscale_and_clip_grads = lambda gradients, norm: self._clip(gradients)
-            if workers.device.type == "cuda" and zero.overlap_comm:
+            if ranks.device.type == "cuda" and zero.overlap_comm:
                 finish = zero.independent_gradient_partition_epilogue
                 zero.independent_gradient_partition_epilogue = lambda: _without_stop(finish, zero.reduction_stream)
 
     def compute(self) -> Tensor:
         """The norm of the whole gradient, before clipping; once, after the last backward pass."""
         own = [gradient for group in self._zero.averaged_gradients.values() for gradient in group or ()]
-        square = torch.nn.utils.get_total_norm(own).float().square().to(self._workers.device)
-        self._norm = self._workers.sum(square).sqrt()
+        square = torch.nn.utils.get_total_norm(own).float().square().to(self._ranks.device)
+        self._norm = self._ranks.sum(square).sqrt()
         if self._norm.device.type == "cpu" and self._stage < 3:  # on a GPU the optimizer's kernels skip by themselves
             self._zero.check_grad_overflow = not bool(self._norm.isfinite())
         return self._norm

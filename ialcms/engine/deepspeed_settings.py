@@ -45,7 +45,7 @@ def read_settings(config: Config, world_size: int) -> dict[str, Any]:
     for key, value, field in (
         ("train_batch_size", train.global_batch, "train.global_batch"),
         ("train_micro_batch_size_per_gpu", train.global_batch // world_size // train.accumulation,
-         "train.global_batch / workers / train.accumulation"),
+         "train.global_batch / ranks / train.accumulation"),
         ("gradient_accumulation_steps", train.accumulation, "train.accumulation"),
         ("gradient_clipping", config.optim.clip_norm, "optim.clip_norm"),
     ):  # fmt: skip

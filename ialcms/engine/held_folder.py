@@ -1,4 +1,4 @@
-"""A folder that one job writes to: held by its first worker, and seen by all of them."""
+"""A folder that one job writes to: held by its rank 0, and seen by all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.lease import FILE_NAME, Lease, read_owner
 from ialcms.refusal import SharedRefusal
 
@@ -20,29 +20,29 @@ _POLL_S = 0.5
 
 
 @contextmanager
-def held_folder(workers: Workers, lease: Lease, must_be_shared: bool) -> Iterator[None]:
-    """The first worker holds the lease inside; all workers enter.
+def held_folder(ranks: Ranks, lease: Lease, must_be_shared: bool) -> Iterator[None]:
+    """Rank 0 holds the lease inside; all ranks enter.
 
-    ValueError on all workers when another job holds the folder, and, with must_be_shared, when a worker does not see
+    ValueError on all ranks when another job holds the folder, and, with must_be_shared, when a rank does not see
     what the first one writes there.
     """
     with contextlib.ExitStack() as stack:
-        token = workers.from_first(lambda: stack.enter_context(lease).token)
+        token = ranks.from_first(lambda: stack.enter_context(lease).token)
         if must_be_shared:
-            _check_shared(workers, lease, token)
+            _check_shared(ranks, lease, token)
         yield
 
 
-def _check_shared(workers: Workers, lease: Lease, token: str) -> None:
-    if workers.world_size == 1:
+def _check_shared(ranks: Ranks, lease: Lease, token: str) -> None:
+    if ranks.world_size == 1:
         return
-    seen = workers.gather_objects((_sees(lease.folder, token), platform.node()))
-    blind = [f"worker {rank} on {host}" for rank, (sees, host) in enumerate(seen) if not sees]
+    seen = ranks.gather_objects((_sees(lease.folder, token), platform.node()))
+    blind = [f"rank {rank} on {host}" for rank, (sees, host) in enumerate(seen) if not sees]
     if blind:
         more = f" and {len(blind) - 3} more" if len(blind) > 3 else ""
         raise SharedRefusal(
             f"{lease.name} {lease.folder} is not the same on all nodes: {', '.join(blind[:3])}{more} cannot see what "
-            f"worker 0 on {seen[0][1]} writes there; put it on a file system that all nodes share ({lease.option}), by "
+            f"rank 0 on {seen[0][1]} writes there; put it on a file system that all nodes share ({lease.option}), by "
             "an absolute path"
         )
 

@@ -1,31 +1,31 @@
-"""Flags that any worker may raise between two steps: agreed on without waiting for the device.
+"""Flags that any rank may raise between two steps: agreed on without waiting for the device.
 
 Where flags travel from GPU to GPU, the answer to a step's question comes at the end of the next step, at the same step
-on all workers. On CPUs and on a single worker it is there at once.
+on all ranks. On CPUs and on a single rank it is there at once.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
 
 
 class LateFlags:
-    """All workers call its methods together, always with the same number of flags."""
+    """All ranks call its methods together, always with the same number of flags."""
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._under_way: Readback | None = None
 
     def exchange(self, *flags: bool) -> list[bool]:
-        """Which flags were raised on any worker: those of this call, or on several GPUs those of the call before."""
-        if self._workers.world_size == 1 or not self._workers.reads_late:
-            return self._workers.any_of(*flags)
+        """Which flags were raised on any rank: those of this call, or on several GPUs those of the call before."""
+        if self._ranks.world_size == 1 or not self._ranks.reads_late:
+            return self._ranks.any_of(*flags)
         before = self.settle(len(flags))
-        raised = to_device(torch.tensor(flags, dtype=torch.int32), self._workers.device)
-        self._under_way = Readback(self._workers.largest(raised))
+        raised = to_device(torch.tensor(flags, dtype=torch.int32), self._ranks.device)
+        self._under_way = Readback(self._ranks.largest(raised))
         return before
 
     def settle(self, count: int) -> list[bool]:

@@ -1,14 +1,14 @@
-"""A network that learns: the module, its optimizer, and the reduction of its gradients over the workers.
+"""A network that learns: the module, its optimizer, and the reduction of its gradients over the ranks.
 
 Call a learner in the phase in which its network learns, and its `module` in the other phase, frozen or without
-autograd: the module neither reduces gradients nor waits for other workers.
+autograd: the module neither reduces gradients nor waits for other ranks.
 
     for part in micro_batches:                 # as many as `accumulation` says
         learner.backward(loss(learner(part)))
     norm = learner.step()                      # does nothing where the norm is not finite
 
-Losses are means over the worker's equal share of a micro-batch of the whole job. The update is that of the mean over
-micro-batches and workers, and the reduction happens once, at the last micro-batch.
+Losses are means over the rank's equal share of a micro-batch of the whole job. The update is that of the mean over
+micro-batches and ranks, and the reduction happens once, at the last micro-batch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from torch.nn.parallel import DistributedDataParallel
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.moving_state import MovingState
 from ialcms.engine.nonfinite import poison
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.engine.traffic import size
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Learner(Generic[Network]):
-    """On one worker."""
+    """On one rank."""
 
     def __init__(
         self, module: Network, optimizer: torch.optim.Optimizer, *, clip_norm: float = 0.0, accumulation: int = 1
@@ -53,7 +53,7 @@ class Learner(Generic[Network]):
     def step(self) -> Tensor:
         """One optimizer step; returns the norm of the gradient of the global batch, before clipping.
 
-        Where that norm is not finite, which is so on all workers alike, the network stays as it is.
+        Where that norm is not finite, which is so on all ranks alike, the network stays as it is.
         """
         norm = self._clip()
         if self._skip_unless_finite(norm):
@@ -89,20 +89,20 @@ class Learner(Generic[Network]):
         self._moving.restore(where)
 
     def average_running_statistics(self) -> None:
-        """After a step, where each worker normalises by its own part: the same running statistics on all."""
+        """After a step, where each rank normalises by its own part: the same running statistics on all."""
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
-        """Parameters and buffers that must be the same on all workers, with their names."""
+        """Parameters and buffers that must be the same on all ranks, with their names."""
         yield from self.module.state_dict().items()
 
     def inference_module(self) -> Network:
-        """The network for passes that each worker makes on its own, however many; all workers ask for it together."""
+        """The network for passes that each rank makes on its own, however many; all ranks ask for it together."""
         return self.module
 
     def state_dict(self) -> dict[str, Any]:
-        """Network and optimizer in torch's layout, whichever engine made them; all workers ask for it together.
+        """Network and optimizer in torch's layout, whichever engine made them; all ranks ask for it together.
 
-        Complete on the first worker; on the others the optimizer's part may be missing.
+        Complete on rank 0; on the others the optimizer's part may be missing.
         """
         return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
@@ -113,23 +113,23 @@ class Learner(Generic[Network]):
 
 
 class DDPLearner(Learner[Network]):
-    """On several workers, each with the whole network: gradients are averaged while the backward pass runs."""
+    """On several ranks, each with the whole network: gradients are averaged while the backward pass runs."""
 
     def __init__(
         self,
         module: Network,
         optimizer: torch.optim.Optimizer,
-        workers: Workers,
+        ranks: Ranks,
         *,
         sync_batchnorm: bool = True,
         compression: str = "none",
         **options: Any,
     ) -> None:
         super().__init__(module, optimizer, **options)
-        self._workers, self._sync_batchnorm = workers, sync_batchnorm
-        if sync_batchnorm and workers.world_size > 1:
-            synchronise(module, workers)
-        # Buffers are equal on all workers from the start and stay so (global statistics), so they need no broadcast at
+        self._ranks, self._sync_batchnorm = ranks, sync_batchnorm
+        if sync_batchnorm and ranks.world_size > 1:
+            synchronise(module, ranks)
+        # Buffers are equal on all ranks from the start and stay so (global statistics), so they need no broadcast at
         # every pass. Nor is there a search for unused parameters: every pass uses all of them.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
         # Of convolutions that compute channels last they are copied there: no news for the user.
@@ -156,7 +156,7 @@ class DDPLearner(Learner[Network]):
         """Have DDP arrange its buckets now, in the order of the parameters.
 
         After its first backward pass it arranges them anew, in the order in which the gradients came. Where a gradient
-        lies decides in which order three or more workers are summed: the first step of every start would be rounded
+        lies decides in which order three or more ranks are summed: the first step of every start would be rounded
         otherwise than the same step of a run that went on, and the order could depend on which losses were on.
         """
         self._wrapped().backward()
@@ -164,12 +164,12 @@ class DDPLearner(Learner[Network]):
 
     def step(self) -> Tensor:
         self._passes = 0
-        self._workers.traffic.all_reduce("gradients", self._gradient_bytes)
+        self._ranks.traffic.all_reduce("gradients", self._gradient_bytes)
         return super().step()
 
     def average_running_statistics(self) -> None:
-        if not self._sync_batchnorm and self._workers.world_size > 1:
-            average_running_statistics(self.module, self._workers)
+        if not self._sync_batchnorm and self._ranks.world_size > 1:
+            average_running_statistics(self.module, self._ranks)
 
 
 class _Network(nn.Module):

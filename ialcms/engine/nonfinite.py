@@ -1,7 +1,7 @@
-"""NaN and infinity: found by all workers alike, skipped, counted, and reported with all that is known about them.
+"""NaN and infinity: found by all ranks alike, skipped, counted, and reported with all that is known about them.
 
-A loss that is not finite is turned into NaN gradients, which the reduction spreads to all workers. So the norm of the
-reduced gradient tells every worker the same, at no further communication. Whether a step is skipped is decided where it
+A loss that is not finite is turned into NaN gradients, which the reduction spreads to all ranks. So the norm of the
+reduced gradient tells every rank the same, at no further communication. Whether a step is skipped is decided where it
 is computed:
 on a GPU the host learns of it one step later (`Readback`), when the step has long been skipped there.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback
 
 log = logging.getLogger("ialcms")
@@ -36,7 +36,7 @@ class Health:
         self.taint: Tensor | float = 0.0  # 0, or NaN from the first fault on: poison for the losses after it
 
     def watch(self, message: str, value: Tensor) -> None:
-        """value: a scalar that is the same on all workers; message: what it is when it is not finite, {} its value."""
+        """value: a scalar that is the same on all ranks; message: what it is when it is not finite, {} its value."""
         self._messages.append(message)
         self._values.append(value.detach())
         self.taint = self.taint + 0 * value.detach()
@@ -71,7 +71,7 @@ class Watched:
 
     step: int
     verdict: Verdict
-    scalars: dict[str, Tensor]  # this worker's loss terms
+    scalars: dict[str, Tensor]  # this rank's loss terms
     inputs: Mapping[str, Tensor]  # what its networks saw
     keys: Sequence[tuple[str, ...]]  # the clips of its mixes
 
@@ -88,8 +88,8 @@ class SkippedSteps:
         assert self._watched is None
         self._watched = watched
 
-    def settle(self, workers: Workers) -> None:
-        """Report the watched step if it was skipped, and empty its scalars; all workers do so at the same step.
+    def settle(self, ranks: Ranks) -> None:
+        """Report the watched step if it was skipped, and empty its scalars; all ranks do so at the same step.
 
         ValueError when it is one skipped step too many.
         """
@@ -98,9 +98,9 @@ class SkippedSteps:
             return
         fault = watched.verdict.fault()
         if fault is not None:
-            self._report(workers, watched, fault)
+            self._report(ranks, watched, fault)
 
-    def _report(self, workers: Workers, watched: Watched, fault: str) -> None:
+    def _report(self, ranks: Ranks, watched: Watched, fault: str) -> None:
         own = (
             {name: float(value) for name, value in watched.scalars.items() if name.startswith("loss/")},
             [name for name, value in watched.inputs.items() if not bool(value.isfinite().all())],
@@ -109,19 +109,19 @@ class SkippedSteps:
         watched.scalars.clear()
         self.count += 1
         lines = [f"step {watched.step}: {fault}"]
-        every = workers.gather_objects(own)
+        every = ranks.gather_objects(own)
         bad_inputs_somewhere = any(bad for _, bad, _ in every)
         for rank, (terms, bad_inputs, mixes) in enumerate(every):
             if bad_inputs_somewhere and not bad_inputs:
-                continue  # statistics over the global batch carry one worker's NaN to all
+                continue  # statistics over the global batch carry one rank's NaN to all
             values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
             odd = f"input {', '.join(bad_inputs)} not finite; " if bad_inputs else ""
-            lines.append(f"worker {rank}: {odd}{values or 'no loss computed'}; clips {' | '.join(mixes)}")
+            lines.append(f"rank {rank}: {odd}{values or 'no loss computed'}; clips {' | '.join(mixes)}")
         message = "; ".join(lines)
         if self.count > self.limit:
             raise ValueError(
                 f"{message}. That is skipped step {self.count} and train.max_skipped_steps is {self.limit}: look at "
                 "these clips, lower the learning rates or set optim.clip_norm, then start again from the checkpoint"
             )
-        if workers.is_first:
+        if ranks.is_first:
             log.warning("%s. Skipped (%d of at most %d)", message, self.count, self.limit)

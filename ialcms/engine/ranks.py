@@ -1,6 +1,6 @@
-"""The workers of a job: who am I, and collectives that are plain no-ops on one worker.
+"""The ranks of a job: who am I, and collectives that are plain no-ops on one rank.
 
-Worker r owns the contiguous lanes [r*G/W, (r+1)*G/W) of the global batch, so what is gathered in worker order is in
+Rank r owns the contiguous lanes [r*G/W, (r+1)*G/W) of the global batch, so what is gathered in rank order is in
 lane order.
 """
 
@@ -42,8 +42,8 @@ def _set_batchnorm_group(group: dist.ProcessGroup | None) -> None:
     _batchnorm_group = group
 
 
-class Workers:
-    """The process group of a job, started from the launcher's environment; one worker without one.
+class Ranks:
+    """The process group of a job, started from the launcher's environment; one rank without one.
 
     Use as a context manager: the group is torn down at the end.
     """
@@ -88,7 +88,7 @@ class Workers:
         """Whether what the device says is looked at one step later, so that the program need not wait for it."""
         return self.device.type == "cuda"
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Ranks:
         return self
 
     def __exit__(
@@ -99,7 +99,7 @@ class Workers:
             dist.destroy_process_group()
 
     def gather(self, x: Tensor, kind: Kind | None = None) -> Tensor:
-        """Concatenate along the first axis over all workers, with gradients: (n, ...) -> (W*n, ...).
+        """Concatenate along the first axis over all ranks, with gradients: (n, ...) -> (W*n, ...).
 
         kind: what it is counted as in `traffic`, if at all.
         """
@@ -113,7 +113,7 @@ class Workers:
         return _GatherWithGradient.apply(x)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Plain Python values of all workers, in worker order."""
+        """Plain Python values of all ranks, in rank order."""
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -121,7 +121,7 @@ class Workers:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first worker's value, on all workers."""
+        """Rank 0's value, on all ranks."""
         if self.world_size == 1:
             return value
         values = [value]
@@ -129,7 +129,7 @@ class Workers:
         return values[0]
 
     def from_first(self, action: Callable[[], Value]) -> Value:
-        """What `action` returns on the first worker, on all of them, its ValueError too: then all stop alike."""
+        """What `action` returns on rank 0, on all of them, its ValueError too: then all stop alike."""
         result, refusal = None, None
         if self.is_first:
             try:
@@ -146,13 +146,13 @@ class Workers:
         return result  # type: ignore[return-value]
 
     def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of the first worker."""
+        """Overwrite tensors with those of rank 0."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the workers of a tensor without gradients."""
+        """Sum over the ranks of a tensor without gradients."""
         if self.world_size > 1:
             values = values.clone()
             with waiting():
@@ -160,11 +160,11 @@ class Workers:
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the workers of a tensor without gradients."""
+        """Mean over the ranks of a tensor without gradients."""
         return self.sum(values) / self.world_size
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any worker."""
+        """Whether the flag is set on any rank."""
         return self.any_of(flag)[0]
 
     def any_of(self, *flags: bool) -> list[bool]:
@@ -175,7 +175,7 @@ class Workers:
         return [bool(value) for value in self.largest(values).tolist()]
 
     def largest(self, values: Tensor) -> Tensor:
-        """Maximum over the workers, in place."""
+        """Maximum over the ranks, in place."""
         if self.world_size > 1:
             with waiting():
                 dist.all_reduce(values, op=dist.ReduceOp.MAX)
@@ -194,20 +194,20 @@ def _only_gpu() -> str:
 
 
 def _check_gpus(local_world_size: int, has_own: bool) -> None:
-    """has_own: whether each worker of this machine sees a GPU that no other one sees."""
+    """has_own: whether each rank of this machine sees a GPU that no other one sees."""
     if torch.cuda.is_available() and local_world_size > torch.cuda.device_count() and not has_own:
         raise ValueError(
-            f"{local_world_size} workers were started on a machine with {torch.cuda.device_count()} "
+            f"{local_world_size} ranks were started on a machine with {torch.cuda.device_count()} "
             f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
             "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
         )
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """all_gather along the first axis; backward sums the gradients that all workers have for the own part.
+    """all_gather along the first axis; backward sums the gradients that all ranks have for the own part.
 
-    Every worker's loss counts: with DDP's averaging of parameter gradients, a loss that is computed alike on all
-    workers from gathered values gives exactly its own gradient.
+    Every rank's loss counts: with DDP's averaging of parameter gradients, a loss that is computed alike on all
+    ranks from gathered values gives exactly its own gradient.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Have all workers the same input? A data set, list or checkpoint at the same path may be another one on some node."""
+"""Have all ranks the same input? A data set, list or checkpoint at the same path may be another one on some node."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import platform
 from collections.abc import Callable
 from typing import TypeVar
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 from ialcms.refusal import SharedRefusal
 
 Value = TypeVar("Value")
 
 
-def read_same(workers: Workers, what: str, read: Callable[[], Value], digest: Callable[[Value], str]) -> Value:
-    """What `read` returns, on all workers, where all of them find the same.
+def read_same(ranks: Ranks, what: str, read: Callable[[], Value], digest: Callable[[Value], str]) -> Value:
+    """What `read` returns, on all ranks, where all of them find the same.
 
-    what: the thing and where it lies, for people; digest: equal for equal values. ValueError on all workers when one
-    of them cannot read it (its own message) and when digests differ: with the node named. All workers call it.
+    what: the thing and where it lies, for people; digest: equal for equal values. ValueError on all ranks when one
+    of them cannot read it (its own message) and when digests differ: with the node named. All ranks call it.
     """
     value, refusal = None, ""
     try:
         value = read()
     except ValueError as error:
-        if workers.world_size == 1:
+        if ranks.world_size == 1:
             raise
         refusal = str(error)
-    if workers.world_size == 1:
+    if ranks.world_size == 1:
         return value  # type: ignore[return-value]
-    found = workers.gather_objects((refusal, "" if refusal else digest(value), platform.node()))  # type: ignore[arg-type]
+    found = ranks.gather_objects((refusal, "" if refusal else digest(value), platform.node()))  # type: ignore[arg-type]
     for rank, (reason, _, host) in enumerate(found):
         if reason:
-            raise SharedRefusal(reason if all(other for other, _, _ in found) else f"worker {rank} on {host}: {reason}")
+            raise SharedRefusal(reason if all(other for other, _, _ in found) else f"rank {rank} on {host}: {reason}")
     _, first, first_host = found[0]
     for rank, (_, other, host) in enumerate(found):
         if other != first:
             raise SharedRefusal(
-                f"{what} is another one on some nodes: {other} for worker {rank} on {host}, {first} for worker 0 on "
+                f"{what} is another one on some nodes: {other} for rank {rank} on {host}, {first} for rank 0 on "
                 f"{first_host}; copy the same there, or use one that all nodes share"
             )
     return value  # type: ignore[return-value]

@@ -1,7 +1,7 @@
-"""How much each worker sends, by what it is for: computed from sizes, at no cost to the step.
+"""How much each rank sends, by what it is for: computed from sizes, at no cost to the step.
 
-A worker of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
-all-gather of n bytes a worker (W-1) n. A test compares the sizes with what torch's profiler has seen.
+A rank of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
+all-gather of n bytes a rank (W-1) n. A test compares the sizes with what torch's profiler has seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def all_reduce_bytes(num_bytes: float, world_size: int) -> float:
 
 
 def all_gather_bytes(num_bytes: float, world_size: int) -> float:
-    """num_bytes: of one worker's part."""
+    """num_bytes: of one rank's part."""
     return (world_size - 1) * num_bytes
 
 
@@ -30,7 +30,7 @@ def size(tensors: Iterable[Tensor]) -> int:
 
 
 class Traffic:
-    """What this worker has sent since the last `take`.
+    """What this rank has sent since the last `take`.
 
     gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
     and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank: the

@@ -1,7 +1,7 @@
-"""How long this worker has stood in collectives: waiting for the other workers, and for the network.
+"""How long this rank has stood in collectives: waiting for the other ranks, and for the network.
 
-Workers go in lockstep, so by the clock their steps take equally long. What a step takes a worker by itself is the
-clock's time less this: the worker that waits least is the one that the others wait for. Only calls that hold up the
+Ranks go in lockstep, so by the clock their steps take equally long. What a step takes a rank by itself is the
+clock's time less this: the rank that waits least is the one that the others wait for. Only calls that hold up the
 host count, on CPUs (gloo). On GPUs collectives wait in the device's stream, where the host does not see it.
 """
 

@@ -1,6 +1,6 @@
-"""A run that hangs ends: with every worker's stacks in a file, and a line that says what took too long.
+"""A run that hangs ends: with every rank's stacks in a file, and a line that says what took too long.
 
-A worker that is stuck leaves the others waiting for it in a collective, for good. All of them notice here, at the same
+A rank that is stuck leaves the others waiting for it in a collective, for good. All of them notice here, at the same
 time, write where they are, and leave.
 """
 
@@ -14,26 +14,26 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from ialcms.engine.ranks import Workers
+from ialcms.engine.ranks import Ranks
 
 EXIT_CODE = 1
-_GRACE_S = 3.0  # for the other workers to write their stacks, before a launcher that misses one worker kills them all
+_GRACE_S = 3.0  # for the other ranks to write their stacks, before a launcher that misses one rank kills them all
 
 
 class Watchdog:
     """Ends the process when `beat` is not called for `timeout_s`; use as a context manager around the loop.
 
-        with Watchdog(config.train.timeout_s, folder.path, workers) as watchdog:
+        with Watchdog(config.train.timeout_s, folder.path, ranks) as watchdog:
             while ...:
                 watchdog.beat(f"step {step}")
                 ...
 
-    The stacks of all threads go to FOLDER/stacks-worker<rank>.txt.
+    The stacks of all threads go to FOLDER/stacks-rank<rank>.txt.
     """
 
-    def __init__(self, timeout_s: float, folder: Path, workers: Workers) -> None:
-        self._timeout_s, self._workers = timeout_s, workers
-        self._path = folder / f"stacks-worker{workers.rank}.txt"
+    def __init__(self, timeout_s: float, folder: Path, ranks: Ranks) -> None:
+        self._timeout_s, self._ranks = timeout_s, ranks
+        self._path = folder / f"stacks-rank{ranks.rank}.txt"
         self._beat = threading.Condition()
         self._what, self._deadline, self._over = "", float("inf"), False
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -71,7 +71,7 @@ class Watchdog:
         self._end(what)
 
     def _end(self, what: str) -> None:
-        line = f"{what} took longer than {self._timeout_s:g} s (train.timeout_s) on worker {self._workers.rank}"
+        line = f"{what} took longer than {self._timeout_s:g} s (train.timeout_s) on rank {self._ranks.rank}"
         try:
             with open(self._path, "a") as file:
                 print(time.strftime("%Y-%m-%d %H:%M:%S"), line, file=file, flush=True)

@@ -1,7 +1,7 @@
 """Evaluation: a run's separator on a fixed list of mixes of held-out videos, every mix exactly once.
 
 `ialcms.evaluation.scoring` separates and scores. Scores are written down as they come: an evaluation that was killed
-goes on where it was, on any number of workers.
+goes on where it was, on any number of ranks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.engine.held_folder import held_folder
 from ialcms.engine.same_input import read_same
 from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
@@ -56,16 +56,16 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
 
 
 def evaluate(
-    config: Config, checkpoint_folder: Path, workers: Workers, out: Path, mix_list: Path | None = None
+    config: Config, checkpoint_folder: Path, ranks: Ranks, out: Path, mix_list: Path | None = None
 ) -> Path | None:
-    """Score every mix once, write the results into `out`; on the first worker returns the page.
+    """Score every mix once, write the results into `out`; on rank 0 returns the page.
 
     mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_sources`, `eval.draws`.
     """
     if mix_list is not None:
         refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
-    with held_folder(workers, lease_of(out), must_be_shared=False):
-        return _evaluate(config, checkpoint_folder, workers, out, mix_list)
+    with held_folder(ranks, lease_of(out), must_be_shared=False):
+        return _evaluate(config, checkpoint_folder, ranks, out, mix_list)
 
 
 def lease_of(out: Path) -> Lease:
@@ -73,12 +73,10 @@ def lease_of(out: Path) -> Lease:
     return Lease(out, "evaluation", "--out", name="the folder of results", unwritable="no results can be written to")
 
 
-def _evaluate(
-    config: Config, checkpoint_folder: Path, workers: Workers, out: Path, mix_list: Path | None
-) -> Path | None:
+def _evaluate(config: Config, checkpoint_folder: Path, ranks: Ranks, out: Path, mix_list: Path | None) -> Path | None:
     shards = config.data.shards
-    manifest = read_same(workers, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
-    options = dataclasses.replace(config.eval, metrics=metrics_of(config, workers.device))
+    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    options = dataclasses.replace(config.eval, metrics=metrics_of(config, ranks.device))
     config = dataclasses.replace(config, eval=options)
 
     def read_mixes() -> list[EvaluationMix]:
@@ -88,34 +86,34 @@ def _evaluate(
             if mix_list is None else read_mix_list(mix_list, manifest)
         )  # fmt: skip
 
-    mixes = read_same(workers, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
+    mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
     separator, meta = read_same(
-        workers,
+        ranks,
         f"the checkpoint {checkpoint_folder}",
-        lambda: (load_separator(checkpoint_folder, config, workers.device), checkpoint.read_meta(checkpoint_folder)),
+        lambda: (load_separator(checkpoint_folder, config, ranks.device), checkpoint.read_meta(checkpoint_folder)),
         lambda read: str(read[1]["state_sha256"])[:16],
     )
     journal_folder, key = out / "scores", _key(config, manifest, mixes, meta["state_sha256"])
 
-    known = workers.broadcast(read_journal(journal_folder, key) if workers.is_first else None)
-    if workers.is_first:
+    known = ranks.broadcast(read_journal(journal_folder, key) if ranks.is_first else None)
+    if ranks.is_first:
         _check_ours(out, journal_folder)
         start_journal(journal_folder, key, known)
         if known:
             print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
-    workers.barrier()
-    own = share([mix for mix in mixes if mix.index not in known], workers.rank, workers.world_size)
-    scores, spent = {}, EvaluationTime(workers.device)
-    with Journal(journal_folder, f"worker-{workers.rank}", key) as journal:
-        for index, score in score_all(separator, manifest, own, config, spent, show_progress=workers.is_first):
+    ranks.barrier()
+    own = share([mix for mix in mixes if mix.index not in known], ranks.rank, ranks.world_size)
+    scores, spent = {}, EvaluationTime(ranks.device)
+    with Journal(journal_folder, f"rank-{ranks.rank}", key) as journal:
+        for index, score in score_all(separator, manifest, own, config, spent, show_progress=ranks.is_first):
             journal.write(index, score)
             scores[index] = score
     times = []
-    for part, spent_there in workers.gather_objects((scores, spent)):
+    for part, spent_there in ranks.gather_objects((scores, spent)):
         known |= part
         times.append(spent_there)
     assert sorted(known) == [mix.index for mix in mixes]
-    if not workers.is_first:
+    if not ranks.is_first:
         return None
 
     results = [_result(manifest, mix, known[mix.index]) for mix in mixes]
@@ -133,7 +131,7 @@ def _evaluate(
     write_results(out, results, about)
     print(format_tables(results))
     print(f"{config.eval.metrics} metrics: {EvaluationTime.total(times)}")
-    page = _write_page(separator, manifest, mixes, config, workers.device, out, about, results)
+    page = _write_page(separator, manifest, mixes, config, ranks.device, out, about, results)
     end_journal(journal_folder)
     print(f"figures: {out}\nreport: {page}")
     return page

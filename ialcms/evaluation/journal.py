@@ -1,6 +1,6 @@
 """Scores written down as they come, so that an evaluation that was killed goes on where it was.
 
-A folder holds a file of JSON lines for each worker: first the key of the evaluation, then a line per scored mix.
+A folder holds a file of JSON lines for each rank: first the key of the evaluation, then a line per scored mix.
 Scores under another key (another checkpoint, list or option) are not used.
 """
 
@@ -33,7 +33,7 @@ def read_journal(folder: Path, key: str) -> dict[int, MixScores]:
 
 
 def start_journal(folder: Path, key: str, scores: dict[int, MixScores]) -> None:
-    """Gather what is known so far in one file, then delete the others; one worker does so before any writes."""
+    """Gather what is known so far in one file, then delete the others; one rank does so before any writes."""
     with Journal(folder, "before.new", key) as journal:
         for index, score in scores.items():
             journal.write(index, score)
@@ -61,7 +61,7 @@ def list_journals(folder: Path) -> Iterator[Path]:
 
 
 class Journal:
-    """One worker's file: every line is on its way to disk before the next mix is scored."""
+    """One rank's file: every line is on its way to disk before the next mix is scored."""
 
     def __init__(self, folder: Path, name: str, key: str) -> None:
         self._path, self._key = folder / f"{name}.jsonl", key

@@ -1,4 +1,4 @@
-"""Networks and optimizers of a configuration, the same on every worker."""
+"""Networks and optimizers of a configuration, the same on every rank."""
 
 from __future__ import annotations
 

@@ -29,16 +29,16 @@ class Moments(NamedTuple):
 
 
 class Whole(Protocol):
-    """A batch of which each of several workers has an equal part."""
+    """A batch of which each of several ranks has an equal part."""
 
     parts: int
 
     def gather(self, own: Tensor) -> Tensor:
-        """(parts, ...): the tensors of all workers."""
+        """(parts, ...): the tensors of all ranks."""
         ...
 
     def sum(self, own: Tensor) -> Tensor:
-        """Over all workers."""
+        """Over all ranks."""
         ...
 
 
@@ -54,7 +54,7 @@ def instance_moments(x: Tensor) -> Moments:
 
 
 def batch_moments(instances: Moments, whole: Whole | None = None) -> Moments:
-    """Of each channel over all instances, (c,); of all workers' instances, where the batch is in parts."""
+    """Of each channel over all instances, (c,); of all ranks' instances, where the batch is in parts."""
     mean = instances.mean.mean(0)
     variance = (instances.variance + (instances.mean - mean).square()).mean(0)
     if whole is None:
@@ -69,7 +69,7 @@ def scale_instances(
 ) -> Tensor:
     """instance_norm(norm(x)) * gain + offset; moves the running statistics of `norm` while it trains.
 
-    whole: where the statistics of BatchNorm are those of all workers' instances. eps: of the instance normalisation.
+    whole: where the statistics of BatchNorm are those of all ranks' instances. eps: of the instance normalisation.
     """
     fixed = None if norm.training else norm.running_var
     settings = (norm.eps, eps, whole)

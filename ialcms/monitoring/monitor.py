@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, a log file, JSON lines, a progress bar. The first worker writes, the others watch."""
+"""What a run tells: TensorBoard, a log file, JSON lines, a progress bar. Rank 0 writes, the others watch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from ialcms.config import Config
-from ialcms.engine import Workers, waited_s
+from ialcms.engine import Ranks, waited_s
 from ialcms.files import write_whole
 from ialcms.monitoring.tensorboard import BEST_SCORE, Curves
 from ialcms.monitoring.visuals import View
@@ -39,9 +39,9 @@ _BAR = "{percentage:3.0f}%|{bar:12}| {desc}"
 class Monitor:
     """One writer and one curve, also over restarts: a resumed run drops what lies behind its first step."""
 
-    def __init__(self, folder: RunFolder, config: Config, workers: Workers, first_step: int) -> None:
+    def __init__(self, folder: RunFolder, config: Config, ranks: Ranks, first_step: int) -> None:
         """first_step: finished steps at the start."""
-        self._config, self._workers, self._folder = config, workers, folder
+        self._config, self._ranks, self._folder = config, ranks, folder
         self._train = config.train
         self._curves: Curves | None = None
         self._full = False  # whether something could not be written since the last checkpoint
@@ -52,8 +52,8 @@ class Monitor:
         self._best: float | None = None
         self._since_record: list[Mapping[str, Tensor]] = []
         self.pause()
-        set_up_logging(folder, workers)
-        if workers.is_first:
+        set_up_logging(folder, ranks)
+        if ranks.is_first:
             self._score, self._best = _last_scores(drop_records_after(folder.metrics, first_step))
             self._curves = Curves(folder.tensorboard, config, first_step)
             if sys.stderr.isatty():
@@ -68,8 +68,8 @@ class Monitor:
     def step(self, step: int, scalars: Mapping[str, Tensor], values: Mapping[str, float], waited_s: float) -> None:
         """Count a finished step (0-based); every `log_every` steps record the means of all scalars since the last time.
 
-        scalars stay on the device until then, and workers agree on their means in one exchange. values are the same on
-        all workers and recorded as they are. waited_s: how long this worker waited for its batch.
+        scalars stay on the device until then, and ranks agree on their means in one exchange. values are the same on
+        all ranks and recorded as they are. waited_s: how long this rank waited for its batch.
         """
         self._since_record.append(scalars)
         self._timed_steps += 1
@@ -81,7 +81,7 @@ class Monitor:
         if not self.records(step):
             return
         means, speed = self._exchange()
-        sent = self._workers.traffic.take()
+        sent = self._ranks.traffic.take()
         sent_mb = {f"sent_mb/{kind}": num_bytes / 1e6 / len(self._since_record) for kind, num_bytes in sent.items()}
         self._since_record.clear()
         self.pause()
@@ -96,7 +96,7 @@ class Monitor:
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Scalars after `step` finished steps, to TensorBoard and metrics.jsonl."""
         self._write(lambda curves: curves.scalars(step, values))
-        if not self._workers.is_first:
+        if not self._ranks.is_first:
             return
         # JSON has no word for infinity and no number
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -134,7 +134,7 @@ class Monitor:
         step: finished steps. Curves that could not be written go on here, if there is room again.
         """
         self._full = False
-        if self._curves is None and self._workers.is_first:
+        if self._curves is None and self._ranks.is_first:
             try:
                 self._curves = Curves(self._folder.tensorboard, self._config, step)
             except OSError as error:
@@ -167,7 +167,7 @@ class Monitor:
         self._full = True
 
     def _exchange(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Means of the scalars over steps and workers, and speed; the only place where a step waits for the device."""
+        """Means of the scalars over steps and ranks, and speed; the only place where a step waits for the device."""
         names = sorted({name for scalars in self._since_record for name in scalars})
         means = [
             torch.stack([scalars[name].float() for scalars in self._since_record if name in scalars]).mean()
@@ -177,38 +177,38 @@ class Monitor:
         collectives_s = min(waited_s() - self._in_collectives_since, elapsed_s)
         step_s = elapsed_s / max(self._timed_steps, 1)
         shares = self._waited_s / elapsed_s, collectives_s / elapsed_s
-        own = torch.tensor([step_s, *shares, *_peak_memory_gb(self._workers.device)])
+        own = torch.tensor([step_s, *shares, *_peak_memory_gb(self._ranks.device)])
         local = torch.cat([torch.stack(means), own.to(means[0].device)]) if means else own
-        rows = self._workers.gather(local.unsqueeze(0).to(self._workers.device)).tolist()  # a row per worker
+        rows = self._ranks.gather(local.unsqueeze(0).to(self._ranks.device)).tolist()  # a row per rank
         count = len(names)
         scalars = {name: sum(row[n] for row in rows) / len(rows) for n, name in enumerate(names)}
         return scalars, self._speed([row[count:] for row in rows]) if self._timed_steps else {}
 
     def _speed(self, rows: Sequence[Sequence[float]]) -> dict[str, float]:
-        """rows: per worker step seconds, shares waiting for data and for workers, memory of process and of device.
+        """rows: per rank step seconds, shares waiting for data and for ranks, memory of process and of device.
 
-        A worker's own rate and step time leave out its waiting for the others.
+        A rank's own rate and step time leave out its waiting for the others.
         """
-        seconds, for_data, for_workers, process_gb, device_gb = zip(*rows)
+        seconds, for_data, for_ranks, process_gb, device_gb = zip(*rows)
         mean_s = sum(seconds) / len(rows)
-        own_s = [of_step * (1 - share) for of_step, share in zip(seconds, for_workers)]
+        own_s = [of_step * (1 - share) for of_step, share in zip(seconds, for_ranks)]
         mixes = self._train.global_batch
         values = {
             "speed/mixes_per_second": mixes / mean_s,
             "speed/step_seconds": mean_s,
-            "speed/slowest_worker_step_seconds": max(own_s),
-            "speed/slowest_worker": float(own_s.index(max(own_s))),
+            "speed/slowest_rank_step_seconds": max(own_s),
+            "speed/slowest_rank": float(own_s.index(max(own_s))),
             "speed/share_waiting_for_data": sum(for_data) / len(rows),
             "speed/longest_share_waiting_for_data": max(for_data),
-            "speed/share_waiting_for_workers": sum(for_workers) / len(rows),
+            "speed/share_waiting_for_ranks": sum(for_ranks) / len(rows),
             "memory/process_gb": max(process_gb),
         }
-        if self._workers.device.type == "cuda":
+        if self._ranks.device.type == "cuda":
             values["memory/device_gb"] = max(device_gb)
         for rank in range(len(rows)):
-            values[f"speed_by_worker/mixes_per_second/{rank}"] = mixes / len(rows) / max(own_s[rank], 1e-9)
-            values[f"speed_by_worker/step_seconds/{rank}"] = own_s[rank]
-            values[f"speed_by_worker/share_waiting_for_data/{rank}"] = for_data[rank]
+            values[f"speed_by_rank/mixes_per_second/{rank}"] = mixes / len(rows) / max(own_s[rank], 1e-9)
+            values[f"speed_by_rank/step_seconds/{rank}"] = own_s[rank]
+            values[f"speed_by_rank/share_waiting_for_data/{rank}"] = for_data[rank]
         return values
 
     def _line(self, step: int) -> str:
@@ -282,19 +282,19 @@ def _peak_memory_gb(device: torch.device) -> tuple[float, float]:
     return process_gb, torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else 0.0
 
 
-def set_up_logging(folder: RunFolder, workers: Workers) -> None:
-    """Log lines of the first worker to its terminal and, appended, to train.log; only warnings of the others."""
+def set_up_logging(folder: RunFolder, ranks: Ranks) -> None:
+    """Log lines of rank 0 to its terminal and, appended, to train.log; only warnings of the others."""
     root = logging.getLogger("ialcms")
-    root.setLevel(logging.INFO if workers.is_first else logging.WARNING)
+    root.setLevel(logging.INFO if ranks.is_first else logging.WARNING)
     root.propagate = False
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    name = "" if workers.world_size == 1 or workers.is_first else f"[worker {workers.rank}] "
-    console = _Console(workers.is_first)
+    name = "" if ranks.world_size == 1 or ranks.is_first else f"[rank {ranks.rank}] "
+    console = _Console(ranks.is_first)
     console.setFormatter(_Plain(name + "%(message)s"))
     root.addHandler(console)
-    if workers.is_first:
+    if ranks.is_first:
         file = _LogFile(folder.log)
         file.setFormatter(_Plain("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(file)
@@ -324,7 +324,7 @@ class _Console(logging.Handler):
         on_terminal = sys.stderr.isatty()
         if is_bar_line and on_terminal:
             return
-        # Another worker's bar may stand in the line: wipe it out, its owner draws it again.
+        # Another rank's bar may stand in the line: wipe it out, its owner draws it again.
         wipe = "\r\x1b[K" if on_terminal and not self._owns_bar else ""
         with contextlib.suppress(OSError):  # a closed terminal, a pipe without a reader: training goes on
             tqdm.write(wipe + self.format(record), file=sys.stderr)

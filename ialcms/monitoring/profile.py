@@ -115,7 +115,7 @@ class StepProfile:
         if count < 1 or not events:
             return
         table = format_costs(costs_by_module(events, self._device.type == "cuda"), count, self._device.type)
-        # the name by which TensorBoard's profiler plugin knows a trace: worker.number.pt.trace.json.gz
+        # the name by which TensorBoard's profiler plugin knows a trace: rank.number.pt.trace.json.gz
         path = self._folder / f"{platform.node()}_{os.getpid()}.{first}.pt.trace.json.gz"
         unfinished = path.with_name(f".{path.name}")
         try:

@@ -48,7 +48,7 @@ class CheckpointWriter:
         return self._lease is not None and self._lease.lost != ""
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is due by the number of steps, which all workers know."""
+        """Whether a checkpoint is due by the number of steps, which all ranks know."""
         return step % self._config.train.checkpoint_every == 0
 
     def is_overdue(self) -> bool:

@@ -32,7 +32,7 @@ _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_e
 class Start:
     """A start of a run, as its folder notes it."""
 
-    marks: Sequence[Mapping[str, str | int]] = ()  # of the launch, by all workers
+    marks: Sequence[Mapping[str, str | int]] = ()  # of the launch, by all ranks
     weights: Path | None = None  # that were given to begin with
 
 
@@ -77,7 +77,7 @@ class RunFolder:
         return [path for path in own if path.is_file()] + saved
 
     def was_started_by(self, marks: Sequence[Mapping[str, str | int]]) -> bool:
-        """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all workers."""
+        """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all ranks."""
         starts = self._starts()
         before = starts[-1].get("launch") if starts else None
         return isinstance(before, list) and is_restart(before, marks)

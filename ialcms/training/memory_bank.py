@@ -1,8 +1,8 @@
 """Independent and dependent pairs of separated components, and the memory bank that independent partners come from.
 
 The components of the global batch are numbered in lane order, mixes one after the other: N of them, K = M*O a mix.
-Pairs and bank are the same on every worker: indices come from a generator keyed by the global step, the bank's
-content from the components of all workers.
+Pairs and bank are the same on every rank: indices come from a generator keyed by the global step, the bank's
+content from the components of all ranks.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def plan_pairs(draws: np.ndarray, per_mix: int, filled: int, next_slot: int, cap
 
 @dataclass(frozen=True)
 class Pairs:
-    """This worker's pairs: its n components with gradients, then their n independent partners."""
+    """This rank's pairs: its n components with gradients, then their n independent partners."""
 
     partners: Tensor  # (n, F, T) float32, without gradients
     independent: Tensor  # (p, 2) indices into cat([components, partners])
@@ -72,7 +72,7 @@ class Pairs:
 
 
 class MemoryBank(nn.Module):
-    """Ring buffer of past components, (capacity, F, T) in float16; content and order are the same on all workers."""
+    """Ring buffer of past components, (capacity, F, T) in float16; content and order are the same on all ranks."""
 
     slots: Tensor
     filled: Tensor
@@ -115,7 +115,7 @@ class MemoryBank(nn.Module):
     ) -> Pairs:
         """Draw the pairs of a step and let the batch's components enter.
 
-        entering: (N, F, T) `compact` magnitudes of the whole global batch in lane order; this worker's are the `count`
+        entering: (N, F, T) `compact` magnitudes of the whole global batch in lane order; this rank's are the `count`
         from `first` on. check: a scalar that is not finite where they must not enter; then the bank stays as it is.
         """
         self.settle()

@@ -1,9 +1,9 @@
-"""A worker's share of the global batch in micro-batches, for gradient accumulation.
+"""A rank's share of the global batch in micro-batches, for gradient accumulation.
 
-Micro-batch a of A has the worker's mixes a, a + A, a + 2A, ... As every worker owns consecutive lanes, that is lanes
-a, a + A, ... of the global batch, whatever the number of workers.
+Micro-batch a of A has the rank's mixes a, a + A, a + 2A, ... As every rank owns consecutive lanes, that is lanes
+a, a + A, ... of the global batch, whatever the number of ranks.
 
-Shapes: B mixes of this worker, K = M*O components a mix, n = B*K.
+Shapes: B mixes of this rank, K = M*O components a mix, n = B*K.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ialcms.training.memory_bank import Pairs
 
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:
-    """The micro-batches of a worker's batch."""
+    """The micro-batches of a rank's batch."""
     return [
         replace(
             batch, mix=batch.mix[part::count], mixtures=batch.mixtures[part::count], objects=batch.objects[part::count],

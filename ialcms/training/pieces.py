@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ialcms.config import Config
-from ialcms.engine import Learner, Workers
+from ialcms.engine import Learner, Ranks
 from ialcms.models import Critic, Separator, SeparatorOutput
 
 log = logging.getLogger("ialcms")
@@ -28,9 +28,9 @@ class Pieces:
     """What a step calls: each takes what the network's `forward` takes."""
 
     def __init__(
-        self, separator: Learner[Separator], critic: Learner[Critic] | None, config: Config, workers: Workers
+        self, separator: Learner[Separator], critic: Learner[Critic] | None, config: Config, ranks: Ranks
     ) -> None:
-        compiles, records = _supported(config, workers)
+        compiles, records = _supported(config, ranks)
         # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
         self.separate: Call = separator.module
         self.separate_to_learn: Call = separator
@@ -47,21 +47,21 @@ class Pieces:
                 self.score_to_learn = _Recorded(self.score_to_learn, critic, with_gradient=True)
 
 
-def _supported(config: Config, workers: Workers) -> tuple[bool, bool]:
+def _supported(config: Config, ranks: Ranks) -> tuple[bool, bool]:
     """Whether to compile and whether to record graphs here; one warning for each that was asked for in vain."""
     train = config.train
-    alone = not workers.distributed and train.engine in ("auto", "single")
+    alone = not ranks.distributed and train.engine in ("auto", "single")
     reasons = {
-        "train.compile": None if alone else "it needs a single worker without a launcher",
-        "train.cuda_graphs": None if alone else "they need a single worker without a launcher",
+        "train.compile": None if alone else "it needs a single rank without a launcher",
+        "train.cuda_graphs": None if alone else "they need a single rank without a launcher",
     }
-    if alone and workers.device.type != "cuda":
+    if alone and ranks.device.type != "cuda":
         reasons["train.cuda_graphs"] = "they need a GPU"
     elif alone and train.accumulation > 1:
         reasons["train.cuda_graphs"] = "they need train.accumulation=1"
     wanted = {"train.compile": train.compile, "train.cuda_graphs": train.cuda_graphs}
     for name, reason in reasons.items():
-        if wanted[name] and reason is not None and workers.is_first:
+        if wanted[name] and reason is not None and ranks.is_first:
             log.warning("%s is left out: %s", name, reason)
     compiles, records = (wanted[name] and reasons[name] is None for name in reasons)
     return compiles, records

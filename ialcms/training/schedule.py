@@ -1,6 +1,6 @@
 """Loss weights, and who learns, as pure functions of the global step.
 
-The global step counts the batches of the whole job from 0, so another number of workers or a resumed run has the
+The global step counts the batches of the whole job from 0, so another number of ranks or a resumed run has the
 same weight, and the same networks learn, at the same step.
 """
 

@@ -1,13 +1,13 @@
 """One training step: separate, let the critic learn, then the separator against the frozen critic.
 
-The step is the same on any number of workers, by any engine, up to rounding. With gradient accumulation the global
+The step is the same on any number of ranks, by any engine, up to rounding. With gradient accumulation the global
 batch passes the networks in micro-batches, and only the statistics of BatchNorm differ from one pass of all: they are
-those of a micro-batch over all workers, and move once per micro-batch. Pairs, memory bank and the consistency loss are
+those of a micro-batch over all ranks, and move once per micro-batch. Pairs, memory bank and the consistency loss are
 still those of the whole global batch. For that the separator runs twice where it learns: once for the components, from
-which the critic learns first, and once for its own gradients. A random mask of dropout depends on worker and
-micro-batch: there, and only there, other workers mean other numbers.
+which the critic learns first, and once for its own gradients. A random mask of dropout depends on rank and
+micro-batch: there, and only there, other ranks mean other numbers.
 
-Shapes: B mixes of this worker, K = M*O components a mix, n = B*K components of this worker and N of all workers, F x T
+Shapes: B mixes of this rank, K = M*O components a mix, n = B*K components of this rank and N of all ranks, F x T
 log-frequency spectrograms, D channels and H x W cells of the visual feature.
 """
 
@@ -23,7 +23,7 @@ from ialcms import losses
 from ialcms.config import Config, digest
 from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
-from ialcms.engine import Health, Learner, SkippedSteps, Watched, Workers, build_learner, check_agreement
+from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
 from ialcms.models import Critic, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.rng import uniforms
@@ -38,32 +38,32 @@ Scalars = dict[str, Tensor]
 class Experiment:
     """Both networks, their optimizers and the memory bank; `step` makes them one global step older."""
 
-    def __init__(self, config: Config, workers: Workers, pretrained: bool = True) -> None:
-        self.config, self.workers = config, workers
+    def __init__(self, config: Config, ranks: Ranks, pretrained: bool = True) -> None:
+        self.config, self.ranks = config, ranks
         separator, critic = build_networks(config, pretrained)
         for network in (separator, critic):
             if network is not None:
-                network.to(workers.device)
+                network.to(ranks.device)
                 # equal by the seed, up to the rounding of machines of different kinds
-                workers.copy_from_first([*network.parameters(), *network.buffers()])
-        self.separator = build_learner(separator, separator_optimizer(separator, config), workers, config)
+                ranks.copy_from_first([*network.parameters(), *network.buffers()])
+        self.separator = build_learner(separator, separator_optimizer(separator, config), ranks, config)
         self.critic: Learner[Critic] | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
-            self.critic = build_learner(critic, critic_optimizer(critic, config), workers, config)
+            self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
             audio = config.audio
-            self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(workers.device)
-        self._pieces = Pieces(self.separator, self.critic, config, workers)
+            self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(ranks.device)
+        self._pieces = Pieces(self.separator, self.critic, config, ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
     def step(self, batch: Batch) -> Scalars:
-        """Train on this worker's part of the global batch of `batch.step`; scalars for the log, without gradients.
+        """Train on this rank's part of the global batch of `batch.step`; scalars for the log, without gradients.
 
-        A step in which a network's output or gradient is NaN or infinite on any worker is skipped by all, without a
+        A step in which a network's output or gradient is NaN or infinite on any rank is skipped by all, without a
         trace in what has not learned yet. On a GPU the program learns of it when the next step begins, or by `settle`:
         then the step is reported and counted, and its scalars, the very ones returned here, are emptied. ValueError
-        when there were too many. ValueError when the workers' networks differ, which is looked at in the first step
+        when there were too many. ValueError when the ranks' networks differ, which is looked at in the first step
         and every `train.check_every`.
         """
         self.settle()
@@ -82,23 +82,23 @@ class Experiment:
                 learner.restore_buffers(where=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
             self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
-            if not self.workers.reads_late:
+            if not self.ranks.reads_late:
                 self.settle()
         return scalars
 
     def settle(self) -> None:
-        """Wait for what became of the last step, and report it if it was skipped; all workers call it together.
+        """Wait for what became of the last step, and report it if it was skipped; all ranks call it together.
 
         Before anything that is to know: the log, a checkpoint, the end. ValueError when there were too many.
         """
-        self.skipped.settle(self.workers)
+        self.skipped.settle(self.ranks)
 
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
-        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16)
 
     def state_dict(self) -> dict[str, Any]:
-        """Complete on the first worker; all workers ask for it together, between two steps."""
+        """Complete on rank 0; all ranks ask for it together, between two steps."""
         self.settle()
         state = {"separator": self.separator.state_dict(), "skipped_steps": self.skipped.count}
         if self.critic is not None and self.bank is not None:
@@ -106,7 +106,7 @@ class Experiment:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the first step; from any engine and any number of workers."""
+        """Before the first step; from any engine and any number of ranks."""
         self.separator.load_state_dict(state["separator"])
         self.skipped.count = state["skipped_steps"]
         if self.critic is not None and self.bank is not None:
@@ -135,8 +135,8 @@ class Experiment:
             self._learn_separator(parts, outputs, components, pairs, now, scalars, health)
 
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
-        # Random numbers of the networks (dropout) are a function of step and worker too: none to save or restore.
-        key = (self.config.seed, "torch", batch.step, self.workers.rank, part)
+        # Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore.
+        key = (self.config.seed, "torch", batch.step, self.ranks.rank, part)
         torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
         self.separator.module.train()
         separate = self._pieces.separate_to_learn if learns else self._pieces.separate
@@ -145,14 +145,14 @@ class Experiment:
         return output
 
     def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:
-        """The pairs of each micro-batch. They and the bank are the same on all workers."""
+        """The pairs of each micro-batch. They and the bank are the same on all ranks."""
         assert self.bank is not None
         own = self.bank.compact(magnitude.flatten(0, 2))
-        every = self.workers.gather(own, "bank")
+        every = self.ranks.gather(own, "bank")
         largest = every.amax().float()  # NaN if one of them is
         health.watch("a separated component is not finite", largest)
         per_mix = self.config.clips_per_mix
-        first = self.workers.rank * len(own)
+        first = self.ranks.rank * len(own)
         pairs = self.bank.pair(every, per_mix, first, len(own), self.config.seed, step, check=largest)
         return split_pairs(pairs, per_mix, self.config.train.accumulation)
 
@@ -192,7 +192,7 @@ class Experiment:
         health: Health,
     ) -> None:
         """outputs: with their graphs, None to separate each micro-batch (again) when it is needed."""
-        consistency = _Consistency(components, self.config, self.workers) if now.lambda_avc > 0 else None
+        consistency = _Consistency(components, self.config, self.ranks) if now.lambda_avc > 0 else None
         means = _Means(len(parts), scalars)
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
@@ -231,7 +231,7 @@ class Experiment:
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
             tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
-        check_agreement(self.workers, step, digest(self.config), tensors.items())
+        check_agreement(self.ranks, step, digest(self.config), tensors.items())
         self._agreed = True
 
 
@@ -247,17 +247,17 @@ class _Means:
 
 
 class _Consistency:
-    """The consistency loss over the objects of all workers and micro-batches, and its gradient at the embeddings.
+    """The consistency loss over the objects of all ranks and micro-batches, and its gradient at the embeddings.
 
-    Each worker scores its own pictures against all sounds; the rows are gathered. From the gradient each micro-batch
+    Each rank scores its own pictures against all sounds; the rows are gathered. From the gradient each micro-batch
     gets its share when its graph is there.
     """
 
-    def __init__(self, components: Components, config: Config, workers: Workers) -> None:
+    def __init__(self, components: Components, config: Config, ranks: Ranks) -> None:
         visual = components.visual.detach().requires_grad_()
         audio = components.audio.detach().requires_grad_()
-        sounds = workers.gather(audio.flatten(0, 2), "features")
-        scores = workers.gather(losses.similarity(visual.flatten(0, 2), sounds), "features")
+        sounds = ranks.gather(audio.flatten(0, 2), "features")
+        scores = ranks.gather(losses.similarity(visual.flatten(0, 2), sounds), "features")
         loss = losses.consistency_loss(scores, config.loss.temperature, config.loss.excluded_negatives)
         self._visual_gradient, self._audio_gradient = torch.autograd.grad(loss, (visual, audio))
         self.loss = loss.detach()

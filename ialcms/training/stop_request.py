@@ -1,4 +1,4 @@
-"""Requests to stop: signals and a stop file only set a flag; the workers agree on it between two steps."""
+"""Requests to stop: signals and a stop file only set a flag; the ranks agree on it between two steps."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
 def end_with_agent() -> None:
-    """Let the kernel end this worker when the torchrun agent that started it dies (Linux).
+    """Let the kernel end this rank when the torchrun agent that started it dies (Linux).
 
-    torchrun starts workers in sessions of their own: without this, those of a killed agent train on unseen, hold their
-    GPUs, and write into the run's folder beside the workers of the agent that takes over.
+    torchrun starts ranks in sessions of their own: without this, those of a killed agent train on unseen, hold their
+    GPUs, and write into the run's folder beside the ranks of the agent that takes over.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -39,7 +39,7 @@ class StopRequest:
 
     TERM, INT, USR1 or HUP (a closed terminal, unless nohup has it ignored), or a file named `stop` in the run's folder,
     ask for a checkpoint and an end at the next step boundary. A second INT ends the process at once; the last whole
-    checkpoint stays. A second one of the others does not: what signals all processes of a job reaches a worker twice,
+    checkpoint stays. A second one of the others does not: what signals all processes of a job reaches a rank twice,
     by its launcher too.
     """
 
@@ -80,7 +80,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether this worker was asked; looks for the file once a second."""
+        """Whether this rank was asked; looks for the file once a second."""
         if not self._signalled and time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
             self._signalled = self._file.exists()

@@ -1,6 +1,6 @@
 """The training loop.
 
-    torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml      # two workers
+    torchrun --standalone --nproc_per_node=2 -m ialcms train configs/demo.yaml      # two ranks
     ialcms train configs/demo.yaml train.steps=100                                  # one
 
 A run started again in the same folder goes on from its newest checkpoint.
@@ -22,7 +22,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
-from ialcms.engine import LateFlags, Watchdog, Workers, check_same_fields
+from ialcms.engine import LateFlags, Ranks, Watchdog, check_same_fields
 from ialcms.engine.held_folder import held_folder
 from ialcms.engine.same_input import read_same
 from ialcms.launched import launch_mark
@@ -46,7 +46,7 @@ log = logging.getLogger("ialcms")
 def train(
     config: Config,
     folder: RunFolder,
-    workers: Workers,
+    ranks: Ranks,
     resume: str = "auto",
     weights: Path | None = None,
     profiled_steps: int = 0,
@@ -57,16 +57,16 @@ def train(
     checkpoint's folder. weights: start a new run with these networks (see `init_from`). profiled_steps: steps to write
     a profile of. ValueError for faults in the input, before anything is written.
     """
-    check_world_size(config, workers.world_size)
-    check_same_fields(workers, shared_fields(config))
+    check_world_size(config, ranks.world_size)
+    check_same_fields(ranks, shared_fields(config))
     shards = config.data.shards
-    manifest = read_same(workers, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
     lease = Lease(folder.path, "training", "--folder", name="the run's folder")
-    with held_folder(workers, lease, must_be_shared=True):
+    with held_folder(ranks, lease, must_be_shared=True):
         return _train(
             config,
             folder,
-            workers,
+            ranks,
             manifest,
             resume=resume,
             weights=weights,
@@ -76,15 +76,15 @@ def train(
 
 
 def _train(
-    config: Config, folder: RunFolder, workers: Workers, manifest: Manifest, *, resume: str, weights: Path | None,
+    config: Config, folder: RunFolder, ranks: Ranks, manifest: Manifest, *, resume: str, weights: Path | None,
     lease: Lease, profiled_steps: int,
 ) -> Progress:  # fmt: skip
-    validation = Validation(config, manifest, workers)  # finds out that there are too few instruments before we start
+    validation = Validation(config, manifest, ranks)  # finds out that there are too few instruments before we start
     set_arithmetic(config, fixed_shapes=True)
-    # The first worker decides for all: the others may see another state of a shared file system.
-    start = Start(workers.gather_objects(launch_mark()), weights)
-    found = workers.from_first(lambda: _checkpoint_to_resume(folder, resume, start))
-    experiment = Experiment(config, workers, pretrained=found is None and weights is None)
+    # Rank 0 decides for all: the others may see another state of a shared file system.
+    start = Start(ranks.gather_objects(launch_mark()), weights)
+    found = ranks.from_first(lambda: _checkpoint_to_resume(folder, resume, start))
+    experiment = Experiment(config, ranks, pretrained=found is None and weights is None)
     progress, beginning = Progress(), "from the start"
     if found is not None:
         state, progress = checkpoint.load(found, config, manifest.digest)
@@ -97,33 +97,33 @@ def _train(
         beginning += f"; backbone {config.model.visual.weights}: {origin}"
     if profiled_steps:
         check_profile(profiled_steps, config.train.steps - progress.step)
-    batches = train_batches(config, manifest, progress.step, workers.rank, workers.world_size, workers.device)
+    batches = train_batches(config, manifest, progress.step, ranks.rank, ranks.world_size, ranks.device)
 
     # From here on the input is in order: now the run's folder comes into being.
-    if workers.is_first:
-        folder.create(config, workers.world_size, start)
+    if ranks.is_first:
+        folder.create(config, ranks.world_size, start)
         folder.start()
         checkpoint.abandon_after(folder.checkpoints, progress.step)
         checkpoint.restore_best(folder.checkpoints, progress)
-    workers.barrier()
-    monitor = Monitor(folder, config, workers, progress.step)
-    bad = BadClips(config, manifest, progress.bad_clips, speaks=workers.is_first)
-    writer = CheckpointWriter(folder.checkpoints, config, manifest.digest, lease if workers.is_first else None)
+    ranks.barrier()
+    monitor = Monitor(folder, config, ranks, progress.step)
+    bad = BadClips(config, manifest, progress.bad_clips, speaks=ranks.is_first)
+    writer = CheckpointWriter(folder.checkpoints, config, manifest.digest, lease if ranks.is_first else None)
     # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
-    if not workers.broadcast(workers.is_first and checkpoint.best(folder.checkpoints) is not None):
+    if not ranks.broadcast(ranks.is_first and checkpoint.best(folder.checkpoints) is not None):
         progress = dataclasses.replace(progress, best_score=None, best_step=None)
-    log.info("%s; %s", _describe(config, manifest, workers), beginning)
+    log.info("%s; %s", _describe(config, manifest, ranks), beginning)
     try:
-        watchdog = Watchdog(config.train.timeout_s, folder.path, workers)
-        looks = profiled_steps if workers.is_first else 0
+        watchdog = Watchdog(config.train.timeout_s, folder.path, ranks)
+        looks = profiled_steps if ranks.is_first else 0
         with (
             StopRequest(folder.stop_file) as stop,
             watchdog,
             StepProfile(
-                looks, folder.profile, _networks(experiment), device=workers.device, first_step=progress.step
+                looks, folder.profile, _networks(experiment), device=ranks.device, first_step=progress.step
             ) as profile,
         ):
-            run = _Run(config, folder, workers, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
+            run = _Run(config, folder, ranks, manifest, experiment, validation, monitor, writer, stop, watchdog, bad,
                        profile)  # fmt: skip
             return run.loop(batches, progress)
     finally:
@@ -137,7 +137,7 @@ def _train(
 class _Run:
     config: Config
     folder: RunFolder
-    workers: Workers
+    ranks: Ranks
     manifest: Manifest
     experiment: Experiment
     validation: Validation
@@ -149,17 +149,17 @@ class _Run:
     profile: StepProfile
 
     def loop(self, batches: Generator[Batch], progress: Progress) -> Progress:
-        config, workers, monitor = self.config, self.workers, self.monitor
+        config, ranks, monitor = self.config, self.ranks, self.monitor
         validate_every = config.train.validate_every or steps_per_epoch(config, self.manifest)
-        flags = LateFlags(workers)
-        unshared: dict[str, str] = {}  # clips that this worker had to replace and has not told the others of
+        flags = LateFlags(ranks)
+        unshared: dict[str, str] = {}  # clips that this rank had to replace and has not told the others of
         while progress.step < config.train.steps:
             self.watchdog.beat(f"step {progress.step}")
             waiting_since = time.monotonic()
             try:
                 batch = next(batches)
             except ValueError as error:
-                if not workers.is_first:  # the first worker, which speaks otherwise, does not know it
+                if not ranks.is_first:  # rank 0, which speaks otherwise, does not know it
                     log.error("%s", error)
                 raise
             waited_s = time.monotonic() - waiting_since
@@ -182,9 +182,9 @@ class _Run:
             if show_every and (progress.step % show_every == 0 or is_last):
                 self.watchdog.beat(f"pictures after step {progress.step}")
                 separator = self.experiment.separator.inference_module()
-                monitor.show(progress.step, self.validation.views(separator) if workers.is_first else [])
+                monitor.show(progress.step, self.validation.views(separator) if ranks.is_first else [])
             unshared |= batch.bad
-            overdue = workers.is_first and (self.writer.is_overdue() or self.writer.shut_out)
+            overdue = ranks.is_first and (self.writer.is_overdue() or self.writer.shut_out)
             raised = flags.exchange(self.stop.requested, overdue, self.bad.has_new(unshared))
             saves = is_best or is_last or self.writer.is_due(progress.step) or any(raised[:2])
             if saves:  # what is saved must hold all that has come up
@@ -198,7 +198,7 @@ class _Run:
             if stopping and not is_last:
                 log.info("stopped on request after step %d; start the run again to go on", progress.step)
                 return progress
-        if workers.is_first:
+        if ranks.is_first:
             self.folder.finish(progress.step)
         monitor.finish()
         log.info("finished after step %d", progress.step)
@@ -215,7 +215,7 @@ class _Run:
         return dataclasses.replace(progress, best_score=score, best_step=progress.step), True
 
     def _share_bad_clips(self, progress: Progress, own: dict[str, str]) -> Progress:
-        every = {key: line for bad in self.workers.gather_objects(own) for key, line in bad.items()}
+        every = {key: line for bad in self.ranks.gather_objects(own) for key, line in bad.items()}
         self.bad.add(progress.step - 1, every)
         return dataclasses.replace(progress, bad_clips=self.bad.keys)
 
@@ -226,8 +226,8 @@ class _Run:
     def _save(self, progress: Progress, is_best: bool, wait: bool) -> None:
         self.watchdog.beat(f"checkpoint after step {progress.step}")
         self.monitor.flush(progress.step)
-        state = self.experiment.state_dict()  # of all workers: an engine may have to gather it
-        if self.workers.is_first:
+        state = self.experiment.state_dict()  # of all ranks: an engine may have to gather it
+        if self.ranks.is_first:
             self.writer.wait()
             if not self.writer.failed_for_good:
                 self.writer.write(state, progress, is_best)
@@ -235,9 +235,9 @@ class _Run:
                 self.writer.wait()
         self.monitor.pause()
         given_up = self.writer.failed_for_good or (wait and self.writer.failed)
-        if self.workers.any(given_up):
-            reason, times = self.workers.broadcast((self.writer.last_failure, self.writer.failures))
-            if self.workers.broadcast(self.writer.shut_out):
+        if self.ranks.any(given_up):
+            reason, times = self.ranks.broadcast((self.writer.last_failure, self.writer.failures))
+            if self.ranks.broadcast(self.writer.shut_out):
                 raise ValueError(reason)
             raise ValueError(
                 f"no checkpoint could be written to {self.folder.checkpoints} "
@@ -254,7 +254,7 @@ def steps_per_epoch(config: Config, manifest: Manifest) -> int:
 
 def _checkpoint_to_resume(folder: RunFolder, resume: str, start: Start) -> Path | None:
     if resume != "auto" and folder.was_started_by(start.marks):
-        # torchrun starts the workers again when a node joins or leaves, with the same words
+        # torchrun starts the ranks again when a node joins or leaves, with the same words
         log.warning("--resume %s was done when this launch started; going on from the newest checkpoint", resume)
         resume = "auto"
     if resume == "auto":
@@ -272,11 +272,11 @@ def _checkpoint_to_resume(folder: RunFolder, resume: str, start: Start) -> Path 
     return None
 
 
-def _describe(config: Config, manifest: Manifest, workers: Workers) -> str:
+def _describe(config: Config, manifest: Manifest, ranks: Ranks) -> str:
     return (
         f"{config.name}: {len(manifest.of_split('train'))} clips of {len(manifest.instruments('train'))} instruments, "
-        f"{config.train.global_batch} mixes a step on {workers.world_size} "
-        f"worker{'' if workers.world_size == 1 else 's'} ({workers.device.type})"
+        f"{config.train.global_batch} mixes a step on {ranks.world_size} "
+        f"rank{'' if ranks.world_size == 1 else 's'} ({ranks.device.type})"
     )
 
 

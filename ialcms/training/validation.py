@@ -1,4 +1,4 @@
-"""Validation during training: a fixed list of mixes of held-out solos, one window each, over all workers."""
+"""Validation during training: a fixed list of mixes of held-out solos, one window each, over all ranks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ialcms.config import Config
 from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.object_pictures import BadClip
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.evaluation.bss_eval import score_mix_fast
 from ialcms.evaluation.metrics import MixScores, Scores, mean_scores
 from ialcms.evaluation.windows import MixSeparator
@@ -43,10 +43,10 @@ class ValidationResult:
 
 
 class Validation:
-    """Every mix is scored exactly once, whatever the number of workers."""
+    """Every mix is scored exactly once, whatever the number of ranks."""
 
-    def __init__(self, config: Config, manifest: Manifest, workers: Workers) -> None:
-        self._config, self._manifest, self._workers = config, manifest, workers
+    def __init__(self, config: Config, manifest: Manifest, ranks: Ranks) -> None:
+        self._config, self._manifest, self._ranks = config, manifest, ranks
         self._mixes = list_mixes(
             manifest,
             "val",
@@ -58,13 +58,13 @@ class Validation:
         )
 
     def run(self, separator: Separator) -> ValidationResult:
-        """Score the list; on every worker the same result."""
+        """Score the list; on every rank the same result."""
         with _evaluating(separator):
             own = [
                 (mix.index, *self._score(separator, mix))
-                for mix in share(self._mixes, self._workers.rank, self._workers.world_size)
+                for mix in share(self._mixes, self._ranks.rank, self._ranks.world_size)
             ]
-        every = sorted((r for part in self._workers.gather_objects(own) for r in part), key=lambda result: result[0])
+        every = sorted((r for part in self._ranks.gather_objects(own) for r in part), key=lambda result: result[0])
         by_instrument: dict[str, list[Scores]] = {}
         for _, instruments, _, scored in every:
             for name, scores in zip(instruments, scored.sources):
@@ -85,7 +85,7 @@ class Validation:
         places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
         with _evaluating(separator):
             return [
-                view_mix(separator, item, self._config.audio.sample_rate, self._workers.device)
+                view_mix(separator, item, self._config.audio.sample_rate, self._ranks.device)
                 for place, end in zip(places, [*places[1:], len(self._mixes)])
                 if (item := self._first_usable(self._mixes[place:end])) is not None
             ]
@@ -102,7 +102,7 @@ class Validation:
         return load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)
 
     def _score(self, separator: Separator, mix: EvaluationMix) -> tuple[tuple[str, ...], tuple[str, ...], MixScores]:
-        device = self._workers.device
+        device = self._ranks.device
         try:
             item = self._load(mix)
         except BadClip as error:

@@ -52,12 +52,12 @@ def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> 
 
 @pytest.fixture(scope="session")
 def uninterrupted(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Run folder of a training on that many workers of this machine that nothing befell."""
+    """Run folder of a training on that many ranks of this machine that nothing befell."""
 
     @functools.cache
-    def run(workers: int) -> Path:
-        folder = tmp_path_factory.mktemp("runs") / str(workers)
-        command = [sys.executable, "-m", "launch.local", "--workers", str(workers)]
+    def run(ranks: int) -> Path:
+        folder = tmp_path_factory.mktemp("runs") / str(ranks)
+        command = [sys.executable, "-m", "launch.local", "--workers", str(ranks)]
         command += ["train", str(config_file), "--folder", str(folder)]
         result = subprocess.run(command, env=program_environment(), cwd=ROOT, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

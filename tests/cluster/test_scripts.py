@@ -65,7 +65,7 @@ def test_crashes_are_counted_and_limited(cluster: Cluster, project: Path) -> Non
     job = train(cluster, project, *arguments, IALCMS_MAX_CRASHES="1")
     ended = job.wait()
     assert (ended.state, ended.exit_code, ended.restarts) == ("FAILED", 1, 1)
-    assert len(re.findall(r"launch: on n\d .*worker 1 ended with exit code 3", job.log)) == 2
+    assert len(re.findall(r"launch: on n\d .*rank 1 ended with exit code 3", job.log)) == 2
     assert "crashed (time 1 of 1 that are put up with); back into the queue" in job.log
     assert "crashed 2 times, given up; to go on: sbatch slurm/train.sbatch x.yaml ... --folder run" in job.log
 
@@ -80,10 +80,10 @@ def test_crashes_are_counted_and_limited(cluster: Cluster, project: Path) -> Non
     ],
     ids=" ".join,
 )
-def test_a_worker_for_each_gpu_or_task(cluster: Cluster, project: Path, options: list[str]) -> None:
+def test_a_rank_for_each_gpu_or_task(cluster: Cluster, project: Path, options: list[str]) -> None:
     job = train(cluster, project, "--nodes=2", *options, "x.yaml", "steps=2")
     assert job.wait().state == "COMPLETED"
-    assert re.findall(r"worker (\d of \d) on n\d", job.log).count("3 of 4") == 1
+    assert re.findall(r"rank (\d of \d) on n\d", job.log).count("3 of 4") == 1
 
 
 def test_stops_are_no_crashes(cluster: Cluster, project: Path) -> None:
@@ -97,7 +97,7 @@ def test_stops_are_no_crashes(cluster: Cluster, project: Path) -> None:
         saved = number_in(job.run / "saved")
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 2)
-    assert job.log.count("time is nearly up: asking the workers to stop") == 2
+    assert job.log.count("time is nearly up: asking the ranks to stop") == 2
     assert f"from step {saved}\n" in job.log
 
 
@@ -107,7 +107,7 @@ def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, project:
     cluster.run("scancel", job.number)
     assert job.wait().state == "CANCELLED"
     wait_for((job.run / "saved").exists, "the saved state")
-    wait_for(lambda: not cluster.processes(rf"--folder {job.run.name}"), "the end of the workers")
+    wait_for(lambda: not cluster.processes(rf"--folder {job.run.name}"), "the end of the ranks")
     assert len(job.nodes) == 1
 
 

@@ -15,17 +15,17 @@ from tests.cluster.jobs import Job, check_finished, launch_slurm, train
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
 
-def test_two_nodes_of_one_worker_lose_a_worker_a_step_daemon_a_node_and_the_power_of_another(
+def test_two_nodes_of_one_rank_lose_a_rank_a_step_daemon_a_node_and_the_power_of_another(
     cluster: Cluster, checkout: Path, config_file: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
     job = train(cluster, checkout, "--nodes=2", str(config_file))
 
     job.wait_for_training(0)
-    (worker,) = cluster.processes(r"-m ialcms train", job.nodes[0][1])
-    os.kill(worker, signal.SIGKILL)
+    (rank,) = cluster.processes(r"-m ialcms train", job.nodes[0][1])
+    os.kill(rank, signal.SIGKILL)
 
     job.wait_for_training(1)
-    assert "worker 1 was killed by SIGKILL" in job.log
+    assert "rank 1 was killed by SIGKILL" in job.log
     (daemon,) = cluster.processes(rf"^slurmstepd: \[{job.number}\.\d+\]", job.nodes[1][1])
     os.kill(daemon, signal.SIGKILL)
 
@@ -45,7 +45,7 @@ def test_two_nodes_of_one_worker_lose_a_worker_a_step_daemon_a_node_and_the_powe
     cluster.boot(dark)
 
 
-def test_two_nodes_of_two_workers_stop_before_the_limit_and_are_preempted(
+def test_two_nodes_of_two_ranks_stop_before_the_limit_and_are_preempted(
     cluster: Cluster, checkout: Path, config_file: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
     options = ["--nodes=2", "--ntasks-per-node=2", "--partition", "low"]
@@ -58,7 +58,7 @@ def test_two_nodes_of_two_workers_stop_before_the_limit_and_are_preempted(
 
     job.wait_for_training(1)
     # at the time limit; at the preemption SLURM tells the steps alone, not the batch shell
-    assert job.log.count("time is nearly up: asking the workers to stop") == 1
+    assert job.log.count("time is nearly up: asking the ranks to stop") == 1
     assert job.log.count("stopped on request after step") == 1
     urgent = cluster.submit("--partition=high", "--nodes=4", "--exclusive", "--wrap=true", cwd=checkout)
     assert cluster.wait(urgent).state == "COMPLETED"

@@ -75,7 +75,7 @@ def test_a_sweep_over_seeds_whose_tasks_stop_and_go_on_by_themselves(
     assert losses(second.run) != losses(first.run)
 
 
-def test_evaluation_is_shared_by_all_workers_and_goes_on_after_a_stop(
+def test_evaluation_is_shared_by_all_ranks_and_goes_on_after_a_stop(
     cluster: Cluster, checkout: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
     run = uninterrupted(2)
@@ -86,7 +86,7 @@ def test_evaluation_is_shared_by_all_workers_and_goes_on_after_a_stop(
     script = ["slurm/evaluate.sbatch", *options, "--out", "shared"]
     number = cluster.submit("--nodes=2", *script, cwd=checkout, **variables())
     job = Job(cluster, checkout, number, run)
-    wait_for(lambda: _lines(checkout.glob("shared/scores/worker-*")) > 4, f"the first scores, see {job.log}")
+    wait_for(lambda: _lines(checkout.glob("shared/scores/rank-*")) > 4, f"the first scores, see {job.log}")
     job.stop()
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1), job.log

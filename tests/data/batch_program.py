@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node=8 tests/data/batch_program.py SHARDS FOLDER START STEPS 1:4,2:3,...
 
-For every WORLD_SIZE:LOADER_PROCESSES the first WORLD_SIZE processes are the workers. Their batches from step START on
+For every WORLD_SIZE:LOADER_PROCESSES the first WORLD_SIZE processes are the ranks. Their batches from step START on
 go to FOLDER/<world size>-<rank>.json: of each mix its step, its keys and the checksums of its tensors.
 """
 
@@ -23,7 +23,7 @@ from ialcms.data.manifest import read_manifest
 from ialcms.data.train_batches import Batch, train_batches
 from tests.data.data_support import small_config
 
-GLOBAL_BATCH = 24  # lanes, for 1, 2, 3, 4, 6 and 8 workers
+GLOBAL_BATCH = 24  # lanes, for 1, 2, 3, 4, 6 and 8 ranks
 
 
 def config_of(loader_workers: int) -> Config:

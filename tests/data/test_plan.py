@@ -61,7 +61,7 @@ def test_a_lane_does_not_depend_on_who_plans_it_or_when(world_size: int) -> None
     expected = {(lane, step): whole.mix(lane, step) for step in steps for lane in range(num_lanes)}
     share = num_lanes // world_size
     for rank in range(world_size):
-        # one plan object per worker, its lanes asked for in another order and from the last step to the first
+        # one plan object per rank, its lanes asked for in another order and from the last step to the first
         plan = plan_of(manifest, num_lanes)
         for lane in range(rank * share, (rank + 1) * share):
             for step in reversed(steps):

@@ -55,7 +55,7 @@ def rows(batch: Batch, start: int, stop: int) -> Batch:
 
 @pytest.fixture(scope="module")
 def whole(shards: Manifest) -> list[Batch]:
-    """The first 30 global batches, one worker, no loader processes."""
+    """The first 30 global batches, one rank, no loader processes."""
     return take(30, train_batches(small_config(), shards))
 
 
@@ -147,7 +147,7 @@ def test_loader_processes(
     assert loader_processes(small_config(loader_workers=wanted), lanes) == expected
 
 
-def test_one_shard_and_fewer_shards_than_workers(tmp_path: Path) -> None:
+def test_one_shard_and_fewer_shards_than_ranks(tmp_path: Path) -> None:
     manifest = write_shards(tmp_path, [20])
     expected = take(6, train_batches(small_config(), manifest))
     for rank in range(4):
@@ -192,7 +192,7 @@ class TestBadClips:
         assert len(warnings) == 2
         assert {key for key in self.broken for line in warnings if key in line} == set(self.broken)
 
-    def test_equal_on_every_worker(self, tmp_path: Path) -> None:
+    def test_equal_on_every_rank(self, tmp_path: Path) -> None:
         manifest = write_shards(tmp_path, [25, 5, 30], replace=self.broken)
         config = small_config(max_bad_fraction=1.0)
         expected = take(20, train_batches(config, manifest))
@@ -259,7 +259,7 @@ class TestErrors:
             train_batches(config, shards)
 
     def test_workers_that_cannot_share(self, shards: Manifest) -> None:
-        with pytest.raises(ValueError, match=r"global_batch is 4, which 3 workers cannot share"):
+        with pytest.raises(ValueError, match=r"global_batch is 4, which 3 ranks cannot share"):
             train_batches(small_config(), shards, 0, 0, 3)
 
     def test_plan_errors_come_at_once(self, shards: Manifest) -> None:

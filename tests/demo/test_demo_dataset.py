@@ -215,13 +215,13 @@ def test_workers_run_single_threaded_and_end_with_their_parent(tmp_path):
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     owner = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=environment)
-    worker, threads = (int(word) for word in owner.stdout.readline().split())
+    rank, threads = (int(word) for word in owner.stdout.readline().split())
     owner.kill()
     owner.wait()
     assert threads == 1
     deadline = time.monotonic() + 20
-    while _is_alive(worker):
-        assert time.monotonic() < deadline, "the worker outlives its parent"
+    while _is_alive(rank):
+        assert time.monotonic() < deadline, "the rank outlives its parent"
         time.sleep(0.05)
 
 

@@ -1,4 +1,4 @@
-"""A few launches of workers, shared by all tests of a session."""
+"""A few launches of ranks, shared by all tests of a session."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ LOCAL_BATCHNORM = single(sync_batchnorm="false")
 COMPRESSED = single(gradient_compression="bf16")
 BF16 = single(precision="bf16")
 
-# One launch each: the number of workers and what they do, one case after the other.
+# One launch each: the number of ranks and what they do, one case after the other.
 LAUNCHES = {
-    "1 worker": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16]),
-    "2 workers": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
+    "1 rank": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16]),
+    "2 ranks": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
                       "batchnorm", "gather_gradient", "long_run", "disagreement"]),
-    "3 workers": (3, ["resume"]),
-    "4 workers": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
+    "3 ranks": (3, ["resume"]),
+    "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
                       single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
-    # on GPUs; one worker there runs without torchrun as well as by NCCL
+    # on GPUs; one rank there runs without torchrun as well as by NCCL
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
     "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),
     "2 GPUs": (2, [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16, *(zero(stage) for stage in range(4)),
@@ -78,22 +78,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 @pytest.fixture(scope="session")
 def launch(shared: Shared) -> Launch:
-    """launch(name) -> per worker, a dictionary of case -> result."""
+    """launch(name) -> per rank, a dictionary of case -> result."""
 
     def run(folder: Path, name: str) -> list[Results]:
-        workers, cases = LAUNCHES[name]
+        ranks, cases = LAUNCHES[name]
         command = [program.__file__, str(folder), *cases]
-        alone = workers == 1 and "engines" not in name
-        start = python if alone else functools.partial(torchrun, workers)
+        alone = ranks == 1 and "engines" not in name
+        start = python if alone else functools.partial(torchrun, ranks)
         done = start(*command, timeout_s=1_500, gpus="GPU" in name)
         assert done.returncode == 0, done.stderr
-        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(workers)]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
     return functools.lru_cache(lambda name: shared(name, lambda folder: run(folder, name)))
 
 
 @pytest.fixture(scope="session")
 def alone(launch: Launch) -> Results:
-    """Cases on one worker without process group."""
-    (result,) = launch("1 worker")
+    """Cases on one rank without process group."""
+    (result,) = launch("1 rank")
     return result

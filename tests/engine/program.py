@@ -1,6 +1,6 @@
-"""What the workers of the multi-process tests run: `torchrun tests/engine/program.py FOLDER case ...`.
+"""What the ranks of the multi-process tests run: `torchrun tests/engine/program.py FOLDER case ...`.
 
-On GPUs where there are any, by NCCL, else on CPU by gloo. Each worker writes FOLDER/<worker>.pt, a dictionary of case
+On GPUs where there are any, by NCCL, else on CPU by gloo. Each rank writes FOLDER/<rank>.pt, a dictionary of case
 -> result; the tests compare them. A case is the name of a function below, `name:key=value,...` passes it arguments.
 """
 
@@ -27,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 from ialcms.config import Config, shared_fields
 from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
-from ialcms.engine import Workers, check_same_fields
+from ialcms.engine import Ranks, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
@@ -41,30 +41,30 @@ def equality_config(**train: Any) -> Config:
     return small_config(train={"global_batch": 4, **train}, optim={"clip_norm": 0.5})
 
 
-def own_lanes(config: Config, workers: Workers) -> slice:
-    share = config.train.global_batch // workers.world_size
-    return slice(workers.rank * share, (workers.rank + 1) * share)
+def own_lanes(config: Config, ranks: Ranks) -> slice:
+    share = config.train.global_batch // ranks.world_size
+    return slice(ranks.rank * share, (ranks.rank + 1) * share)
 
 
-def alternate_steps(workers: Workers, dtype: str = "float32", eps: float = 1e-8, **train: Any) -> dict[str, Any]:
+def alternate_steps(ranks: Ranks, dtype: str = "float32", eps: float = 1e-8, **train: Any) -> dict[str, Any]:
     """Losses of every step, the state before and after, and what the trained networks make of a fixed batch.
 
     eps: Adam's.
     """
     config = equality_config(**train)
     with precision(dtype):
-        return _alternate_steps(workers, config, eps)
+        return _alternate_steps(ranks, config, eps)
 
 
-def alternate_steps_without_batchnorm(workers: Workers, accumulation: int = 1) -> dict[str, Any]:
+def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> dict[str, Any]:
     """The same in double precision, BatchNorm by its running statistics: they depend on the size of a pass."""
     config = equality_config(accumulation=accumulation)
     with precision("float64"), batchnorm_in_evaluation_mode():
-        return _alternate_steps(workers, config)
+        return _alternate_steps(ranks, config)
 
 
-def _alternate_steps(workers: Workers, config: Config, eps: float = 1e-8) -> dict[str, Any]:
-    experiment = Experiment(config, workers)
+def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[str, Any]:
+    experiment = Experiment(config, ranks)
     for learner in (experiment.separator, experiment.critic):
         assert learner is not None
         for group in learner.optimizer.param_groups:
@@ -72,8 +72,8 @@ def _alternate_steps(workers: Workers, config: Config, eps: float = 1e-8) -> dic
     start = clone(experiment.state_dict())
     losses = []
     for step in range(STEPS):
-        scalars = experiment.step(batch_of(config, step, own_lanes(config, workers)).to(workers.device))
-        losses.append({name: float(workers.mean(value)) for name, value in scalars.items()})
+        scalars = experiment.step(batch_of(config, step, own_lanes(config, ranks)).to(ranks.device))
+        losses.append({name: float(ranks.mean(value)) for name, value in scalars.items()})
     return {
         "losses": losses,
         "start": start,
@@ -84,7 +84,7 @@ def _alternate_steps(workers: Workers, config: Config, eps: float = 1e-8) -> dic
 
 
 def networks(experiment: Experiment) -> dict[str, Any]:
-    """What all workers have whole, by any engine: parameters, buffers and memory bank."""
+    """What all ranks have whole, by any engine: parameters, buffers and memory bank."""
     state = experiment.state_dict()
     modules = {"separator": state["separator"]["module"], "critic": state["critic"]["module"], "bank": state["bank"]}
     return {name: dict(module) for name, module in modules.items()}
@@ -93,7 +93,7 @@ def networks(experiment: Experiment) -> dict[str, Any]:
 @torch.no_grad()
 def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
-    batch = batch_of(config, 10_000).to(experiment.workers.device)
+    batch = batch_of(config, 10_000).to(experiment.ranks.device)
     separator = experiment.separator.inference_module().eval()
     output = separator(batch.mix, normalise_objects(batch.objects))
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
@@ -106,8 +106,8 @@ def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     return clone(result)  # type: ignore[no-any-return]
 
 
-def tiny_config(workers: Workers, **train: Any) -> Config:
-    """Cheap steps: one mix per worker, the separator learns at every third step."""
+def tiny_config(ranks: Ranks, **train: Any) -> Config:
+    """Cheap steps: one mix per rank, the separator learns at every third step."""
     return small_config(
         data={"image_resize": 32, "image_crop": 16},
         model={
@@ -115,20 +115,20 @@ def tiny_config(workers: Workers, **train: Any) -> Config:
             "unet": {"width": 2},
             "critic": {"width": 2},
         },
-        train={"global_batch": workers.world_size, "separator_every": 3, **train},
+        train={"global_batch": ranks.world_size, "separator_every": 3, **train},
         optim={"clip_norm": 0.5},
     )
 
 
 def run_steps(experiment: Experiment, steps: range) -> None:
-    lanes = own_lanes(experiment.config, experiment.workers)
+    lanes = own_lanes(experiment.config, experiment.ranks)
     for step in steps:
-        experiment.step(make_batch(experiment.config, step, lanes).to(experiment.workers.device))
+        experiment.step(make_batch(experiment.config, step, lanes).to(experiment.ranks.device))
 
 
-def long_run(workers: Workers) -> list[dict[str, str]]:
+def long_run(ranks: Ranks) -> list[dict[str, str]]:
     """Checksums of each parameter, buffer and the memory bank after every 20 of 200 steps of tiny networks."""
-    experiment = Experiment(tiny_config(workers), workers)
+    experiment = Experiment(tiny_config(ranks), ranks)
     checksums = []
     for first in range(0, 200, 20):
         run_steps(experiment, range(first, first + 20))
@@ -145,19 +145,19 @@ ENGINES = {
 }
 
 
-def resume(workers: Workers) -> dict[str, Any]:
+def resume(ranks: Ranks) -> dict[str, Any]:
     """Per engine, the state after 7 steps at once, after 4 and 3, and after 3 with ddp that go on from its 4."""
     results: dict[str, Any] = {}
     for name, engine in ENGINES.items():
-        config = tiny_config(workers, **engine)
-        at_once = Experiment(config, workers)
+        config = tiny_config(ranks, **engine)
+        at_once = Experiment(config, ranks)
         run_steps(at_once, range(4))
-        middle = through_file(workers, at_once.state_dict())
+        middle = through_file(ranks, at_once.state_dict())
         run_steps(at_once, range(4, 7))
-        resumed = Experiment(config, workers)
+        resumed = Experiment(config, ranks)
         resumed.load_state_dict(middle)
         run_steps(resumed, range(4, 7))
-        changed = Experiment(tiny_config(workers), workers)
+        changed = Experiment(tiny_config(ranks), ranks)
         changed.load_state_dict(middle)
         run_steps(changed, range(4, 7))
         experiments = {"middle": None, "at once": at_once, "resumed": resumed, "resumed with ddp": changed}
@@ -165,13 +165,13 @@ def resume(workers: Workers) -> dict[str, Any]:
     return results
 
 
-def bf16_passes(workers: Workers) -> dict[str, list[str]]:
+def bf16_passes(ranks: Ranks) -> dict[str, list[str]]:
     """Per engine, the types that a convolution of the separator and a layer of the critic give in all passes of steps
     in which both learn, in mixed precision. With CUDA's autocast flag on too, as it is on a GPU: it is the one that
     DeepSpeed looks at."""
     results = {}
     for name, engine in ENGINES.items():
-        experiment = Experiment(tiny_config(workers, precision="bf16", separator_every=1, **engine), workers)
+        experiment = Experiment(tiny_config(ranks, precision="bf16", separator_every=1, **engine), ranks)
         assert experiment.critic is not None
         types: set[str] = set()
         for layer in (experiment.separator.module.encoder.stem[0], experiment.critic.module.w):
@@ -185,35 +185,35 @@ def bf16_passes(workers: Workers) -> dict[str, list[str]]:
     return results
 
 
-def through_file(workers: Workers, state: Any) -> Any:
-    """What all workers read of a state that the first one writes, like a checkpoint."""
+def through_file(ranks: Ranks, state: Any) -> Any:
+    """What all ranks read of a state that the first one writes, like a checkpoint."""
     file = io.BytesIO()
     torch.save(state, file)
-    return torch.load(io.BytesIO(workers.broadcast(file.getvalue())), weights_only=True)
+    return torch.load(io.BytesIO(ranks.broadcast(file.getvalue())), weights_only=True)
 
 
-def not_finite(workers: Workers) -> dict[str, Any]:
-    """Per engine: worker 1 sees NaN at step 3, at which both networks learn, and gets an infinite gradient at step 6.
+def not_finite(ranks: Ranks) -> dict[str, Any]:
+    """Per engine: rank 1 sees NaN at step 3, at which both networks learn, and gets an infinite gradient at step 6.
 
     One step is skipped, the second is too many.
     """
     results: dict[str, Any] = {}
     for name, engine in ENGINES.items():
-        config = tiny_config(workers, max_skipped_steps=1, **engine)
-        experiment = Experiment(config, workers)
+        config = tiny_config(ranks, max_skipped_steps=1, **engine)
+        experiment = Experiment(config, ranks)
         run_steps(experiment, range(3))
         before = clone(experiment.state_dict())
-        batch = make_batch(config, 3, own_lanes(config, workers))
-        if workers.rank == 1:
+        batch = make_batch(config, 3, own_lanes(config, ranks))
+        if ranks.rank == 1:
             batch.mix[0, 100] = math.nan
         with capture_log() as lines:
-            scalars = experiment.step(batch.to(workers.device))
+            scalars = experiment.step(batch.to(ranks.device))
             experiment.settle()
         after = clone(experiment.state_dict())
         run_steps(experiment, range(4, 6))
         learned = clone(experiment.state_dict())
         parameter = experiment.separator.module.mask_bias
-        handle = parameter.register_hook(lambda gradient: gradient * math.inf) if workers.rank == 1 else None
+        handle = parameter.register_hook(lambda gradient: gradient * math.inf) if ranks.rank == 1 else None
         try:
             run_steps(experiment, range(6, 7))
             experiment.settle()
@@ -242,15 +242,15 @@ def capture_log() -> Iterator[list[str]]:
         logger.removeHandler(handler)
 
 
-def disagreement(workers: Workers) -> dict[str, str]:
-    """What is said when a worker has another last bit of a weight, another step, configuration or free field."""
+def disagreement(ranks: Ranks) -> dict[str, str]:
+    """What is said when a rank has another last bit of a weight, another step, configuration or free field."""
     messages = {}
     for what in ("nothing", "weight", "step", "configuration"):
-        other = workers.rank == 1
-        config = tiny_config(workers, check_every=2)
+        other = ranks.rank == 1
+        config = tiny_config(ranks, check_every=2)
         if what == "configuration" and other:
             config = replace(config, seed=1)
-        experiment = Experiment(replace(config, seed=0) if what != "configuration" else config, workers)
+        experiment = Experiment(replace(config, seed=0) if what != "configuration" else config, ranks)
         try:
             run_steps(experiment, range(2))
             if what == "weight" and other:
@@ -260,9 +260,9 @@ def disagreement(workers: Workers) -> dict[str, str]:
             messages[what] = "no fault found"
         except ValueError as error:
             messages[what] = str(error)
-    config = tiny_config(workers, validate_every=9 + workers.rank, deepspeed_config=f"worker{workers.rank}.json")
+    config = tiny_config(ranks, validate_every=9 + ranks.rank, deepspeed_config=f"rank{ranks.rank}.json")
     try:
-        check_same_fields(workers, shared_fields(config))
+        check_same_fields(ranks, shared_fields(config))
         messages["field"] = "no fault found"
     except ValueError as error:
         messages["field"] = str(error)
@@ -279,17 +279,17 @@ TRAFFIC = {
 }
 
 
-def traffic(workers: Workers) -> dict[str, Any]:
+def traffic(ranks: Ranks) -> dict[str, Any]:
     """Per engine, what a step in which both networks learn sends: as computed, and as torch's profiler sees it."""
     results: dict[str, Any] = {}
     for name, train in TRAFFIC.items():
-        experiment = Experiment(tiny_config(workers, **train), workers)
+        experiment = Experiment(tiny_config(ranks, **train), ranks)
         run_steps(experiment, range(3))
-        workers.traffic.take()
+        ranks.traffic.take()
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             run_steps(experiment, range(3, 4))
         results[name] = {
-            "computed": workers.traffic.take(),
+            "computed": ranks.traffic.take(),
             "collectives": collectives(profiler),
             "batchnorm channels": trained_batchnorm(experiment.separator.module),
         }
@@ -303,7 +303,7 @@ def trained_batchnorm(module: nn.Module) -> list[int]:
 
 
 def collectives(profiler: profile) -> list[tuple[str, list[int], str]]:
-    """Name, shape and type of what this worker has handed to gloo."""
+    """Name, shape and type of what this rank has handed to gloo."""
     with tempfile.TemporaryDirectory() as folder:
         profiler.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
@@ -314,21 +314,21 @@ def collectives(profiler: profile) -> list[tuple[str, list[int], str]]:
     ]
 
 
-def batchnorm(workers: Workers) -> dict[str, Tensor]:
-    """GlobalBatchNorm on this worker's rows of `joined_batch`: output, gradients of a loss over all, statistics.
+def batchnorm(ranks: Ranks) -> dict[str, Tensor]:
+    """GlobalBatchNorm on this rank's rows of `joined_batch`: output, gradients of a loss over all, statistics.
 
-    The workers' parts have different means and different numbers of cells.
+    The ranks' parts have different means and different numbers of cells.
     """
     layer = nn.BatchNorm2d(5).double()
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(0.5, 1.5, 5))
         layer.bias.copy_(torch.linspace(-1, 1, 5))
-    network = synchronise(nn.Sequential(layer), workers)
-    network.to(workers.device)
-    x = joined_batch(workers.world_size)[workers.rank].to(workers.device).requires_grad_()
+    network = synchronise(nn.Sequential(layer), ranks)
+    network.to(ranks.device)
+    x = joined_batch(ranks.world_size)[ranks.rank].to(ranks.device).requires_grad_()
     output = network(x)
     (output**3).sum().backward()
-    sums = [workers.sum(p.grad) for p in network.parameters() if p.grad is not None]
+    sums = [ranks.sum(p.grad) for p in network.parameters() if p.grad is not None]
     again = network(x.detach() + 1)  # a second pass, for the running statistics
     assert x.grad is not None
     result = {"output": output, "again": again, "input_gradient": x.grad}
@@ -337,25 +337,25 @@ def batchnorm(workers: Workers) -> dict[str, Tensor]:
 
 
 def joined_batch(world_size: int) -> list[Tensor]:
-    """Per worker (2 + r, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
+    """Per rank (2 + r, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
     generator = torch.Generator().manual_seed(3)
     draw = [torch.randn(2 + r, 5, 3, 4, generator=generator, dtype=torch.float64) for r in range(world_size)]
     return [1e4 + 3 * r + (1 + r) * x for r, x in enumerate(draw)]
 
 
-def gather_gradient(workers: Workers) -> dict[str, Tensor]:
-    """The gradient of a function of all workers' rows with respect to the own rows, averaged over the workers."""
-    own = gather_rows(workers.world_size)[2 * workers.rank : 2 * workers.rank + 2]
-    x = own.to(workers.device).requires_grad_()
-    every = workers.gather(x)
-    # the own rows against all, like the similarities: each worker computes another part of the loss
+def gather_gradient(ranks: Ranks) -> dict[str, Tensor]:
+    """The gradient of a function of all ranks' rows with respect to the own rows, averaged over the ranks."""
+    own = gather_rows(ranks.world_size)[2 * ranks.rank : 2 * ranks.rank + 2]
+    x = own.to(ranks.device).requires_grad_()
+    every = ranks.gather(x)
+    # the own rows against all, like the similarities: each rank computes another part of the loss
     (x @ every.T).exp().mean().backward()
     assert x.grad is not None
-    return clone({"gathered": every, "gradient": x.grad / workers.world_size})  # type: ignore[no-any-return]
+    return clone({"gathered": every, "gradient": x.grad / ranks.world_size})  # type: ignore[no-any-return]
 
 
 def gather_rows(world_size: int) -> Tensor:
-    """Two rows a worker."""
+    """Two rows a rank."""
     return torch.randn(2 * world_size, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
@@ -428,13 +428,13 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.backends.cudnn.allow_tf32 = False
     results: dict[str, Any] = {}
-    with Workers(timeout_s=120) as workers:
+    with Ranks(timeout_s=120) as ranks:
         for case in names:
             name, _, arguments = case.partition(":")
             options = dict(option.split("=") for option in arguments.split(",") if option)
             values = {key: _value(text) for key, text in options.items()}
-            results[case] = CASES[name](workers, **values)
-        torch.save(results, folder / f"{workers.rank}.pt")
+            results[case] = CASES[name](ranks, **values)
+        torch.save(results, folder / f"{ranks.rank}.pt")
 
 
 def _value(text: str) -> Any:

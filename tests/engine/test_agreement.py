@@ -1,4 +1,4 @@
-"""Workers that differ are found: real processes, gloo."""
+"""Ranks that differ are found: real processes, gloo."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ pytestmark = pytest.mark.distributed
 
 
 def test_a_difference_is_named(launch: Launch) -> None:
-    first, second = (result["disagreement"] for result in launch("2 workers"))
+    first, second = (result["disagreement"] for result in launch("2 ranks"))
     assert first == second
     assert first["nothing"] == "no fault found"
-    assert "before step 2, separator.encoder.stem.0.weight of worker 1 differs from worker 0's" in first["weight"]
+    assert "before step 2, separator.encoder.stem.0.weight of rank 1 differs from rank 0's" in first["weight"]
     assert "as do 0 other tensors" in first["weight"]
-    assert "worker 1 is at step 4, worker 0 at 2" in first["step"]
+    assert "rank 1 is at step 4, rank 0 at 2" in first["step"]
     assert first["field"] == (
-        "train.validate_every is 10 on worker 1 and 9 on worker 0; start all workers with the same configuration"
+        "train.validate_every is 10 on rank 1 and 9 on rank 0; start all ranks with the same configuration"
     )
-    assert re.search(r"worker 1 is at configuration \w{16}, worker 0 at \w{16}", first["configuration"])
+    assert re.search(r"rank 1 is at configuration \w{16}, rank 0 at \w{16}", first["configuration"])

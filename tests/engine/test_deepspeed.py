@@ -20,7 +20,7 @@ pytestmark = pytest.mark.distributed
 
 
 def test_zero_0_is_ddp(launch: Launch) -> None:
-    assert launch("deepspeed")[0][zero(0)]["checksum"] == launch("2 workers")[0][SINGLE]["checksum"]
+    assert launch("deepspeed")[0][zero(0)]["checksum"] == launch("2 ranks")[0][SINGLE]["checksum"]
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -47,9 +47,9 @@ def test_workers_are_identical(launch: Launch, stage: int) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("workers", ["deepspeed", "3 workers"])  # sums of three can be rounded in several ways
-def test_resuming_changes_nothing(launch: Launch, engine: str, workers: str) -> None:
-    states = launch(workers)[0]["resume"][engine]
+@pytest.mark.parametrize("ranks", ["deepspeed", "3 ranks"])  # sums of three can be rounded in several ways
+def test_resuming_changes_nothing(launch: Launch, engine: str, ranks: str) -> None:
+    states = launch(ranks)[0]["resume"][engine]
     at_once, resumed = (dict(tensors(states[name])) for name in ("at once", "resumed"))
     assert at_once.keys() == resumed.keys()
     differing = [name for name in at_once if not torch.equal(at_once[name], resumed[name])]
@@ -83,9 +83,9 @@ def test_steps_with_nan_are_skipped_and_counted(launch: Launch, engine: str) -> 
 def test_what_is_said_about_a_skipped_step(launch: Launch, engine: str) -> None:
     (line,) = launch("deepspeed")[0]["not_finite"][engine]["log"]
     assert "step 3: a separated component is not finite" in line
-    assert "worker 1: input mix not finite" in line
+    assert "rank 1: input mix not finite" in line
     assert "clips lane1" in line
-    assert "worker 0" not in line  # global statistics carry the NaN to it, but it is not to blame
+    assert "rank 0" not in line  # global statistics carry the NaN to it, but it is not to blame
     assert "Skipped (1 of at most 1)" in line
 
 
@@ -94,8 +94,8 @@ def test_too_many_skipped_steps_end_the_run(launch: Launch, engine: str) -> None
     cases = [result["not_finite"][engine] for result in launch("deepspeed")]
     error = cases[0]["error"]
     assert cases[1]["error"] == error
-    assert error.startswith("step 6: the norm of the gradient of the separator is inf; worker 0: loss/critic 2.")
-    assert "; worker 1: loss/critic 2." in error
+    assert error.startswith("step 6: the norm of the gradient of the separator is inf; rank 0: loss/critic 2.")
+    assert "; rank 1: loss/critic 2." in error
     assert "loss/separation" in error
     assert "skipped step 2 and train.max_skipped_steps is 1" in error
 

@@ -22,7 +22,7 @@ STEPS = 2_000
 
 
 def agent(config: Path, folder: Path, port: int, name: str) -> subprocess.Popen:
-    """A node's torchrun with one worker, in a process group of its own; one or two nodes make the job."""
+    """A node's torchrun with one rank, in a process group of its own; one or two nodes make the job."""
     environment = {**ON_CPU, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2", "--nproc_per_node=1", "--max-restarts=20",
@@ -46,14 +46,14 @@ def wait_until(condition: object, process: subprocess.Popen, what: str, timeout_
 
 
 def world_sizes(folder: Path) -> list[int]:
-    """Numbers of workers that the run was started with, one after the other, as its log tells."""
-    return [int(n) for n in re.findall(r"mixes a step on (\d+) worker", (folder / "train.log").read_text())]
+    """Numbers of ranks that the run was started with, one after the other, as its log tells."""
+    return [int(n) for n in re.findall(r"mixes a step on (\d+) rank", (folder / "train.log").read_text())]
 
 
 def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     values = {"checkpoint_every": 2, "validate_every": STEPS}
     config = write_small_config(tmp_path / "elastic.yaml", demo_shards, steps=STEPS, **values)
-    # Networks that hardly learn do not carry on the rounding that another number of workers brings: the loss of each
+    # Networks that hardly learn do not carry on the rounding that another number of ranks brings: the loss of each
     # step is that of its batch, whose place in the order it tells.
     config.write_text(config.read_text() + "optim: {lr_audio: 1.0e-9, lr_visual: 1.0e-9, lr_critic: 1.0e-9}\n")
     with socket.socket() as probe:
@@ -65,11 +65,11 @@ def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     try:
         wait_until(lambda: last_step(folder) >= 3, first, "training on one node")
         second = agent(config, folder, port, "second")
-        wait_until(lambda: world_sizes(folder)[-1] == 2, first, "two workers")
+        wait_until(lambda: world_sizes(folder)[-1] == 2, first, "two ranks")
         joined = last_step(folder)
         wait_until(lambda: last_step(folder) >= joined + 3, first, "training on two nodes")
         os.killpg(second.pid, signal.SIGKILL)  # the node is lost
-        wait_until(lambda: world_sizes(folder)[-1] == 1, first, "one worker again")
+        wait_until(lambda: world_sizes(folder)[-1] == 1, first, "one rank again")
         left = last_step(folder)
         wait_until(lambda: last_step(folder) >= left + 3, first, "training on one node again")
         (folder / "stop").touch()

@@ -18,7 +18,7 @@ ZERO = [f"configs/deepspeed/zero{stage}.json" for stage in range(4)]
 
 @pytest.fixture
 def launched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two workers of a launcher."""
+    """Two ranks of a launcher."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
 
@@ -41,16 +41,16 @@ def test_one_process(engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["auto", "ddp"])
 @pytest.mark.usefixtures("launched")
-def test_two_workers(engine: str) -> None:
+def test_two_ranks(engine: str) -> None:
     check_engine(small_config(train={"engine": engine, "accumulation": 2}))
 
 
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"engine": "single"}, "train.engine is 'single', but 2 workers were started"),
-        ({"global_batch": 3}, "train.global_batch is 3, which 2 workers cannot share evenly"),
-        ({"accumulation": 4}, "train.global_batch is 4, which 2 workers cannot take in 4 equal micro-batches"),
+        ({"engine": "single"}, "train.engine is 'single', but 2 ranks were started"),
+        ({"global_batch": 3}, "train.global_batch is 3, which 2 ranks cannot share evenly"),
+        ({"accumulation": 4}, "train.global_batch is 4, which 2 ranks cannot take in 4 equal micro-batches"),
         (
             {"engine": "deepspeed", "gradient_compression": "bf16"},
             "train.gradient_compression is 'bf16', which only ddp",
@@ -59,13 +59,13 @@ def test_two_workers(engine: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("launched")
-def test_faults_with_two_workers(train: dict[str, Any], message: str) -> None:
+def test_faults_with_two_ranks(train: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_engine(small_config(train=train))
 
 
 @pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
-def test_engines_of_many_workers_need_a_launcher(engine: str) -> None:
+def test_engines_of_many_ranks_need_a_launcher(engine: str) -> None:
     with pytest.raises(
         ValueError, match=f"train.engine is '{engine}', which needs a launcher; start the run with torchrun"
     ):
@@ -100,7 +100,7 @@ def test_the_projects_files_leave_the_numbers_to_the_configuration(path: str) ->
         ({"gradient_clipping": 1.0}, r"gradient_clipping is 1.0, but optim.clip_norm is 0.0; write \"auto\""),
         ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps is 2, but train.accumulation is 1"),
         ({"train_batch_size": 64}, "train_batch_size is 64, but train.global_batch is 4"),
-        ({"train_micro_batch_size_per_gpu": 4}, "is 4, but train.global_batch / workers / train.accumulation is 2"),
+        ({"train_micro_batch_size_per_gpu": 4}, "is 4, but train.global_batch / ranks / train.accumulation is 2"),
         ({"optimizer": {"type": "Adam"}}, "remove 'optimizer'; that is set by the optim section"),
         ({"bf16": {"enabled": True}}, "remove 'bf16'; that is set by train.precision=bf16"),
         ({"scheduler": {"type": "WarmupLR"}}, "remove 'scheduler'"),

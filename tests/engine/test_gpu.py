@@ -1,6 +1,6 @@
-"""The same on GPUs, by NCCL, one GPU a worker; skipped where there are none.
+"""The same on GPUs, by NCCL, one GPU a rank; skipped where there are none.
 
-Tolerances are those of test_world_sizes.py between numbers of workers. Against the CPU, whose sums and FFTs have
+Tolerances are those of test_world_sizes.py between numbers of ranks. Against the CPU, whose sums and FFTs have
 another order throughout, ten times as much is allowed.
 """
 
@@ -113,7 +113,7 @@ def test_batchnorm_and_gather_on_two_gpus(launch: Launch) -> None:
 @needs_deepspeed
 def test_faults_on_two_gpus(launch: Launch) -> None:
     for result in launch("2 GPUs"):
-        assert "encoder.stem.0.weight of worker 1 differs" in result["disagreement"]["weight"]
+        assert "encoder.stem.0.weight of rank 1 differs" in result["disagreement"]["weight"]
         for engine in ENGINES:
             case = result["not_finite"][engine]
             assert case["scalars"] == {}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ialcms.config import Config
-from ialcms.engine import Workers, batchnorm
+from ialcms.engine import Ranks, batchnorm
 from ialcms.training.step import Experiment
 from tests.engine.program import clone, tensors
 from tests.support import make_batch, small_config
@@ -37,7 +37,7 @@ def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["alone", "group of one"])
-def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workers]:
+def ranks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
     """Without a process group, and with NCCL and DDP."""
     if request.param == "group of one":
         with socket.socket() as free:
@@ -47,13 +47,13 @@ def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         for name, value in launch.items():
             monkeypatch.setenv(name, str(value))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with Workers(timeout_s=120) as group:
+    with Ranks(timeout_s=120) as group:
         yield group
 
 
 def run_steps(experiment: Experiment, steps: range) -> list[dict[str, float]]:
     """The losses of each step."""
-    device = experiment.workers.device
+    device = experiment.ranks.device
     scalars = [experiment.step(make_batch(experiment.config, step).to(device)) for step in steps]
     experiment.settle()
     return [{name: float(value) for name, value in of_step.items()} for of_step in scalars]
@@ -70,11 +70,11 @@ def no_synchronisation() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("train", [{}, {"precision": "bf16"}, {"accumulation": 2}, {"cuda_graphs": True}], ids=str)
-def test_no_step_waits_for_the_device(workers: Workers, train: dict[str, Any]) -> None:
+def test_no_step_waits_for_the_device(ranks: Ranks, train: dict[str, Any]) -> None:
     config = small_config(train={"separator_every": 2, **train}, optim={"clip_norm": 0.5})
-    experiment = Experiment(config, workers)
+    experiment = Experiment(config, ranks)
     run_steps(experiment, range(4))
-    batches = [make_batch(config, step).to(workers.device) for step in range(4, 8)]
+    batches = [make_batch(config, step).to(ranks.device) for step in range(4, 8)]
     with no_synchronisation():
         for batch in batches:
             experiment.step(batch)
@@ -181,16 +181,16 @@ def changed(before: Any, after: Any) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
-def test_a_step_with_nan_leaves_no_trace(workers: Workers, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_with_nan_leaves_no_trace(ranks: Ranks, caplog: pytest.LogCaptureFixture) -> None:
     config = small_config(train={"max_skipped_steps": 2, "separator_every": 2})
-    experiment = Experiment(config, workers)
+    experiment = Experiment(config, ranks)
     run_steps(experiment, range(4))
     before = clone(experiment.state_dict())
     batch = make_batch(config, 4)  # both learn
     batch.mix[1, 100] = math.nan
     logging.getLogger("ialcms").propagate = True
     with caplog.at_level(logging.WARNING, "ialcms"):
-        scalars = experiment.step(batch.to(workers.device))
+        scalars = experiment.step(batch.to(ranks.device))
         assert scalars  # nobody has looked yet
         after = clone(experiment.state_dict())
     assert changed(before, after) == set()
@@ -204,24 +204,24 @@ def test_a_step_with_nan_leaves_no_trace(workers: Workers, caplog: pytest.LogCap
     assert any(name.startswith("separator.") for name in changed(after, learned))
 
 
-def test_an_infinite_gradient_is_found_one_step_later(workers: Workers) -> None:
+def test_an_infinite_gradient_is_found_one_step_later(ranks: Ranks) -> None:
     config = small_config(train={"max_skipped_steps": 0, "separator_every": 2})
-    experiment = Experiment(config, workers)
+    experiment = Experiment(config, ranks)
     run_steps(experiment, range(4))
     learned = clone(experiment.state_dict())
     handle = experiment.separator.module.mask_bias.register_hook(lambda gradient: gradient * math.inf)
-    experiment.step(make_batch(config, 4).to(workers.device))
+    experiment.step(make_batch(config, 4).to(ranks.device))
     handle.remove()
     with pytest.raises(ValueError, match="step 4: the norm of the gradient of the separator is inf"):
-        experiment.step(make_batch(config, 5).to(workers.device))
+        experiment.step(make_batch(config, 5).to(ranks.device))
     names = changed(learned, clone(experiment.state_dict()))
     assert {name.split(".")[0] for name in names} == {"critic", "bank"}  # the critic's update came first
 
 
-def test_a_state_goes_from_gpu_to_cpu_and_back(workers: Workers) -> None:
+def test_a_state_goes_from_gpu_to_cpu_and_back(ranks: Ranks) -> None:
     """Where Adam counts its steps depends on the machine."""
     config = small_config()
-    experiment = Experiment(config, workers)
+    experiment = Experiment(config, ranks)
     run_steps(experiment, range(3))
     state = clone(experiment.state_dict())
     on_cpu = SimpleNamespace(
@@ -232,14 +232,14 @@ def test_a_state_goes_from_gpu_to_cpu_and_back(workers: Workers) -> None:
     slow = Experiment(config, on_cpu)  # type: ignore[arg-type]
     slow.load_state_dict(state)
     slow.step(make_batch(config, 3))
-    fast = Experiment(config, workers)
+    fast = Experiment(config, ranks)
     fast.load_state_dict(clone(slow.state_dict()))
     assert all(math.isfinite(value) for losses in run_steps(fast, range(4, 7)) for value in losses.values())
 
 
 def losses_of(config: Config) -> list[dict[str, float]]:
-    with Workers() as workers:
-        experiment = Experiment(config, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks)
         for learner in (experiment.separator, experiment.critic):
             assert learner is not None
             for group in learner.optimizer.param_groups:

@@ -28,7 +28,7 @@ KINDS = ("both learn", "critic only")
 
 @dataclass(frozen=True)
 class Case:
-    workers: int
+    ranks: int
     overrides: tuple[str, ...]
     launches: dict[str, int]
     collectives: dict[str, int]
@@ -39,7 +39,7 @@ def zero(stage: int) -> tuple[str, ...]:
 
 
 CASES = {
-    "one worker": Case(1, (), {"both learn": 2_060, "critic only": 960}, {"both learn": 0, "critic only": 0}),
+    "one rank": Case(1, (), {"both learn": 2_060, "critic only": 960}, {"both learn": 0, "critic only": 0}),
     "ddp": Case(8, (), {"both learn": 2_510, "critic only": 1_150}, {"both learn": 86, "critic only": 42}),
     "zero 2": Case(8, zero(2), {"both learn": 2_370, "critic only": 1_150}, {"both learn": 92, "critic only": 46}),
     "zero 3": Case(8, zero(3), {"both learn": 2_620, "critic only": 1_190}, {"both learn": 320, "critic only": 95}),
@@ -68,7 +68,7 @@ def counted(shared: Shared, null_gpu: Path) -> Counted:
         if name.startswith("zero"):
             pytest.importorskip("deepspeed")
         output = folder / "counts.json"
-        arguments = [str(null_gpu), "--world", str(case.workers), "--json", str(output), "train.precision=bf16"]
+        arguments = [str(null_gpu), "--world", str(case.ranks), "--json", str(output), "train.precision=bf16"]
         run_on_null_gpu(null_gpu, "-m", "tests.null_gpu.count_steps", *arguments, *case.overrides)
         return json.loads(output.read_text())  # type: ignore[no-any-return]
 
@@ -89,7 +89,7 @@ def run_on_null_gpu(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["one worker", "ddp", "zero 2"])
+@pytest.mark.parametrize("name", ["one rank", "ddp", "zero 2"])
 def test_no_step_waits_for_the_device(counted: Counted, name: str, kind: str) -> None:
     step = counted(name)[kind]
     assert step["synchronisations"] == {}
@@ -99,7 +99,7 @@ def test_no_step_waits_for_the_device(counted: Counted, name: str, kind: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_zero_3_only_deepspeed_waits(counted: Counted, kind: str) -> None:
-    """It compares the order of the layers over the workers, and collects small parameters at the end."""
+    """It compares the order of the layers over the ranks, and collects small parameters at the end."""
     places = counted("zero 3")[kind]["synchronisations"]
     other = {place for place in places if "DeepSpeed" not in place}
     assert other == set()
@@ -118,7 +118,7 @@ def test_launches_and_collectives(counted: Counted, name: str, kind: str) -> Non
 def test_nccl_gets_memory_of_the_device_alone(counted: Counted, name: str) -> None:
     for step in counted(name).values():
         assert "host memory for NCCL" not in step["counts"]
-        assert CASES[name].workers == 1 or step["counts"]["all-reduce"] > 0
+        assert CASES[name].ranks == 1 or step["counts"]["all-reduce"] > 0
 
 
 WAITS = """

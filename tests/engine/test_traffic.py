@@ -50,7 +50,7 @@ def test_against_the_profiler(launch: Launch, engine: str) -> None:
         assert computed.keys() == {"gradients", "batchnorm", "features", "bank"} | (
             {"parameters"} if engine.startswith(("zero1", "zero2")) else set()
         )
-        # ZeRO fills up its vectors so that they divide by the workers: a few values
+        # ZeRO fills up its vectors so that they divide by the ranks: a few values
         assert computed == pytest.approx(seen(case), rel=1e-3 if engine.startswith("zero") else 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""The same global batches give the same networks on 1, 2 and 4 workers: real processes, gloo, small networks.
+"""The same global batches give the same networks on 1, 2 and 4 ranks: real processes, gloo, small networks.
 
 20 alternate steps with both ramps inside, clipped gradients, a memory bank that goes round. docs/engines.md has a table
 of what was measured, `python -m benchmarks.engines` prints it.
@@ -14,7 +14,7 @@ the size of the gradients here, such steps are as small as what causes them, and
 4e-6 in the losses, 8e-6 in the outputs, and 2e-4 of the way that the parameters went; ten times as much and a little
 more is allowed. The memory bank keeps 16 bits: where its components differ at all, they do by a rounding, 2^-11.
 
-A test makes sure that a usual mistake, statistics of BatchNorm per worker, is far outside these tolerances.
+A test makes sure that a usual mistake, statistics of BatchNorm per rank, is far outside these tolerances.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.engine.program import gather_rows, joined_batch
 
 pytestmark = pytest.mark.distributed
 
-WORLDS = ["2 workers", "4 workers"]
+WORLDS = ["2 ranks", "4 ranks"]
 LOSS, OUTPUT, WAY, BANK = 1e-4, 2e-4, 2e-3, 2e-3  # tolerances in single precision
 
 
@@ -77,7 +77,7 @@ def test_single_precision(launch: Launch, alone: dict[str, Run], world: str) -> 
 
 def test_a_mistake_would_show(launch: Launch, alone: dict[str, Run]) -> None:
     """The tolerances of single precision against local statistics of BatchNorm."""
-    local = launch("2 workers")[0][LOCAL_BATCHNORM]
+    local = launch("2 ranks")[0][LOCAL_BATCHNORM]
     assert loss_difference(local, alone[SINGLE]) > 10 * LOSS
     assert output_difference(local, alone[SINGLE]) > 10 * OUTPUT
     assert way_difference(local, alone[SINGLE], "separator") > 10 * WAY
@@ -85,43 +85,43 @@ def test_a_mistake_would_show(launch: Launch, alone: dict[str, Run]) -> None:
     assert bank_difference(local, alone[SINGLE]) > 10 * BANK
 
 
-def test_accumulation_on_two_workers(launch: Launch, alone: dict[str, Run]) -> None:
-    """The same micro-batches, so the same statistics of BatchNorm, on one worker and on two."""
-    assert_equal_in_double_precision(launch("2 workers")[0][ACCUMULATED], alone[ACCUMULATED])
+def test_accumulation_on_two_ranks(launch: Launch, alone: dict[str, Run]) -> None:
+    """The same micro-batches, so the same statistics of BatchNorm, on one rank and on two."""
+    assert_equal_in_double_precision(launch("2 ranks")[0][ACCUMULATED], alone[ACCUMULATED])
 
 
 def test_accumulation_against_one_pass(launch: Launch, alone: dict[str, Run]) -> None:
     """Without BatchNorm's statistics, which are those of a pass, micro-batches give what the batch as a whole gives."""
-    ours = launch("2 workers")[0][f"{NO_BATCHNORM}:accumulation=2"]
+    ours = launch("2 ranks")[0][f"{NO_BATCHNORM}:accumulation=2"]
     assert_equal_in_double_precision(ours, alone[NO_BATCHNORM])
 
 
 def test_gradients_sent_in_16_bits(launch: Launch, alone: dict[str, Run]) -> None:
     """bf16 rounds a gradient by up to 2^-9 of itself: measured were 8e-4 in the losses and 0.035 of the way."""
-    ours = launch("2 workers")[0][COMPRESSED]
+    ours = launch("2 ranks")[0][COMPRESSED]
     assert loss_difference(ours, alone[SINGLE]) < 1e-2
     assert WAY < way_difference(ours, alone[SINGLE], "separator") < 0.2
 
 
 def test_bf16(launch: Launch, alone: dict[str, Run]) -> None:
-    """Networks in bf16 round where two workers' values differ in float32's last bit, so they drift apart as they do
+    """Networks in bf16 round where two ranks' values differ in float32's last bit, so they drift apart as they do
     from float32: 7e-3 in the losses; but not as far as with another method."""
-    ours = launch("2 workers")[0][BF16]
+    ours = launch("2 ranks")[0][BF16]
     assert loss_difference(ours, alone[BF16]) < 0.03
     assert loss_difference(ours, alone[SINGLE]) < 0.03
 
 
 @pytest.mark.parametrize("case", [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16])
 def test_workers_are_identical(launch: Launch, case: str) -> None:
-    """To the bit, also where another number of workers gives other numbers."""
+    """To the bit, also where another number of ranks gives other numbers."""
     for results in map(launch, WORLDS):
         assert len({result[case]["checksum"] for result in results if case in result}) <= 1
-    assert case in launch("2 workers")[1]
+    assert case in launch("2 ranks")[1]
 
 
 def test_workers_stay_identical_over_200_steps(launch: Launch) -> None:
     """Parameters, BatchNorm statistics, spectral-norm vectors and memory bank, to the bit."""
-    first, second = (result["long_run"] for result in launch("2 workers"))
+    first, second = (result["long_run"] for result in launch("2 ranks"))
     assert len({tuple(checksums.values()) for checksums in first}) == 10  # it trains
     assert {"critic.g.0.parametrizations.weight.0.u", "separator.input_norm.running_var"} < first[0].keys()
     assert first == second
@@ -155,7 +155,7 @@ def test_batchnorm_of_the_joined_batch(launch: Launch, world: str) -> None:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_gather_passes_gradients_to_the_worker_whose_rows_they_are(launch: Launch, world: str) -> None:
+def test_gather_passes_gradients_to_the_rank_whose_rows_they_are(launch: Launch, world: str) -> None:
     results = [result["gather_gradient"] for result in launch(world)]
     x = gather_rows(len(results)).requires_grad_()
     (x @ x.T).exp().mean().backward()

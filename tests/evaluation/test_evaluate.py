@@ -1,4 +1,4 @@
-"""Evaluation and validation end to end on a tiny data set, on one worker and on two."""
+"""Evaluation and validation end to end on a tiny data set, on one rank and on two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ialcms.cli import main
 from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.evaluation.evaluate import _key, evaluate
 from ialcms.evaluation.journal import Journal, read_journal, start_journal
 from ialcms.evaluation.metrics import METRICS, MixScores
@@ -118,7 +118,7 @@ def test_silent_references_are_counted_and_listed(evaluated: tuple[Path, str]) -
 
 
 @pytest.mark.distributed
-def test_three_workers_give_the_same_scores(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
+def test_three_ranks_give_the_same_scores(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
     result = torchrun(3, "-m", "ialcms", "evaluate", str(run.path), "--out", str(tmp_path / "three"))
     assert result.returncode == 0, result.stderr
     assert_same_scores(tmp_path / "three", evaluated[0])
@@ -190,11 +190,11 @@ def descendants(pid: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
-    """Started on one worker, killed, ended on two: every mix scored once, the same scores."""
+    """Started on one rank, killed, ended on two: every mix scored once, the same scores."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ialcms", "evaluate", str(run.path), "--out", str(out)]
     with subprocess.Popen(command, cwd=ROOT, env=ON_CPU, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        journal, deadline = out / "scores" / "worker-0.jsonl", time.monotonic() + 120
+        journal, deadline = out / "scores" / "rank-0.jsonl", time.monotonic() + 120
         while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 3):
             time.sleep(0.01)
         started = descendants(process.pid)
@@ -215,7 +215,7 @@ def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str]
 
 def test_scores_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
     start_journal(tmp_path / "scores", "key", {})
-    with Journal(tmp_path / "scores", "worker-0", "key") as journal:
+    with Journal(tmp_path / "scores", "rank-0", "key") as journal:
         journal.write(4, MixScores(({"SDR": 1 / 3}, {}), "problem"))
     assert read_journal(tmp_path / "scores", "key") == {4: MixScores(({"SDR": 1 / 3}, {}), "problem")}
     assert read_journal(tmp_path / "scores", "other") == {}
@@ -244,7 +244,7 @@ def test_key_of_an_evaluation(shards: Manifest) -> None:
 
 def evaluate_here(run: RunFolder, out: Path, overrides: list[str] | None = None, mixes: Path | None = None) -> Path:
     config = run.read_config(["eval.metrics=fast", "eval.examples=0", *(overrides or [])])
-    page = evaluate(config, run.best_checkpoint(), Workers(), out, mixes)
+    page = evaluate(config, run.best_checkpoint(), Ranks(), out, mixes)
     assert page is not None
     return page
 
@@ -354,7 +354,7 @@ def test_validation_counts_what_it_cannot_score(tmp_path: Path, broken: dict[str
     config = evaluation_config(shards.folder, eval={"validation_draws": 2})
     separator = make_separator(config).train()
     before = {name: value.clone() for name, value in separator.state_dict().items()}
-    validation = Validation(config, shards, Workers())
+    validation = Validation(config, shards, Ranks())
     result = validation.run(separator)
     assert separator.training
     assert all(torch.equal(value, before[name]) for name, value in separator.state_dict().items())

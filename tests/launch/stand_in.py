@@ -2,7 +2,7 @@
 
 python -m ialcms VERB ... --folder FOLDER steps=20 [step_s=0.1] [refuse=1] [crash_at=3 [crashes=2]] [kill_at=3] [deaf=1]
 
-Its workers meet in a real socket at every step, like in a collective: one that loses a peer fails, one whose peer's
+Its ranks meet in a real socket at every step, like in a collective: one that loses a peer fails, one whose peer's
 machine has lost power waits for ever.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 class Peers:
-    """The workers of a job, connected with the first."""
+    """The ranks of a job, connected with the first."""
 
     def __init__(self) -> None:
         self.rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -55,7 +55,7 @@ def main() -> int:
     rank, start = os.environ["RANK"], int(os.environ.get("SLURM_RESTART_COUNT", 0))
     if "refuse" in options:
         if rank != "0":
-            time.sleep(15)  # as the program's workers do: torchrun ends all as soon as one has ended
+            time.sleep(15)  # as the program's ranks do: torchrun ends all as soon as one has ended
         else:
             print("ialcms: error: there is no such thing", file=sys.stderr)
         return 2
@@ -72,7 +72,7 @@ def main() -> int:
     peers = Peers()
     saved, progress = folder / "saved", folder / "progress"
     step = int(saved.read_text()) if saved.exists() else 0
-    print(f"worker {rank} of {os.environ['WORLD_SIZE']} on {os.uname().nodename}: from step {step}", flush=True)
+    print(f"rank {rank} of {os.environ['WORLD_SIZE']} on {os.uname().nodename}: from step {step}", flush=True)
     if rank == "0":
         (folder / "arguments").write_text("\n".join(words))
     while step < int(options["steps"]):
@@ -88,7 +88,7 @@ def main() -> int:
         if peers.any(bool(stop)):
             if rank == "0":
                 saved.write_text(str(step))
-            print(f"worker {rank}: stopped at step {step}", flush=True)
+            print(f"rank {rank}: stopped at step {step}", flush=True)
             return 0
     if rank == "0":
         (folder / "finished").touch()

@@ -1,4 +1,4 @@
-"""`python -m launch.local`: a verb on the workers of this machine."""
+"""`python -m launch.local`: a verb on the ranks of this machine."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def launch_local(project: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=project, env=program_environment(), capture_output=True, text=True, timeout=120)
 
 
-def test_one_worker_needs_no_torchrun() -> None:
+def test_one_rank_needs_no_torchrun() -> None:
     assert local.command(["info", "x.yaml"], 1) == [sys.executable, "-m", "ialcms", "info", "x.yaml"]
     assert local.command(["info"], 2) == [sys.executable, "-m", "launch.workers", "--workers", "2", "info"]
-    with pytest.raises(ValueError, match="at least one worker is needed"):
+    with pytest.raises(ValueError, match="at least one rank is needed"):
         local.command(["info"], 0)
 
 
@@ -34,7 +34,7 @@ def test_dry_run_prints_the_command(project: Path) -> None:
 
 def test_faults_are_one_line_and_exit_code_2(project: Path) -> None:
     result = launch_local(project, "--workers", "0", "train", "x.yaml")
-    assert (result.returncode, result.stderr) == (2, "launch: error: --workers is 0; at least one worker is needed\n")
+    assert (result.returncode, result.stderr) == (2, "launch: error: --workers is 0; at least one rank is needed\n")
     assert launch_local(project, "--workers", "2").returncode == 2
 
 
@@ -46,7 +46,7 @@ def test_exit_codes_are_those_of_the_program(project: Path) -> None:
 
 
 @pytest.mark.distributed
-def test_ctrl_c_lets_the_workers_save(project: Path) -> None:
+def test_ctrl_c_lets_the_ranks_save(project: Path) -> None:
     command = [sys.executable, "-m", "launch.local", "--workers", "2", "train", "steps=100000", "--folder", "run"]
     with subprocess.Popen(command, cwd=project, env=program_environment(), process_group=0) as process:
         wait_for((project / "run" / "progress").exists, "the first step")

@@ -88,7 +88,7 @@ def test_bf16() -> None:
 
 
 class Parts:
-    """The collectives of workers whose turn comes one after the other, from values known before."""
+    """The collectives of ranks whose turn comes one after the other, from values known before."""
 
     def __init__(self, parts: int, gathered: Tensor | None = None, total: Tensor | None = None) -> None:
         self.parts, self._gathered, self._total = parts, gathered, total
@@ -104,7 +104,7 @@ class Parts:
 
 
 def test_a_batch_in_parts_is_one_batch() -> None:
-    """Two workers' halves: statistics, result and gradients of the loss over both, as DDP averages it."""
+    """Two ranks' halves: statistics, result and gradients of the loss over both, as DDP averages it."""
     x = (0.02 * torch.randn(4, 5, 6, 6) + torch.randn(4, 1, 1, 1)).requires_grad_()
     gain, offset, weights = torch.randn(4, 5), torch.randn(4, 5), torch.randn(x.shape)
     norm, reference = layer(5), layer(5)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ialcms.config import Config, flatten, to_dict
 from ialcms.data.manifest import Manifest
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.monitoring.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
@@ -72,7 +72,7 @@ def train(monitor: Monitor, first: int, last: int, offset: float = 0.0) -> None:
 
 def test_means_since_the_last_record(folder: RunFolder) -> None:
     """Scalars of turns that do not fall on a logged step are not lost."""
-    monitor = Monitor(folder, small_config(train={"log_every": 4, "steps": 10}), Workers(), 0)
+    monitor = Monitor(folder, small_config(train={"log_every": 4, "steps": 10}), Ranks(), 0)
     train(monitor, 0, 10)
     monitor.close()
     assert curve(folder, "loss/separation") == [(4, 1.5), (8, 5.5)]
@@ -82,9 +82,9 @@ def test_means_since_the_last_record(folder: RunFolder) -> None:
     assert [row["step"] for row in rows] == [4, 8]
     assert rows[0]["loss/critic"] == 15.0
     for name in (
-        "speed/mixes_per_second", "speed/step_seconds", "speed/slowest_worker_step_seconds", "speed/slowest_worker",
-        "speed/share_waiting_for_data", "speed/share_waiting_for_workers", "memory/process_gb",
-        "speed_by_worker/mixes_per_second/0", "speed_by_worker/step_seconds/0",
+        "speed/mixes_per_second", "speed/step_seconds", "speed/slowest_rank_step_seconds", "speed/slowest_rank",
+        "speed/share_waiting_for_data", "speed/share_waiting_for_ranks", "memory/process_gb",
+        "speed_by_rank/mixes_per_second/0", "speed_by_rank/step_seconds/0",
     ):  # fmt: skip
         assert rows[0][name] >= 0
     assert rows[0]["speed/mixes_per_second"] == pytest.approx(4 / rows[0]["speed/step_seconds"])
@@ -92,7 +92,7 @@ def test_means_since_the_last_record(folder: RunFolder) -> None:
 
 
 def test_nothing_reaches_the_host_between_records(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monitor = Monitor(folder, small_config(train={"log_every": 5}), Workers(), 0)
+    monitor = Monitor(folder, small_config(train={"log_every": 5}), Ranks(), 0)
     synchronised = []
     for name in ("item", "tolist", "cpu", "__float__", "numpy"):
         original = getattr(Tensor, name)
@@ -109,7 +109,7 @@ def test_nothing_reaches_the_host_between_records(folder: RunFolder, monkeypatch
 def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr("ialcms.monitoring.monitor.time.monotonic", lambda: now[0])
-    monitor = Monitor(folder, small_config(train={"log_every": 4, "global_batch": 8}), Workers(), 0)
+    monitor = Monitor(folder, small_config(train={"log_every": 4, "global_batch": 8}), Ranks(), 0)
     for step in range(4):
         now[0] += 0.5
         monitor.step(step, {}, {}, waited_s=0.125)
@@ -130,7 +130,7 @@ def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.M
 def test_one_curve_over_restarts(folder: RunFolder) -> None:
     """Killed at step 9, it goes on from the checkpoint of step 6: what lies behind that is written anew."""
     config = small_config(train={"log_every": 2, "steps": 12})
-    monitor = Monitor(folder, config, Workers(), 0)
+    monitor = Monitor(folder, config, Ranks(), 0)
     train(monitor, 0, 6)
     monitor.record_validation(6, {"validation/SDR": 3.0}, "")
     monitor.flush(6)
@@ -138,7 +138,7 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     monitor.flush(9)  # killed here: nothing closes it
     with open(folder.metrics, "a") as file:
         file.write('{"step": 9, "loss/sepa')
-    monitor = Monitor(folder, config, Workers(), 6)
+    monitor = Monitor(folder, config, Ranks(), 6)
     train(monitor, 6, 12)
     monitor.close()
     expected = [(2, 0.5), (4, 2.5), (6, 4.5), (8, 6.5), (10, 8.5), (12, 10.5)]
@@ -152,7 +152,7 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
 def test_a_restart_before_the_first_checkpoint(folder: RunFolder) -> None:
     config = small_config(train={"log_every": 2})
     for offset in (100.0, 0.0):
-        monitor = Monitor(folder, config, Workers(), 0)
+        monitor = Monitor(folder, config, Ranks(), 0)
         train(monitor, 0, 4, offset)
         monitor.close()
     assert curve(folder, "loss/separation") == [(2, 0.5), (4, 2.5)]
@@ -165,7 +165,7 @@ def test_records_without_a_file(tmp_path: Path) -> None:
 
 
 def test_numbers_that_json_has_no_word_for(folder: RunFolder) -> None:
-    monitor = Monitor(folder, small_config(train={"log_every": 1}), Workers(), 0)
+    monitor = Monitor(folder, small_config(train={"log_every": 1}), Ranks(), 0)
     monitor.step(0, {"loss/separation": torch.tensor(float("nan"))}, {}, 0.0)
     monitor.close()
     (row,) = (json.loads(line, parse_constant=pytest.fail) for line in folder.metrics.read_text().splitlines())
@@ -175,7 +175,7 @@ def test_numbers_that_json_has_no_word_for(folder: RunFolder) -> None:
 
 def test_configuration_hparams_and_best_score(folder: RunFolder) -> None:
     config = small_config(optim={"lr_visual": 0.002}, data={"instruments": ["cello", "tuba"]})
-    monitor = Monitor(folder, config, Workers(), 0)
+    monitor = Monitor(folder, config, Ranks(), 0)
     monitor.record_best(10, 4.5)
     monitor.record_best(20, 5.25)
     monitor.finish()
@@ -200,7 +200,7 @@ def test_configuration_hparams_and_best_score(folder: RunFolder) -> None:
 
 
 def test_an_interrupted_run_is_not_marked_complete(folder: RunFolder) -> None:
-    Monitor(folder, small_config(), Workers(), 0).close()
+    Monitor(folder, small_config(), Ranks(), 0).close()
     with pytest.raises(KeyError):
         events(folder).SummaryMetadata("_hparams_/session_end_info")
 
@@ -212,13 +212,13 @@ def recorded_tags(folder: RunFolder) -> set[str]:
 def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
     """With the names that steps and validation really use."""
     config = small_config(train={"log_every": 1, "separator_every": 1})
-    experiment = Experiment(config, Workers(), pretrained=False)
+    experiment = Experiment(config, Ranks(), pretrained=False)
     assert experiment.critic is not None
     rates = learning_rates(experiment.separator.optimizer, experiment.critic.optimizer)
-    workers = Workers()
-    workers.traffic = Traffic(world_size=2)  # one worker sends nothing
-    workers.traffic.all_reduce("gradients", 1_000)
-    monitor = Monitor(folder, config, workers, 0)
+    ranks = Ranks()
+    ranks.traffic = Traffic(world_size=2)  # one rank sends nothing
+    ranks.traffic.all_reduce("gradients", 1_000)
+    monitor = Monitor(folder, config, ranks, 0)
     monitor.step(0, experiment.step(make_batch(config, 0)), {"lambda/ind": 1.0, "lambda/avc": 1.0, **rates}, 0.0)
     scores = {name: 1.0 for name in ("SDR", "SIR", "SAR", "SDRi", "SIRi")}
     monitor.record_validation(1, ValidationResult(4, scores, {"tuba": scores}, ()).scalars(), "")
@@ -258,7 +258,7 @@ def config(shards: Manifest) -> Config:
 
 def test_pictures_and_sounds_of_validation_mixes(folder: RunFolder, shards: Manifest, config: Config) -> None:
     separator = make_separator(config)
-    views = Validation(config, shards, Workers()).views(separator)
+    views = Validation(config, shards, Ranks()).views(separator)
     assert len(views) == 2
     assert views[0].names != views[1].names
     for view in views:
@@ -269,7 +269,7 @@ def test_pictures_and_sounds_of_validation_mixes(folder: RunFolder, shards: Mani
         assert view.masks.shape == (2, 32, 32)
         assert view.masks.min() >= 0
         assert view.localisation.shape == (2, 2, 2)
-    monitor = Monitor(folder, config, Workers(), 0)
+    monitor = Monitor(folder, config, Ranks(), 0)
     monitor.show(800, views)
     monitor.close()
     read = events(folder)
@@ -285,7 +285,7 @@ def test_pictures_and_sounds_of_validation_mixes(folder: RunFolder, shards: Mani
 
 
 def test_validation_by_instrument(shards: Manifest, config: Config) -> None:
-    result = Validation(evaluation_config(shards.folder, eval={"validation_draws": 2}), shards, Workers()).run(
+    result = Validation(evaluation_config(shards.folder, eval={"validation_draws": 2}), shards, Ranks()).run(
         make_separator(config)
     )
     scalars = result.scalars()
@@ -297,8 +297,8 @@ def test_validation_by_instrument(shards: Manifest, config: Config) -> None:
     assert "drum_3" in str(result)
 
 
-class Other(Workers):
-    """The second of two workers, alone."""
+class Other(Ranks):
+    """The second of two ranks, alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -308,7 +308,7 @@ class Other(Workers):
         return torch.cat([x, x])
 
 
-def test_other_workers_write_nothing_but_warnings(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_ranks_write_nothing_but_warnings(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     monitor = Monitor(folder, small_config(train={"log_every": 1}), Other(), 0)
     train(monitor, 0, 3)
     monitor.record_validation(3, {"validation/SDR": 1.0}, "text")
@@ -319,13 +319,13 @@ def test_other_workers_write_nothing_but_warnings(folder: RunFolder, capsys: pyt
     monitor.finish()
     monitor.close()
     assert not list(folder.path.iterdir())
-    assert capsys.readouterr().err == "[worker 1] a clip is bad\n"
+    assert capsys.readouterr().err == "[rank 1] a clip is bad\n"
 
 
-def test_the_slowest_worker_is_the_one_that_waits_least(folder: RunFolder) -> None:
-    """By the clock all workers take equally long."""
+def test_the_slowest_rank_is_the_one_that_waits_least(folder: RunFolder) -> None:
+    """By the clock all ranks take equally long."""
 
-    class Two(Workers):
+    class Two(Ranks):
         def __init__(self) -> None:
             super().__init__()
             self.world_size = 2
@@ -342,16 +342,16 @@ def test_the_slowest_worker_is_the_one_that_waits_least(folder: RunFolder) -> No
     monitor.close()
     (row,) = rows_of(folder)
     assert row["loss/separation"] == 2.0  # mean of 1 and 3
-    assert row["speed/slowest_worker"] == 1
-    assert row["speed/slowest_worker_step_seconds"] == pytest.approx(0.75 * row["speed/step_seconds"])
-    assert row["speed_by_worker/mixes_per_second/0"] == pytest.approx(3 * row["speed_by_worker/mixes_per_second/1"])
+    assert row["speed/slowest_rank"] == 1
+    assert row["speed/slowest_rank_step_seconds"] == pytest.approx(0.75 * row["speed/step_seconds"])
+    assert row["speed_by_rank/mixes_per_second/0"] == pytest.approx(3 * row["speed_by_rank/mixes_per_second/1"])
     assert row["speed/mixes_per_second"] == pytest.approx(8 / row["speed/step_seconds"])
-    assert row["speed/share_waiting_for_workers"] == pytest.approx(0.5)
+    assert row["speed/share_waiting_for_ranks"] == pytest.approx(0.5)
 
 
 def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal lines take the bar's place; the log file has them in either case."""
-    monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Workers(), 0)
+    monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Ranks(), 0)
     train(monitor, 0, 2)
     monitor.record_validation(2, {"validation/SDR": 3.25}, "fine")
     train(monitor, 2, 4)
@@ -365,13 +365,13 @@ def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.C
 
 def test_a_resumed_run_shows_its_scores_again(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_config(train={"log_every": 2, "steps": 8})
-    monitor = Monitor(folder, config, Workers(), 0)
+    monitor = Monitor(folder, config, Ranks(), 0)
     for step, score in ((2, 4.5), (4, 3.25)):
         monitor.record_validation(step, {"validation/SDR": score}, "")
     monitor.record_best(2, 4.5)
     monitor.record_validation(6, {"validation/SDR": 9.0}, "")
     monitor.close()
-    monitor = Monitor(folder, config, Workers(), 4)
+    monitor = Monitor(folder, config, Ranks(), 4)
     train(monitor, 4, 6)
     monitor.close()
     assert "  SDR 3.25 (best 4.50)  " in capsys.readouterr().err.splitlines()[-1]
@@ -391,8 +391,8 @@ def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.distributed
-def test_two_workers_on_a_terminal(tmp_path: Path) -> None:
-    """80 columns wide: the bar fits, and of the second worker, the slower one, only a warning is seen."""
+def test_two_ranks_on_a_terminal(tmp_path: Path) -> None:
+    """80 columns wide: the bar fits, and of the second rank, the slower one, only a warning is seen."""
     script = tmp_path / "program.py"
     script.write_text(_PROGRAM)
     folder = RunFolder(tmp_path)
@@ -412,16 +412,16 @@ def test_two_workers_on_a_terminal(tmp_path: Path) -> None:
     assert len(bars[-1]) <= 80
     assert "first" in shown
     assert "step 10/10" not in shown  # the log's lines, where the bar is
-    assert shown.count("worker 1") == shown.count("\r\x1b[K[worker 1] a warning") == 1
+    assert shown.count("rank 1") == shown.count("\r\x1b[K[rank 1] a warning") == 1
     assert "silent" not in shown
     logged = folder.log.read_text()
     assert re.search(
         r"INFO step 10/10  0:00:00 left .* SDR 3.25  sep 1.000  avc 2.000  ind 3.000  critic 4.000$", logged, re.M
     )
-    rows = [row for row in rows_of(folder) if "speed/slowest_worker" in row]
+    rows = [row for row in rows_of(folder) if "speed/slowest_rank" in row]
     assert [row["step"] for row in rows] == [5, 10]
-    assert [row["speed/slowest_worker"] for row in rows] == [1, 1]
-    assert rows[0]["speed_by_worker/step_seconds/1"] > 0.2 > rows[0]["speed_by_worker/step_seconds/0"]
+    assert [row["speed/slowest_rank"] for row in rows] == [1, 1]
+    assert rows[0]["speed_by_rank/step_seconds/1"] > 0.2 > rows[0]["speed_by_rank/step_seconds/0"]
 
 
 def _read_all(terminal: int) -> str:
@@ -440,22 +440,22 @@ def _read_all(terminal: int) -> str:
 _PROGRAM = """
 import logging, sys, time
 import torch
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.monitoring.monitor import Monitor
 from ialcms.runs.run_folder import RunFolder
 from tests.support import small_config
 
 log = logging.getLogger("ialcms")
 names = "separation", "consistency", "independence", "critic"
-with Workers() as workers:
+with Ranks() as ranks:
     config = small_config(train={"log_every": 5, "steps": 10})
-    monitor = Monitor(RunFolder(sys.argv[1]), config, workers, 0)
-    log.info("first" if workers.is_first else "silent")
-    if not workers.is_first:
+    monitor = Monitor(RunFolder(sys.argv[1]), config, ranks, 0)
+    log.info("first" if ranks.is_first else "silent")
+    if not ranks.is_first:
         log.warning("a warning")
     for step in range(10):
-        time.sleep(0.25 * workers.rank)
-        workers.any(False)
+        time.sleep(0.25 * ranks.rank)
+        ranks.any(False)
         monitor.step(step, {f"loss/{name}": torch.tensor(n + 1.0) for n, name in enumerate(names)}, {}, 0.0)
         if step == 4:
             monitor.record_validation(5, {"validation/SDR": 3.25}, "fine")

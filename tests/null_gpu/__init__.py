@@ -9,5 +9,5 @@ on values goes its way by chance.
     python -m tests.null_gpu.build FOLDER                                # compiles it (g++, seconds)
     python -m tests.null_gpu.count_steps FOLDER --world 8 train.precision=bf16     # a table of both kinds of steps
 
-The process is one worker of as many as asked for: the others are thought to send what it sends.
+The process is one rank of as many as asked for: the others are thought to send what it sends.
 """

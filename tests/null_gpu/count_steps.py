@@ -2,7 +2,7 @@
 
     python -m tests.null_gpu.count_steps FOLDER --world 8 --config configs/duet.yaml train.precision=bf16
 
-FOLDER: where `tests.null_gpu.build` has compiled to. The worker is rank 0 of `--world`, with 8 mixes of its own.
+FOLDER: where `tests.null_gpu.build` has compiled to. The rank is rank 0 of `--world`, with 8 mixes of its own.
 Without --config the small networks of the tests: the counts are the same but for the number of DDP's buckets.
 """
 
@@ -24,7 +24,7 @@ import torch.distributed as dist
 from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
-_MIXES = 8  # of this worker, in a step
+_MIXES = 8  # of this rank, in a step
 _WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
 _WATCHED = {"both learn": 36, "critic only": 37}
 
@@ -32,7 +32,7 @@ _WATCHED = {"both learn": 36, "critic only": 37}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--world", type=int, default=1, help="number of workers that this one believes in")
+    parser.add_argument("--world", type=int, default=1, help="number of ranks that this one believes in")
     parser.add_argument("--config", default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the counts here instead of a table")
     parser.add_argument("overrides", nargs="*")
@@ -51,18 +51,18 @@ def count_steps(world: int, config_file: str | None, overrides: list[str]) -> di
     """By kind of step: counts, bytes and places of synchronisations."""
     os.environ["NULL_GPU_DEVICES"] = str(world)
     gpu = NullGpu()
-    from ialcms.engine import Workers  # after torch has met the null GPU
+    from ialcms.engine import Ranks  # after torch has met the null GPU
     from ialcms.training.step import Experiment
 
     config = _config(world, config_file, overrides)
     results = {}
-    with _one_of(world), Workers() as workers:
-        experiment = Experiment(config, workers, pretrained=False)
-        experiment._agreed = True  # the comparison of all workers' networks would look at what no kernel has written
+    with _one_of(world), Ranks() as ranks:
+        experiment = Experiment(config, ranks, pretrained=False)
+        experiment._agreed = True  # the comparison of all ranks' networks would look at what no kernel has written
         for step in _WARM_UP:
-            experiment.step(_batch(config, step, workers.device))
+            experiment.step(_batch(config, step, ranks.device))
         for name, step in _WATCHED.items():
-            batch = _batch(config, step, workers.device)
+            batch = _batch(config, step, ranks.device)
             with gpu.watch() as watched:
                 experiment.step(batch)
             results[name] = {

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ialcms.cli import main
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.inference import load_model
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
@@ -115,8 +115,8 @@ def test_states_without_networks(change: Callable[[dict], Any], folder: Path) ->
 )
 def test_states_that_do_not_fit_a_run(change: Callable[[dict], Any], folder: Path) -> None:
     change_state(folder, change)
-    with Workers() as workers:
-        experiment = Experiment(CONFIG, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(CONFIG, ranks)
         state = checkpoint.load_state(folder)
         with (
             pytest.raises(

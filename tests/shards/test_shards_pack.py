@@ -339,7 +339,7 @@ class TestResume:
         assert 24 < len(encoded_clips) < 24 + 2 * 6
 
     def test_survives_sigkill(self, full_tree, tmp_path: Path, read_folder):
-        """A killed program leaves whole shards and no manifest, its workers end, and the next run completes it."""
+        """A killed program leaves whole shards and no manifest, its ranks end, and the next run completes it."""
         pack(full_tree.entries, tmp_path / "whole", options(shard_mb=0.001))
         out = tmp_path / "out"
         program = (

@@ -21,13 +21,13 @@ import yaml
 
 from tests.support import ON_CPU, ROOT
 
-TARGETS = ("one worker", "all workers", "the agent")
+TARGETS = ("one rank", "all ranks", "the agent")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 # Moments that a kill waits for: some time after a step, the first sight of a half-written checkpoint, some time after
 # the start. Where it strikes is what `_phase` sees then.
 MOMENTS = ("after a step", "after a step", "writing", "starting")
 _LONGEST_WAIT_S = 1.5  # after a step: some steps, a validation
-_LONGEST_START_S = 6.0  # imports, joining the other workers, loading the checkpoint
+_LONGEST_START_S = 6.0  # imports, joining the other ranks, loading the checkpoint
 _BEGINNING = r"(?:going on from step (\d+) of \d+|from the start)$"
 
 
@@ -42,12 +42,12 @@ class Kill:
         return f"{self.number.name} to {self.target} in {self.phase}, at about step {self.step}"
 
 
-def start(config: Path, folder: Path, workers: int = 2, restarts: int = 3) -> subprocess.Popen:
+def start(config: Path, folder: Path, ranks: int = 2, restarts: int = 3) -> subprocess.Popen:
     """torchrun with restarts of its own, in a process group of its own; output appended beside the run's folder."""
-    # without it a restart over gloo can read the dead workers' addresses and hang
+    # without it a restart over gloo can read the dead ranks' addresses and hang
     environment = {**ON_CPU, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={workers}",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
         f"--max-restarts={restarts}", "--monitor-interval=0.1", "-m", "ialcms", "train", str(config),
         "--folder", str(folder),
     ]  # fmt: skip
@@ -64,7 +64,7 @@ def last_step(folder: Path) -> int:
 
 
 def run_to_the_end(
-    config: Path, folder: Path, kills: int, rng: random.Random, workers: int = 2, timeout_s: float = 600
+    config: Path, folder: Path, kills: int, rng: random.Random, ranks: int = 2, timeout_s: float = 600
 ) -> list[Kill]:
     """Start the run as often as it takes and kill it `kills` times at random moments; returns what was done.
 
@@ -72,13 +72,13 @@ def run_to_the_end(
     """
     done: list[Kill] = []
     deadline = time.monotonic() + timeout_s
-    process = start(config, folder, workers)
+    process = start(config, folder, ranks)
     try:
         while not (folder / "finished").exists():
             if process.poll() is not None:
-                process = start(config, folder, workers)
+                process = start(config, folder, ranks)
             if len(done) < kills and _wait_for_the_moment(folder, process, rng, deadline):
-                alive = _workers(process)
+                alive = _ranks(process)
                 phase = _phase(folder, alive)
                 kill = Kill(rng.choice(TARGETS), rng.choice(SIGNALS), last_step(folder), phase)
                 if _send(process, alive, kill, rng):
@@ -124,13 +124,13 @@ def _is_writing(folder: Path) -> bool:
     return any((folder / "checkpoints").glob(".*.tmp"))
 
 
-def _phase(folder: Path, workers: list[psutil.Process]) -> str:
+def _phase(folder: Path, ranks: list[psutil.Process]) -> str:
     """What the run does at the moment, as far as its folder tells."""
     if _is_writing(folder):
         return "writing a checkpoint"
     try:
         log_time, lines = (folder / "train.log").stat().st_mtime, (folder / "train.log").read_text().splitlines()
-        born = max(worker.create_time() for worker in workers)
+        born = max(rank.create_time() for rank in ranks)
         validate_every = yaml.safe_load((folder / "config.yaml").read_text())["train"]["validate_every"]
     except (OSError, ValueError, psutil.NoSuchProcess):
         return "starting"
@@ -141,29 +141,29 @@ def _phase(folder: Path, workers: list[psutil.Process]) -> str:
     return "validation" if last and int(last[1]) % validate_every == 0 else "a step"
 
 
-def _workers(process: subprocess.Popen) -> list[psutil.Process]:
+def _ranks(process: subprocess.Popen) -> list[psutil.Process]:
     """The training processes that the agent started, not their loader processes."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [p for p in psutil.Process(process.pid).children() if "ialcms" in " ".join(p.cmdline())]
     return []
 
 
-def _send(process: subprocess.Popen, workers: list[psutil.Process], kill: Kill, rng: random.Random) -> bool:
-    if not workers or process.poll() is not None:
+def _send(process: subprocess.Popen, ranks: list[psutil.Process], kill: Kill, rng: random.Random) -> bool:
+    if not ranks or process.poll() is not None:
         return False
-    targets = {"one worker": [rng.choice(workers)], "all workers": workers, "the agent": [process]}[kill.target]
+    targets = {"one rank": [rng.choice(ranks)], "all ranks": ranks, "the agent": [process]}[kill.target]
     for target in targets:
         with contextlib.suppress(psutil.NoSuchProcess):
             target.send_signal(kill.number)
     return True
 
 
-def _wait_for_the_blow(process: subprocess.Popen, workers: list[psutil.Process], kill: Kill) -> None:
-    """Until a killed agent is gone: its workers must end with it, or they would write beside the next ones."""
+def _wait_for_the_blow(process: subprocess.Popen, ranks: list[psutil.Process], kill: Kill) -> None:
+    """Until a killed agent is gone: its ranks must end with it, or they would write beside the next ones."""
     if kill.target == "the agent":
         process.wait(timeout=90)
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, f"workers outlive {kill}: {alive}"
+        _, alive = psutil.wait_procs(ranks, timeout=60)
+        assert not alive, f"ranks outlive {kill}: {alive}"
     else:
         time.sleep(0.3)
 

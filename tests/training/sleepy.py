@@ -1,4 +1,4 @@
-"""`ialcms`, but worker 1 falls asleep before its third batch."""
+"""`ialcms`, but rank 1 falls asleep before its third batch."""
 
 from __future__ import annotations
 

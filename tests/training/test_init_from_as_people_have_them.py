@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.published import to_published
 from ialcms.training.init_from import init_from
 from ialcms.training.step import Experiment
@@ -54,9 +54,9 @@ FORMS: dict[str, tuple[Callable[[Experiment], Any], str, bool]] = {  # the last:
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form: str, tmp_path: Path) -> None:
     make, said, with_critic = FORMS[form]
-    with Workers() as workers:
-        source = Experiment(small_config(seed=1), workers)
-        target = Experiment(small_config(seed=2), workers)
+    with Ranks() as ranks:
+        source = Experiment(small_config(seed=1), ranks)
+        target = Experiment(small_config(seed=2), ranks)
         torch.save(make(source), tmp_path / "weights.pt")
         assert said in init_from(target, tmp_path / "weights.pt")
         pairs = [(source.separator, target.separator)]
@@ -79,8 +79,8 @@ def test_forms(form: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit(make: Callable[[Experiment], Any], message: str, tmp_path: Path) -> None:
-    with Workers() as workers:
-        experiment = Experiment(small_config(), workers)
+    with Ranks() as ranks:
+        experiment = Experiment(small_config(), ranks)
         torch.save(make(experiment), tmp_path / "weights.pt")
         with pytest.raises(ValueError, match=message) as raised:
             init_from(experiment, tmp_path / "weights.pt")

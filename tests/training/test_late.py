@@ -1,4 +1,4 @@
-"""On GPUs the workers agree one step late, so that nothing waits in a step: here the same on CPUs."""
+"""On GPUs the ranks agree one step late, so that nothing waits in a step: here the same on CPUs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.engine.late_flags import LateFlags
 from ialcms.training.step import Experiment
 from tests.engine.program import clone, tensors
@@ -17,10 +17,10 @@ from tests.support import make_batch, small_config, torchrun, write_small_config
 LATE = """
 import itertools, os, sys
 from ialcms import cli
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.training.stop_request import StopRequest
 
-Workers.reads_late = True
+Ranks.reads_late = True
 calls, stop_at, is_second = itertools.count(1), int(sys.argv[1]), os.environ["RANK"] == "1"
 StopRequest.requested = property(lambda self: next(calls) == stop_at and is_second)
 sys.exit(cli.main(sys.argv[2:]))
@@ -54,14 +54,14 @@ def test_a_stop_that_is_known_one_step_later_changes_nothing(demo_shards: Path, 
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Workers, "reads_late", True)
+    monkeypatch.setattr(Ranks, "reads_late", True)
 
 
 @pytest.mark.usefixtures("late")
 def test_a_skipped_step_is_told_when_the_next_begins() -> None:
     config = small_config(train={"max_skipped_steps": 1, "separator_every": 2})
-    with Workers() as workers:
-        experiment = Experiment(config, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks)
         experiment.step(make_batch(config, 0))
         before = clone(experiment.state_dict())
         bad = make_batch(config, 2)
@@ -74,7 +74,7 @@ def test_a_skipped_step_is_told_when_the_next_begins() -> None:
         assert other
 
         # what the bad step left is what was there before
-        reference = Experiment(config, workers)
+        reference = Experiment(config, ranks)
         reference.load_state_dict(before)
         reference.step(make_batch(config, 3))
         ours, expected = (dict(tensors(clone(e.state_dict()))) for e in (experiment, reference))
@@ -86,7 +86,7 @@ def test_a_skipped_step_is_told_when_the_next_begins() -> None:
 
 
 class ThreeGpus:
-    """Of three workers, of which the others raise no flag."""
+    """Of three ranks, of which the others raise no flag."""
 
     world_size, reads_late, device = 3, True, torch.device("cpu")
 

@@ -65,14 +65,14 @@ def test_a_lone_mix_with_an_empty_bank_has_no_independent_pairs() -> None:
     assert len(second.independent) == 2
 
 
-@pytest.mark.parametrize("workers", [2, 4])
-def test_workers_shares_are_the_whole(workers: int) -> None:
-    whole, parts = MemoryBank(10, 2, 2), [MemoryBank(10, 2, 2) for _ in range(workers)]
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_workers_shares_are_the_whole(ranks: int) -> None:
+    whole, parts = MemoryBank(10, 2, 2), [MemoryBank(10, 2, 2) for _ in range(ranks)]
     count, per_mix = 16, 4
     for step in range(4):
         batch = whole.compact(components(50 * step, count))
         expected = whole.pair(batch, per_mix, 0, count, 7, step)
-        share = count // workers
+        share = count // ranks
         got = [bank.pair(batch, per_mix, rank * share, share, 7, step) for rank, bank in enumerate(parts)]
         assert torch.equal(torch.cat([pairs.partners for pairs in got]), expected.partners)
         siblings = torch.cat([pairs.dependent[:, 1] + rank * share for rank, pairs in enumerate(got)])

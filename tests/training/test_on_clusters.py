@@ -54,7 +54,7 @@ def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
 
 
 def pair(words: list[str], folders: tuple[Path, Path] = (ROOT, ROOT), **variables: str) -> list[tuple[int, str]]:
-    """Two workers as Kubernetes' PyTorchJob starts them: without LOCAL_RANK."""
+    """Two ranks as Kubernetes' PyTorchJob starts them: without LOCAL_RANK."""
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **variables}
     return ends(*(start("-m", "ialcms", *words, cwd=folders[r], RANK=str(r), **place) for r in (0, 1)))
 
@@ -144,24 +144,24 @@ def test_a_start_without_a_launchers_agent(demo_shards: Path, tmp_path: Path) ->
     config = write_small_config(tmp_path / "small.yaml", demo_shards, steps=2, visualise_every=0)
     done = pair(["train", str(config), "--folder", str(tmp_path / "run")])
     assert [code for code, _ in done] == [0, 0], done
-    assert "on 2 workers" in (tmp_path / "run" / "train.log").read_text()
+    assert "on 2 ranks" in (tmp_path / "run" / "train.log").read_text()
     task = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(os.getpid()),
             "SLURM_STEP_ID": "0"}  # fmt: skip
     words = ["-m", "ialcms", "train", str(config), "--folder", str(tmp_path / "by-srun")]
     done = ends(*(start(*words, SLURM_PROCID=rank, SLURM_LOCALID=rank, **task) for rank in "01"))
     assert [code for code, _ in done] == [0, 0], done
-    assert "on 2 workers" in (tmp_path / "by-srun" / "train.log").read_text()
+    assert "on 2 ranks" in (tmp_path / "by-srun" / "train.log").read_text()
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_a_worker_alone_says_so(demo_shards: Path, tmp_path: Path, rank: str) -> None:
+def test_a_rank_alone_says_so(demo_shards: Path, tmp_path: Path, rank: str) -> None:
     config = write_small_config(tmp_path / "small.yaml", demo_shards)
     place = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     words = ["-m", "ialcms", "train", str(config), "--folder", str(tmp_path / "run")]
     ((code, output),) = ends(start(*words, IALCMS_JOIN_S="2", **place))
     assert code == 2
     assert "Traceback" not in output
-    assert {"0": "1 of 2 workers have come after 2 s", "1": "worker 0 does not answer"}[rank] in output
+    assert {"0": "1 of 2 ranks have come after 2 s", "1": "rank 0 does not answer"}[rank] in output
     assert not (tmp_path / "run").exists()
 
 
@@ -183,12 +183,12 @@ def test_other_data_on_one_node(demo_shards: Path, tmp_path: Path) -> None:
     config = write_small_config(tmp_path / "small.yaml", Path("shards"), steps=2, visualise_every=0)
     done = pair(["train", str(config), "--folder", str(tmp_path / "run")], nodes)
     assert [code for code, _ in done] == [2, 2]
-    assert re.search(r"error: the manifest of shards is another one on some nodes: \w+ for worker 1 on \S+, \w+ for "
-                     r"worker 0", done[0][1])  # fmt: skip
+    assert re.search(r"error: the manifest of shards is another one on some nodes: \w+ for rank 1 on \S+, \w+ for "
+                     r"rank 0", done[0][1])  # fmt: skip
     assert not (tmp_path / "run").exists()
     manifest.unlink()
     done = pair(["train", str(config), "--folder", str(tmp_path / "run")], nodes)
-    assert "error: worker 1 on " in done[0][1]
+    assert "error: rank 1 on " in done[0][1]
     assert "no manifest.json in 'shards'" in done[0][1]
 
 
@@ -199,9 +199,7 @@ def test_a_run_folder_that_is_not_shared(demo_shards: Path, tmp_path: Path) -> N
     config = write_small_config(tmp_path / "small.yaml", demo_shards, steps=2, visualise_every=0)
     done = pair(["train", str(config), "--folder", "run"], nodes)
     assert [code for code, _ in done] == [2, 2]
-    assert re.search(
-        r"error: the run's folder run is not the same on all nodes: worker 1 on \S+ cannot see", done[0][1]
-    )
+    assert re.search(r"error: the run's folder run is not the same on all nodes: rank 1 on \S+ cannot see", done[0][1])
     assert not (nodes[0] / "run").exists()
 
 

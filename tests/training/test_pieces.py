@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from ialcms.config import Config
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.training import pieces
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
 
 def losses(config: Config) -> list[dict[str, float]]:
-    with Workers() as workers:
-        experiment = Experiment(config, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks)
         scalars = [experiment.step(make_batch(config, step)) for step in range(3)]
     return [{name: float(value) for name, value in step.items()} for step in scalars]
 
@@ -37,19 +37,19 @@ def test_compiled_passes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    ("train", "workers", "reason"),
+    ("train", "ranks", "reason"),
     [
-        ({"compile": True}, {"distributed": True}, "train.compile is left out: it needs a single worker"),
-        ({"cuda_graphs": True}, {"distributed": True}, "train.cuda_graphs is left out: they need a single worker"),
+        ({"compile": True}, {"distributed": True}, "train.compile is left out: it needs a single rank"),
+        ({"cuda_graphs": True}, {"distributed": True}, "train.cuda_graphs is left out: they need a single rank"),
         ({"cuda_graphs": True}, {}, "train.cuda_graphs is left out: they need a GPU"),
         ({"cuda_graphs": True, "accumulation": 2}, {"device": torch.device("cuda")}, "need train.accumulation=1"),
     ],
 )
 def test_what_is_left_out_is_told_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, train: dict, workers: dict[str, Any], reason: str
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, train: dict, ranks: dict[str, Any], reason: str
 ) -> None:
     monkeypatch.setattr(logging.getLogger("ialcms"), "propagate", True)
-    group = SimpleNamespace(**{"device": torch.device("cpu"), "distributed": False, "is_first": True, **workers})
+    group = SimpleNamespace(**{"device": torch.device("cpu"), "distributed": False, "is_first": True, **ranks})
     with caplog.at_level(logging.WARNING, "ialcms"):
         assert pieces._supported(small_config(train=train), group) == (False, False)  # type: ignore[arg-type]
     (record,) = caplog.records

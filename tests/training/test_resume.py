@@ -1,4 +1,4 @@
-"""Going on after an end in the middle of writing, or asked for; workers and output that lose their other end."""
+"""Going on after an end in the middle of writing, or asked for; ranks and output that lose their other end."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ AGENT = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
-def test_a_worker_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_path: Path, after_s: float) -> None:
+def test_a_rank_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_path: Path, after_s: float) -> None:
     """Before it has told the kernel, too; the seconds that torch's import takes are long for a run that is killed."""
     config = config_file(tmp_path, demo_shards, steps=10_000)
     folder = tmp_path / "run"
@@ -136,16 +136,16 @@ def test_a_worker_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_pa
     agent = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert agent.stdin is not None
     assert agent.stdout is not None
-    worker = Path(f"/proc/{int(agent.stdout.readline())}")
+    rank = Path(f"/proc/{int(agent.stdout.readline())}")
     time.sleep(after_s)
     agent.kill()
     agent.wait()
     agent.stdin.close()
     agent.stdout.close()
     deadline = time.monotonic() + 60
-    while worker.exists() and "zombie" not in (worker / "status").read_text():
+    while rank.exists() and "zombie" not in (rank / "status").read_text():
         if time.monotonic() > deadline or folder.exists():
-            os.kill(int(worker.name), signal.SIGKILL)
-            pytest.fail("the worker outlived its agent")
+            os.kill(int(rank.name), signal.SIGKILL)
+            pytest.fail("the rank outlived its agent")
         time.sleep(0.05)
     assert not folder.exists()

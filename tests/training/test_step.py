@@ -1,4 +1,4 @@
-"""The training step on one worker: odd batches, what learns when, what may not move."""
+"""The training step on one rank: odd batches, what learns when, what may not move."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ialcms.config import Config
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
@@ -37,8 +37,8 @@ def test_odd_batches_learn(batch: int, num_mixtures: int, num_objects: int, lamb
         loss={"lambda_ind": lambda_ind},
         train={"global_batch": batch, "separator_every": 1},
     )
-    with Workers() as workers:
-        experiment = Experiment(config, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks)
         before = parameters(experiment.separator.module)
         for step in range(3):
             scalars = experiment.step(make_batch(config, step))
@@ -53,8 +53,8 @@ def test_odd_batches_learn(batch: int, num_mixtures: int, num_objects: int, lamb
 
 
 def run_step(config: Config, step: int) -> tuple[Experiment, bool, bool]:
-    with Workers() as workers:
-        experiment = Experiment(config, workers)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks)
         assert experiment.critic is not None
         separator, critic = parameters(experiment.separator.module), parameters(experiment.critic.module)
         experiment.step(make_batch(config, step))
@@ -95,8 +95,8 @@ def test_bf16_step_stays_near_float32() -> None:
     half = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="bf16"))
     scalars = []
     for version in (config, half):
-        with Workers() as workers:
-            scalars.append(Experiment(version, workers).step(make_batch(config, 0)))
+        with Ranks() as ranks:
+            scalars.append(Experiment(version, ranks).step(make_batch(config, 0)))
     exact, rough = scalars
     assert exact.keys() == rough.keys()
     for name in ("loss/separation", "loss/consistency", "loss/critic"):

@@ -1,4 +1,4 @@
-"""Training as a user starts it: the command line, real shards, one and two workers, resuming, faults in the input."""
+"""Training as a user starts it: the command line, real shards, one and two ranks, resuming, faults in the input."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def flat(tree: object, name: str = "") -> dict[str, object]:
 
 @pytest.fixture(scope="module")
 def whole_run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An uninterrupted run on one worker."""
+    """An uninterrupted run on one rank."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     result = ialcms("train", str(config_file), "--folder", str(folder))
     assert result.returncode == 0, result.stderr
@@ -92,9 +92,9 @@ def test_tensorboard_of_a_run(whole_run: Path) -> None:
         *("lambda/ind", "lambda/avc", "critic/independent_score", "critic/dependent_score"),
         *("gradient_norm/separator", "gradient_norm/critic"),
         *(f"learning_rate/{name}" for name in ("audio", "visual", "critic")),
-        *(f"speed/{name}" for name in ("mixes_per_second", "step_seconds", "slowest_worker_step_seconds",
-                                       "slowest_worker", "share_waiting_for_data")),
-        *("speed_by_worker/mixes_per_second/0", "memory/process_gb", "best/SDR"),
+        *(f"speed/{name}" for name in ("mixes_per_second", "step_seconds", "slowest_rank_step_seconds",
+                                       "slowest_rank", "share_waiting_for_data")),
+        *("speed_by_rank/mixes_per_second/0", "memory/process_gb", "best/SDR"),
         *(f"validation/{metric}" for metric in metrics),
         *(f"validation_by_instrument/{metric}/{name}" for metric in metrics for name in instruments),
     }  # fmt: skip
@@ -141,7 +141,7 @@ def test_started_again_it_goes_on_where_it_was(whole_run: Path, config_file: Pat
     by_step = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
     resumed = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
     assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
-    assert all(row == by_step[row["step"]] for row in resumed)  # bit by bit, on one worker
+    assert all(row == by_step[row["step"]] for row in resumed)  # bit by bit, on one rank
     ours, theirs = flat(state(tmp_path / "run", STEPS)), flat(state(whole_run, STEPS))
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -149,10 +149,10 @@ def test_started_again_it_goes_on_where_it_was(whole_run: Path, config_file: Pat
 
 
 @pytest.mark.distributed
-def test_two_workers_train_the_same_run(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+def test_two_ranks_train_the_same_run(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
     result = torchrun(2, "-m", "ialcms", "train", str(config_file), "--folder", str(tmp_path / "run"))
     assert result.returncode == 0, result.stderr
-    assert "on 2 workers" in result.stderr
+    assert "on 2 ranks" in result.stderr
     single = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
     double = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
     assert [row["step"] for row in double] == list(single)
@@ -186,16 +186,16 @@ def test_deepspeed_and_its_launcher_train_the_same_run(whole_run: Path, config_f
 
 
 @pytest.mark.distributed
-def test_a_sleeping_worker_ends_the_run(config_file: Path, tmp_path: Path) -> None:
-    """Worker 1 falls asleep in step 2, worker 0 waits for it in its pass: both say where they are."""
+def test_a_sleeping_rank_ends_the_run(config_file: Path, tmp_path: Path) -> None:
+    """Rank 1 falls asleep in step 2, rank 0 waits for it in its pass: both say where they are."""
     folder, values = tmp_path / "run", ["train.timeout_s=12", "train.validate_every=100"]
     result = torchrun(
         2, str(ROOT / "tests/training/sleepy.py"), "train", str(config_file), "--folder", str(folder), *values
     )
     assert result.returncode != 0
     for rank, place in ((0, "_separate"), (1, "fall_asleep")):
-        assert f"step 2 took longer than 12 s (train.timeout_s) on worker {rank}; its stacks are in" in result.stderr
-        stacks = (folder / f"stacks-worker{rank}.txt").read_text()
+        assert f"step 2 took longer than 12 s (train.timeout_s) on rank {rank}; its stacks are in" in result.stderr
+        stacks = (folder / f"stacks-rank{rank}.txt").read_text()
         assert f" in {place}\n" in stacks
         assert re.search(r"Thread 0x\w+ \(most recent call first\):\n", stacks)
 
@@ -203,8 +203,8 @@ def test_a_sleeping_worker_ends_the_run(config_file: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("environment", "arguments", "message"),
     [
-        ("2", ["train.engine=single"], "train.engine is 'single', but 2 workers were started"),
-        ("3", [], "train.global_batch is 4, which 3 workers cannot share evenly"),
+        ("2", ["train.engine=single"], "train.engine is 'single', but 2 ranks were started"),
+        ("3", [], "train.global_batch is 4, which 3 ranks cannot share evenly"),
         ("2", ["train.engine=deepspeed", "optim.clip_norm=2"], "gradient_clipping is 1.0, but optim.clip_norm is 2"),
         ("", ["train.engine=deepspeed"], "train.engine is 'deepspeed', which needs a launcher"),
     ],
@@ -306,8 +306,8 @@ def test_world_size_that_does_not_divide_the_batch(config_file: Path, tmp_path: 
     assert result.returncode != 0
     ours = [line for line in result.stderr.splitlines() if line.startswith("ialcms: error:")]
     assert ours == [
-        "ialcms: error: train.global_batch is 4, which 3 workers cannot share evenly; "
-        "use 1, 2, 4 workers or another train.global_batch"
+        "ialcms: error: train.global_batch is 4, which 3 ranks cannot share evenly; "
+        "use 1, 2, 4 ranks or another train.global_batch"
     ]
     assert not (tmp_path / "run").exists()
 
@@ -323,7 +323,7 @@ def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) ->
 def test_info_does_the_arithmetic(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(config_file), "--workers", "2"]) == 0
     text = capsys.readouterr().out
-    assert "a step: 4 mixes, 16 components; 2 mixes on each of 2 workers" in text
+    assert "a step: 4 mixes, 16 components; 2 mixes on each of 2 ranks" in text
     assert "an epoch: 12 steps" in text  # 10 mixes for each of 5 clips, 4 a step
     assert re.search(r"^  tuba +1 \(1\) +1 \(1\) +1 \(1\)$", text, re.MULTILINE)
 
@@ -337,13 +337,13 @@ def test_info_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.distributed
-def test_going_on_with_another_number_of_workers(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
-    """Two workers take over from one or four, and one from two: equal to rounding, as the order of sums changes."""
+def test_going_on_with_another_number_of_ranks(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+    """Two ranks take over from one or four, and one from two: equal to rounding, as the order of sums changes."""
     for first, second in ((1, 2), (2, 1), (4, 2)):
         folder = tmp_path / f"from{first}to{second}"
-        for workers, more in ((first, ["train.steps=3"]), (second, [])):
+        for ranks, more in ((first, ["train.steps=3"]), (second, [])):
             arguments = ["train", str(config_file), "--folder", str(folder), *more]
-            result = ialcms(*arguments) if workers == 1 else torchrun(workers, "-m", "ialcms", *arguments)
+            result = ialcms(*arguments) if ranks == 1 else torchrun(ranks, "-m", "ialcms", *arguments)
             assert result.returncode == 0, result.stderr
         expected = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
         got = {row["step"]: row for row in losses(folder) if "lambda/ind" in row}

@@ -9,7 +9,7 @@ from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.parts.steps import run_cycle
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import has_field, make_batch, sized_config
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
@@ -40,8 +40,8 @@ def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[
     config = sized_config(setting.small, 4 if setting.small else 8, **fields)
     device = setting.torch_device
     set_arithmetic(config, fixed_shapes=True)
-    with Workers() as workers:
-        experiment = Experiment(config, workers, pretrained=False)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks, pretrained=False)
         cycle = [make_batch(config, step, device) for step in range(config.train.separator_every)]
         for number in range(4):
             run_cycle(experiment, cycle, number)

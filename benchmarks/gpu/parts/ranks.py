@@ -14,7 +14,7 @@ import torch
 from benchmarks.gpu.part import ROOT, end_group, environment_of
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import make_batch, sized_config
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
@@ -54,28 +54,28 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 def rank_program() -> None:
     """What each rank runs: some cycles in bf16, their rate written by the first."""
     out, small = Path(sys.argv[1]), sys.argv[2] == "small"
-    with Workers() as workers:
+    with Ranks() as ranks:
         own = 2 if small else 8
-        config = sized_config(small, own * workers.world_size, precision="bf16")
+        config = sized_config(small, own * ranks.world_size, precision="bf16")
         set_arithmetic(config, fixed_shapes=True)
-        experiment = Experiment(config, workers, pretrained=False)
-        cycle = [make_batch(config, step, workers.device, own) for step in range(config.train.separator_every)]
+        experiment = Experiment(config, ranks, pretrained=False)
+        cycle = [make_batch(config, step, ranks.device, own) for step in range(config.train.separator_every)]
         times = []
         for number in range(4 if small else 13):
             began = time.perf_counter()
             for batch in cycle:
                 batch.step = number * len(cycle) + batch.step % len(cycle)
                 experiment.step(batch)
-            if workers.device.type == "cuda":
+            if ranks.device.type == "cuda":
                 torch.cuda.synchronize()
-            workers.barrier()
+            ranks.barrier()
             times.append(time.perf_counter() - began)
             if number == 0:
-                workers.traffic.take()
+                ranks.traffic.take()
         steps = len(cycle) * (len(times) - 1)
         median_s = sorted(times[3:])[len(times[3:]) // 2]
-        sent = {kind: count / steps for kind, count in workers.traffic.take().items()}
-        if workers.is_first:
+        sent = {kind: count / steps for kind, count in ranks.traffic.take().items()}
+        if ranks.is_first:
             result = {"rate": config.train.global_batch * len(cycle) / median_s, "batch": own, "sent": sent}
             out.write_text(json.dumps(result))
 

@@ -20,7 +20,7 @@ from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import has_field, make_batch, sized_config
 from ialcms.config import Config
 from ialcms.data.batch import Batch
-from ialcms.engine import Workers
+from ialcms.engine import Ranks
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.step import Experiment
 
@@ -68,8 +68,8 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
     set_arithmetic(config, fixed_shapes=True)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with Workers() as workers:
-        experiment = Experiment(config, workers, pretrained=False)
+    with Ranks() as ranks:
+        experiment = Experiment(config, ranks, pretrained=False)
         cycle = [make_batch(config, step, device) for step in range(config.train.separator_every)]
         for number in range(3):  # graphs may be captured and kernels chosen in them
             run_cycle(experiment, cycle, number)
