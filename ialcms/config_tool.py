@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
-import dataclasses
-import inspect
-import io
 import itertools
 import textwrap
-import tokenize
-from collections.abc import Iterator, Sequence
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ialcms import config
+from ialcms.config.fields import LARGEST_OF_ALL
 from ialcms.files import write_whole
 from ialcms.own_files import own_folder, own_names
 
@@ -53,10 +50,10 @@ def show_fields() -> str:
     """Every field of a configuration: default, range, meaning, and whether a resumed run may change it."""
     width = 100
     lines = ["* may differ when a run is resumed: it does not change what a step computes"]
-    for name, item, meaning in _fields(config.Config, ""):
-        free = name in config.FREE_FIELDS or name.startswith("eval.")
-        lines.append(f"{'*' if free else ' '} {name} = {_default(item)}{_range(name, item.default)}")
-        lines += textwrap.wrap(meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for field in config.fields_of(config.Config):
+        mark = "*" if field.facts.may_change else " "
+        lines.append(f"{mark} {field.name} = {_default(field.default)}{_range(field)}")
+        lines += textwrap.wrap(field.facts.meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
@@ -92,47 +89,18 @@ def _purpose(path: Path) -> str:
     return " ".join(line.lstrip("# ") for line in comment).partition(". ")[0].rstrip(".")
 
 
-def _default(item: dataclasses.Field) -> str:
-    value = item.default
+def _default(value: Any) -> str:
     return str(list(value)) if isinstance(value, tuple) else str(value) or '""'
 
 
-def _range(name: str, default: Any) -> str:
-    number = default[0] if isinstance(default, tuple) and default else default
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
+def _range(field: config.Field) -> str:
+    facts = field.facts
+    if facts.choices:
+        return f"  ({', '.join(facts.choices)})"
+    number = field.default[0] if isinstance(field.default, tuple) and field.default else field.default
+    words = [word for kind in typing.get_args(field.type) for word in typing.get_args(kind)]
+    if isinstance(number, bool) or not (isinstance(number, (int, float)) or number in words):
         return ""
-    zero, largest = config.limits(name)
-    least = "0 or more" if zero else "more than 0"
-    return f"  ({least}, at most {largest:,})" if largest < 2**53 else f"  ({least})"
-
-
-def _fields(kind: Any, prefix: str) -> Iterator[tuple[str, dataclasses.Field, str]]:
-    """Full name, field and meaning of all values in a section. The meaning is the comment beside or above the field."""
-    meanings = _meanings(kind)
-    for item in dataclasses.fields(kind):
-        default = item.default_factory
-        if default is not dataclasses.MISSING and dataclasses.is_dataclass(default):
-            yield from _fields(default, f"{prefix}{item.name}.")
-        else:
-            yield f"{prefix}{item.name}", item, meanings[item.name]
-
-
-def _meanings(kind: type) -> dict[str, str]:
-    source = textwrap.dedent(inspect.getsource(kind))
-    comments, own_line = {}, set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = token.string.lstrip("# ")
-            if not token.line[: token.start[1]].strip():
-                own_line.add(token.start[0])
-    meanings = {}
-    body = ast.parse(source).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for node in body.body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            first = node.lineno
-            while first - 1 in own_line:
-                first -= 1
-            lines = range(first, (node.end_lineno or node.lineno) + 1)
-            meanings[node.target.id] = " ".join(comments[line] for line in lines if line in comments)
-    return meanings
+    least = "0 or more" if facts.may_be_zero else "more than 0"
+    most = f", at most {facts.largest:,}" if facts.largest < LARGEST_OF_ALL else ""
+    return f"  ({' or '.join([*words, least])}{most})"

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ialcms import config as config_module
-from ialcms.config import check_world_size, digest, from_dict, load_config, to_dict
+from ialcms.config import check_world_size, digest, former_names, from_dict, load_config, to_dict
 from tests.support import ROOT, small_config
 
 
@@ -116,8 +115,10 @@ def test_digest_follows_what_a_step_computes() -> None:
     assert digest(small_config(train={"steps": 7, "log_every": 3}, name="other", eval={"draws": 1})) == base
 
 
-def test_names_of_before_are_read_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config_module._warned.clear()
+def test_names_of_before_are_read_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(former_names, "_warned", set())
     path = write(tmp_path, "data: {num_mix: 3}\neval: {num_mix: 3}\n")
     for overrides, mixtures in (([], 3), (["data.num_mix=2"], 2), (["data.num_mixtures=2"], 2)):
         config = load_config(path, overrides)
