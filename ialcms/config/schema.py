@@ -52,7 +52,7 @@ class DataConfig:
     )
     loader_workers: int | typing.Literal["auto"] = option(
         "auto",
-        "loader workers per rank, which decode clips; auto: one per core of the rank but one; 0: the rank decodes itself",
+        "loader workers per rank, which decode; auto: one per core of the rank but one; 0: the rank decodes itself",
         may_be_zero=True,
         largest=1_024,
         may_differ=True,

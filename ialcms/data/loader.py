@@ -161,7 +161,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
             )  # fmt: skip
         yield from _joined(parts, 0, prefetch, pin)
         return
-    processes = iterator._ranks
+    processes = iterator._workers
     kill = partial(_kill, processes)
     atexit.register(kill)
     try:
