@@ -1,0 +1,158 @@
+"""The command line: `ialcms <verb>`, the same as `python -m ialcms <verb>`, also under torchrun.
+
+A module a verb: `add_<verb>` builds its parser, a function below it runs it. Verbs import
+what they need when they run, so that `ialcms --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from subprocess import CalledProcessError
+
+from ialcms import __version__
+from ialcms.cli.checkpoint import add_checkpoint
+from ialcms.cli.configs import add_configs
+from ialcms.cli.demo import add_demo
+from ialcms.cli.evaluate import add_evaluate
+from ialcms.cli.export import add_export
+from ialcms.cli.info import add_info
+from ialcms.cli.pretrain import add_pretrain
+from ialcms.cli.separate import add_separate
+from ialcms.cli.train import add_train
+from ialcms.launched import launched
+from ialcms.names import printable
+from ialcms.places import prepare_places
+from ialcms.refusal import LostProcess, SharedRefusal
+from ialcms.shortages import shortage
+from ialcms.terminal import plain_output
+
+_NOT_USABLE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+
+# In the order of `ialcms --help`.
+_VERBS = (
+    add_train,
+    add_evaluate,
+    add_separate,
+    add_export,
+    add_info,
+    add_configs,
+    add_pretrain,
+    add_checkpoint,
+    add_demo,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0, or 2 after one line about what is wrong with the input."""
+    with plain_output():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parser = _parser(with_data="data" in arguments)
+    args, more = parser.parse_known_args(arguments)
+    # argparse takes positional values only in one run: those behind an option are left over
+    if more and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        args.overrides = [*args.overrides, *more]
+    func: Callable[[argparse.Namespace], int] = args.func
+    try:
+        prepare_places()
+        code = func(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output, like `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 128 + signal.SIGPIPE
+    except ValueError as error:
+        return _refuse(str(error), isinstance(error, SharedRefusal))
+    except LostProcess as error:
+        print(f"ialcms: error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if line := shortage(error):
+            return _refuse(line)
+        raise
+    except OSError as error:
+        if error.errno not in _NOT_USABLE:
+            if line := shortage(error):
+                return _refuse(line)
+            raise
+        where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
+        return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
+    except CalledProcessError as error:  # of a program that this one started: it has said why itself
+        print(
+            f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _refuse(message: str, known_to_rank_0: bool = False) -> int:
+    """known_to_rank_0: it finds the same fault and reports it."""
+    rank = _rank()
+    if rank:
+        # As a rule all ranks find the same fault, and torchrun ends all as soon as one has ended: let the first one
+        # speak. A rank that is still there then has found a fault of its own, as where its machine lacks a file.
+        time.sleep(15)
+        if known_to_rank_0:
+            return 2
+        message = f"rank {rank} on {platform.node()}: {message}"
+    print(f"ialcms: error: {printable(message)}", file=sys.stderr)
+    return 2
+
+
+def _rank() -> int:
+    """This rank's number; 0 where the environment does not make it one of many."""
+    try:
+        return launched().rank
+    except ValueError:
+        return 0
+
+
+def _parser(with_data: bool = True) -> argparse.ArgumentParser:
+    """with_data: with the verbs of `ialcms data`, whose modules need more packages than an exported separator does."""
+    parser = argparse.ArgumentParser(
+        prog="ialcms", description="Picture-guided separation of instrument sounds, trained without labels."
+    )
+    parser.add_argument("--version", action="version", version=f"ialcms {__version__}")
+    # the deepspeed launcher adds it; the environment says the same
+    parser.add_argument("--local_rank", help=argparse.SUPPRESS)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for add in (
+        add_train,
+        add_evaluate,
+        add_separate,
+        add_export,
+        add_info,
+        add_configs,
+        add_pretrain,
+        add_checkpoint,
+        add_demo,
+    ):
+        add(verbs)
+    data = verbs.add_parser("data", help="prepare data: from videos or a prepared tree to shards")
+    if with_data:
+        from shards.cli import add_parsers
+
+        add_parsers(data.add_subparsers(dest="data_verb", required=True, metavar="verb"))
+    return parser

@@ -1,0 +1,34 @@
+"""What the verbs have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+OVERRIDES = "configuration values as section.key=value, like train.steps=100 data.num_mixtures=3"
+
+
+def add_verb(
+    verbs: argparse._SubParsersAction, name: str, func: Callable, *, help: str, examples: Sequence[str]
+) -> argparse.ArgumentParser:
+    """A verb's parser.
+
+    name: as it is typed. func: runs it, from the parsed arguments to the exit code. help: a line without a full stop.
+    examples: command lines, shown at the end of `--help`.
+    """
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(func=func)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The configuration and its overrides."""
+    parser.add_argument("config", type=Path, help="YAML file, or a name of 'ialcms configs', like duet")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)

@@ -1,0 +1,30 @@
+"""`ialcms demo`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ialcms.cli.common import OVERRIDES, add_verb
+
+
+def add_demo(verbs: argparse._SubParsersAction) -> None:
+    demo = add_verb(
+        verbs,
+        "demo",
+        _demo,
+        help="the whole job on made-up data: make, pack, train, evaluate, report",
+        examples=["ialcms demo", "ialcms demo --supervised --workers 1"],
+    )
+    demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configuration demo_solo)")
+    demo.add_argument("--workers", type=int, help="training ranks (default: 2, but 1 on a machine with one GPU)")
+    demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
+    demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
+    demo.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from ialcms.demo.pipeline import run_demo
+
+    run_demo(args.data, args.folder, args.supervised, args.workers, args.overrides)
+    return 0

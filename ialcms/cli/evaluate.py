@@ -1,0 +1,80 @@
+"""`ialcms evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ialcms.cli.common import OVERRIDES, add_verb
+from ialcms.launched import adopt_launcher
+
+
+def add_evaluate(verbs: argparse._SubParsersAction) -> None:
+    evaluate = add_verb(
+        verbs,
+        "evaluate",
+        _evaluate,
+        help="score a run's best checkpoint on mixes of held-out videos",
+        examples=[
+            "ialcms evaluate runs/demo eval.draws=1",
+            "ialcms evaluate runs/demo --mixes mixes.csv --metrics fast",
+            "ialcms evaluate runs/demo --report eval.examples=15",
+            "ialcms evaluate --compare runs/demo runs/demo_solo",
+            "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_sources=3",
+        ],
+    )
+    evaluate.add_argument("run", nargs="?", help="folder of the run")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+    evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
+    evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
+    evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
+    evaluate.add_argument(
+        "--metrics",
+        choices=("auto", "mir_eval", "fast"),
+        help="the reference, our own solver on the device, or that on a GPU only (default)",
+    )
+    evaluate.add_argument(
+        "--report",
+        action="store_true",
+        help="write the page of an evaluation again, with eval.examples examples; nothing is scored",
+    )
+    evaluate.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A", "B"),
+        help="print two evaluated runs side by side and the paired difference B - A",
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from ialcms.runs.run_folder import RunFolder
+
+    if args.compare:
+        others = [f"--{name}" for name in ("checkpoint", "out", "mixes", "metrics", "report") if getattr(args, name)]
+        if others:
+            raise ValueError(f"--compare reads what two evaluations have written and takes no {', '.join(others)}")
+        from ialcms.evaluation.compare import compare
+
+        overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
+        a, b = args.compare
+        print(compare(a, b, overrides))
+        return 0
+    adopt_launcher()
+    from ialcms.engine import Ranks
+    from ialcms.evaluation.evaluate import evaluate, lease_of, rewrite_page
+
+    if args.run is None:
+        raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
+    overrides = [*args.overrides, f"eval.metrics={args.metrics}"] if args.metrics else args.overrides
+    folder = RunFolder(args.run)
+    config = folder.read_config(overrides)
+    out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
+    checkpoint = args.checkpoint or folder.best_checkpoint()
+    with Ranks() as ranks:
+        if not args.report:
+            evaluate(config, checkpoint, ranks, out, args.mixes)
+        elif ranks.is_first:
+            with lease_of(out):
+                print(f"report: {rewrite_page(config, checkpoint, ranks.device, out)}")
+    return 0
