@@ -1,4 +1,4 @@
-# make demo   the whole job on made-up data: installs into .venv, makes data, packs, trains, evaluates, reports
+# make demo   the whole job on synthetic data: installs into .venv, makes data, packs, trains, evaluates, reports
 # make test   the tests;  make check  what CI runs: lint, types, tests
 # Everything is installed into .venv; PYTHON chooses the interpreter that makes it (3.11 or newer).
 

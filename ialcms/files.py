@@ -29,10 +29,10 @@ def temporary_name(path: Path, suffix: str = "") -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
-    """A temporary name for a file or folder that takes the place of `path` once it is whole.
+    """A temporary name for a file or folder that is renamed to `path` once it is whole.
 
     A file is flushed to the disk before it is renamed. What was written is removed where the body fails. A folder
-    takes the place of an older folder, which is deleted, as only files can be replaced by renaming; a file never does.
+    replaces an older folder, which is deleted first, as only files can be replaced by renaming; a file never does.
     suffix: of the temporary name, for writers that choose the format by it. Raises OSError as the system does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 COLOUR_MAP = "magma"
 LEVEL_RANGE_DB = 60.0  # of every spectrogram, from the darkest to the brightest colour
-_OPACITY = 0.75  # at the highest place, so that the picture stays in sight
+_OPACITY = 0.75  # where it is hottest, so that the picture stays visible
 _SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 
 

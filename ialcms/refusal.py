@@ -1,10 +1,10 @@
-"""Ends that are told in one line, beside the ValueErrors of bad input."""
+"""Errors that end a command with one line, beside the ValueErrors of bad input."""
 
 from __future__ import annotations
 
 
 class SharedRefusal(ValueError):
-    """Raised on all ranks for the same reason: the first one tells it, the others end without a word."""
+    """Raised on all ranks for the same reason: rank 0 reports it, the others end silently."""
 
 
 class LostProcess(RuntimeError):

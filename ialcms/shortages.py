@@ -1,4 +1,4 @@
-"""What a machine can run out of, told in one line: libraries say it in many ways, and seldom what is to be raised."""
+"""Errors of libraries that mean a shortage (memory, files, threads), as one line that says which limit to raise."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def shortage(error: BaseException) -> str:
 
 
 def _with_words(line: str, words: str) -> str:
-    """The library's own words behind what has run out."""
+    """The line with the library's message in brackets."""
     what, _, remedy = line.partition("; ")
     return f"{what} ({words}); {remedy}"

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 
 from ialcms.reading.words import printable
 
-# Of our own bars and log lines: back to the beginning of the line, and wipe it out.
-_OWN = ("\r\x1b[K", "\r")
+# Of progress bars and log lines: back to the beginning of the line, and clear it.
+_ALLOWED = ("\r\x1b[K", "\r")
 
 
 class PlainOutput:
@@ -20,8 +20,8 @@ class PlainOutput:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        own = next((start for start in _OWN if text.startswith(start)), "")
-        self._stream.write(own + printable(text[len(own) :]))
+        start = next((allowed for allowed in _ALLOWED if text.startswith(allowed)), "")
+        self._stream.write(start + printable(text[len(start) :]))
         return len(text)
 
     def writelines(self, lines: Any) -> None:

@@ -28,7 +28,7 @@ from ialcms.cli.separate import add_separate
 from ialcms.cli.train import add_train
 from ialcms.launched import launched
 from ialcms.names import printable
-from ialcms.places import prepare_places
+from ialcms.process_limits import prepare_process
 from ialcms.refusal import LostProcess, SharedRefusal
 from ialcms.shortages import shortage
 from ialcms.terminal import plain_output
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[str]) -> int:
         args.overrides = [*args.overrides, *more]
     func: Callable[[argparse.Namespace], int] = args.func
     try:
-        prepare_places()
+        prepare_process()
         code = func(args)
         sys.stdout.flush()
         return code

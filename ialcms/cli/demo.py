@@ -13,7 +13,7 @@ def add_demo(verbs: argparse._SubParsersAction) -> None:
         verbs,
         "demo",
         _demo,
-        help="the whole job on made-up data: make, pack, train, evaluate, report",
+        help="the whole job on synthetic data: make, pack, train, evaluate, report",
         examples=["ialcms demo", "ialcms demo --supervised --workers 1"],
     )
     demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configuration demo_solo)")

@@ -10,7 +10,7 @@
                                                                 x1, y1, x2, y2 in pixels of the frame
 
 A clip is called <video>_<number>, a video <instrument>-<number>. The first videos of each instrument are the test
-set, the next ones the validation set, the rest is for training. A run that was killed goes on where it was.
+set, the next ones the validation set, the rest is for training. A run that was killed resumes.
 """
 
 from __future__ import annotations

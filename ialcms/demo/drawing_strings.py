@@ -19,12 +19,12 @@ def _body_outline(
     knots = [0, 0.02, 0.08, 0.24, 0.36, 0.46, 0.57, 0.74, 0.9, 0.97, 1]
     half_widths = [0.25 * upper, 0.5 * upper, 0.84 * upper, upper, 0.93 * upper, waist]
     half_widths += [0.93 * lower, lower, 0.84 * lower, 0.5 * lower, 0.1 * lower]
-    place = np.linspace(0, 1, 160)
-    outline = PchipInterpolator(knots, half_widths)(place)
+    along = np.linspace(0, 1, 160)
+    outline = PchipInterpolator(knots, half_widths)(along)
     if sharp_corners:
         for corner in (0.37, 0.57):
-            outline += 0.09 * upper * np.exp(-(((place - corner) / 0.013) ** 2))
-    return top + place * (bottom - top), outline
+            outline += 0.09 * upper * np.exp(-(((along - corner) / 0.013) ** 2))
+    return top + along * (bottom - top), outline
 
 
 def _fill_body(canvas: Canvas, heights: np.ndarray, left: np.ndarray, right: np.ndarray, colour: Colour) -> None:

@@ -1,4 +1,4 @@
-"""A video of two instruments side by side, made of two held-out clips of the prepared tree: something to take apart."""
+"""A video of two instruments side by side, made of two test clips of the prepared tree."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ KIND = dataclasses.replace(KINDS[0], frames_per_second=Fraction(FRAMES_PER_SECON
 
 
 def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path) -> list[Box]:
-    """Write the first test clips of two instruments as one mp4; returns where the detector saw them, surest boxes.
+    """Write the first test clips of two instruments as one mp4; returns a box of each player.
 
-    entries: of the demo's tree. The sounds are added up; each box is the surest one of its clip's own class.
+    entries: of the demo's tree. The sounds are added up; each box is the most confident one of its clip's class.
     """
     left, right = (
         next(entry for entry in entries if entry.split == "test" and entry.instrument == name) for name in instruments
@@ -35,14 +35,14 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
     frames = []
     for pair in zip(*pictures):
         both = Image.new("RGB", (2 * width, height))
-        for place, picture in enumerate(pair):
-            both.paste(picture, (place * width, 0))
+        for index, picture in enumerate(pair):
+            both.paste(picture, (index * width, 0))
         frames.append(both)
     waves = [soundfile.read(entry.audio, dtype="float32")[0] for entry in (left, right)]
     length = min(map(len, waves))
     write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), KIND)
     numbers = [int(frame.stem) for frame in sorted(left.frames.iterdir())]
-    return [_box(entry, place * width, numbers) for place, entry in enumerate((left, right))]
+    return [_box(entry, index * width, numbers) for index, entry in enumerate((left, right))]
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
@@ -51,7 +51,7 @@ def _pictures(folder: Path) -> list[Image.Image]:
 
 def _box(entry: Entry, offset: int, numbers: list[int]) -> Box:
     rows = read_array(entry.detections)
-    own = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
-    frame, _, _, x1, y1, x2, y2 = own[own[:, 2].argmax()].tolist()
+    of_class = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
+    frame, _, _, x1, y1, x2, y2 = of_class[of_class[:, 2].argmax()].tolist()
     at_s = (numbers.index(int(frame)) + 0.5) / FRAMES_PER_SECOND  # in the middle of the time that it is on the screen
     return Box(x1 + offset, y1, x2 + offset, y2, at_s, entry.instrument)

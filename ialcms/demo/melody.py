@@ -114,13 +114,13 @@ def _draw_motif(rng: np.random.Generator, pace: Pace) -> _Motif:
 
 
 class _ScaleWalk:
-    """A place on a scale that turns round at the ends of the range and is drawn to its middle."""
+    """A position on a scale that turns round at the ends of the range and is drawn to its middle."""
 
     def __init__(self, rng: np.random.Generator, pitches: list[int]):
         self._rng = rng
         self._pitches = pitches
         self._centre = rng.uniform(0.3, 0.7) * (len(pitches) - 1)
-        self._place = round(self._centre)
+        self._index = round(self._centre)
         self._direction = 1
 
     def turn(self) -> None:
@@ -128,15 +128,15 @@ class _ScaleWalk:
         self._direction = -1 if self._rng.random() < 0.2 else 1
 
     def move(self, steps: int) -> int:
-        place = self._place + steps * self._direction
+        index = self._index + steps * self._direction
         last = len(self._pitches) - 1
-        if not 0 <= place <= last:
-            place = int(np.clip(-place if place < 0 else 2 * last - place, 0, last))
+        if not 0 <= index <= last:
+            index = int(np.clip(-index if index < 0 else 2 * last - index, 0, last))
             self._direction = -self._direction
         if self._rng.random() < 0.12:
-            place = round(place + 0.4 * (self._centre - place))
-        self._place = place
-        return self._pitches[place]
+            index = round(index + 0.4 * (self._centre - index))
+        self._index = index
+        return self._pitches[index]
 
 
 def melody(piece: Piece, lowest: int, articulation: float, pause_probability: float = 0.3) -> list[Note]:
@@ -155,11 +155,11 @@ def melody(piece: Piece, lowest: int, articulation: float, pause_probability: fl
             loudness = np.clip(loudness + rng.normal(0, 0.12), 0.35, 1.0)
             for beats, step in zip(motif.beats, motif.steps):
                 pitch = walk.move(step)
-                held = articulation if rng.random() > 0.15 else 0.5
+                sounding = articulation if rng.random() > 0.15 else 0.5
                 if rng.random() > 0.04:
                     start_s = now_s + rng.normal(0, 0.008)
                     notes.append(
-                        piece.note(start_s, beats * beat_s * held, pitch, max(0.25, rng.normal(loudness, 0.06)))
+                        piece.note(start_s, beats * beat_s * sounding, pitch, max(0.25, rng.normal(loudness, 0.06)))
                     )
                 now_s += beats * beat_s
         if notes:  # the phrase ends on a longer note, then the player takes a breath

@@ -1,4 +1,4 @@
-"""The demo: the whole job on made-up data. Each step is skipped where its result is there already.
+"""The demo: the whole job on synthetic data. Each step is skipped where its result is there already.
 
 Data and packing, a backbone (no ImageNet weights come in its width), training and evaluation under torchrun, and
 a video taken apart at the end.

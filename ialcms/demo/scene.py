@@ -72,7 +72,7 @@ def draw_look(rng: np.random.Generator, instrument_name: str, frame_size: tuple[
     drawing = DRAWINGS[instrument_name]
     picture = drawing.draw(rng)
     lowest, highest = drawing.hold_deg
-    if rng.random() < 0.2:  # held in an unusual way
+    if rng.random() < 0.2:  # an unusual way to hold it
         lowest, highest = lowest - 40, highest + 40
     angle_deg = rng.uniform(lowest, highest)
     if rng.random() < 0.4:  # left-handed, or a mirrored video
@@ -250,14 +250,14 @@ def _draw_player(rng: np.random.Generator, body_height: float) -> Player:
 
 
 def _draw_arms(frame: Image.Image, look: Look, player_corner: np.ndarray, centre: np.ndarray, angle_rad: float) -> None:
-    """From the shoulders over the elbows to two places on the instrument's long axis."""
+    """From the shoulders over the elbows to two points on the instrument's long axis."""
     assert look.player is not None
     pen = ImageDraw.Draw(frame)
     body_size = np.array(look.player.image.size)
     sprite_size = look.sprite.image.size
     drawn_rad = np.pi / 2 if sprite_size[1] > sprite_size[0] else 0.0  # of the long axis in the sprite
     axis_rad = angle_rad + drawn_rad
-    if np.cos(np.deg2rad(look.angle_deg) + drawn_rad) < 0:  # arms neither cross nor change places when it sways
+    if np.cos(np.deg2rad(look.angle_deg) + drawn_rad) < 0:  # arms neither cross nor swap when it sways
         axis_rad += np.pi
     reach = 0.31 * max(sprite_size) / _ZOOM * np.array([np.cos(axis_rad), np.sin(axis_rad)])
     radius = max(3.0, 0.028 * look.frame_size[1])

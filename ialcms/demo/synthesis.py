@@ -219,9 +219,9 @@ def _cycle(amplitudes: np.ndarray) -> np.ndarray:
 
 def _read_table(cycle: np.ndarray, phase: np.ndarray) -> np.ndarray:
     """Values at `phase`, in periods, linearly interpolated."""
-    place = (phase % 1.0) * _TABLE_SIZE
-    index = place.astype(np.intp)
-    return cycle[index] + (place - index) * (cycle[index + 1] - cycle[index])
+    position = (phase % 1.0) * _TABLE_SIZE
+    index = position.astype(np.intp)
+    return cycle[index] + (position - index) * (cycle[index + 1] - cycle[index])
 
 
 # ---------------------------------------------------------------- plucked and struck notes

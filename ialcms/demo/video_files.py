@@ -7,7 +7,7 @@ beginning can be tried without downloading anything.
     <root>/images/<video>-<frame>.jpg                       frames of other videos
     <root>/boxes.csv                                        their boxes, in the form of Open Images' annotations
 
-A run that was killed goes on where it was.
+A run that was killed resumes.
 """
 
 from __future__ import annotations

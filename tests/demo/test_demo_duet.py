@@ -74,12 +74,12 @@ def test_boxes_where_the_detector_saw_them(duet: tuple[Path, list[Box]], clips: 
     _, boxes = duet
     width, height = Image.open(next(clips[0].frames.iterdir())).size
     assert [box.name for box in boxes] == list(PAIR)
-    for place, (box, entry) in enumerate(zip(boxes, clips)):
-        assert place * width <= box.x1 < box.x2 <= (place + 1) * width
+    for index, (box, entry) in enumerate(zip(boxes, clips)):
+        assert index * width <= box.x1 < box.x2 <= (index + 1) * width
         assert 0 <= box.y1 < box.y2 <= height
         rows = np.load(entry.detections)
-        own = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
+        of_class = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
         frame = sorted(int(path.stem) for path in entry.frames.iterdir())[int(box.at_s * FRAMES_PER_SECOND)]
-        surest = own[own[:, 2].argmax()]
-        assert surest[0] == frame
-        assert np.allclose(surest[3:], [box.x1 - place * width, box.y1, box.x2 - place * width, box.y2])
+        most_confident = of_class[of_class[:, 2].argmax()]
+        assert most_confident[0] == frame
+        assert np.allclose(most_confident[3:], [box.x1 - index * width, box.y1, box.x2 - index * width, box.y2])

@@ -1,4 +1,4 @@
-"""What a process needs of the machine it is on: a folder for sockets, open files. Made to do where that can be done."""
+"""Limits of the machine that a process meets at its start: the length of socket names, the number of open files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LONGEST_FOLDER = 70
 _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run/user/{user}", ".")
 
 
-def prepare_places() -> None:
+def prepare_process() -> None:
     """Put sockets where their names are short enough, and allow this process as many open files as it may have.
 
     ValueError where there is no folder for temporary files.
