@@ -1,6 +1,7 @@
 # What the batch scripts have in common; they read it from the folder that the job was submitted from.
 #
 # Environment: IALCMS_PYTHON        the interpreter that has ialcms installed (default: .venv/bin/python, else python3)
+#              IALCMS_IMAGE         an Apptainer image that all is run in (docs/containers.md), with its own python
 #              IALCMS_MAX_CRASHES   starts after a crash before a job gives up (default: 3)
 
 set -uo pipefail
@@ -18,10 +19,19 @@ fail() {
   exit "${2:-1}"
 }
 
-python=${IALCMS_PYTHON:-.venv/bin/python}
-[[ -n ${IALCMS_PYTHON:-} || -x $python ]] || python=python3
+inside=() # what comes before a command that runs in the image
+if [[ -n ${IALCMS_IMAGE:-} ]]; then
+  container=$(command -v apptainer || command -v singularity) \
+    || fail "IALCMS_IMAGE is set and $HOSTNAME has neither apptainer nor singularity: load its module, or unset it" 2
+  [[ -e $IALCMS_IMAGE ]] || fail "there is no image $IALCMS_IMAGE: build it (docs/containers.md) where all nodes see it" 2
+  inside=("$container" exec --nv "$IALCMS_IMAGE")
+  python=${IALCMS_PYTHON:-python}
+else
+  python=${IALCMS_PYTHON:-.venv/bin/python}
+  [[ -n ${IALCMS_PYTHON:-} || -x $python ]] || python=python3
+fi
 # The launchers' package: launch in a checkout, ialcms.launch where ialcms was installed.
-launch=$("$python" -c '
+launch=$("${inside[@]}" "$python" -c '
 from importlib.util import find_spec as find
 found = next((name for name in ("ialcms.launch", "launch") if find("ialcms") and find("torch") and find(name)), "")
 print(found, end="")
@@ -56,7 +66,7 @@ exec_ranks() {
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_GPU
   exec srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \
-    --kill-on-bad-exit=1 --wait="$patience_s" "$python" -m "$launch.workers" "${own[@]}" --nodes "$SLURM_NNODES" \
+    --kill-on-bad-exit=1 --wait="$patience_s" "${inside[@]}" "$python" -m "$launch.workers" "${own[@]}" --nodes "$SLURM_NNODES" \
     --head "$head:$(free_port)" --id "$SLURM_JOB_ID.$starts" --notes "$notes" --end-with-parent "$@"
 }
 
