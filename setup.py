@@ -86,6 +86,7 @@ setup(
         "pyyaml>=6",  # configuration files
         "tqdm>=4.66",  # progress bars
         "jinja2>=3.1",  # templates of the listening page
+        "shtab>=1.7",  # completion of the command line in shells
         "matplotlib>=3.8",  # colour map of heat maps and spectrograms
     ],
     extras_require={

@@ -18,6 +18,7 @@ from subprocess import CalledProcessError
 
 from ialcms import __version__
 from ialcms.cli.checkpoint import add_checkpoint
+from ialcms.cli.completion import add_completion
 from ialcms.cli.configs import add_configs
 from ialcms.cli.demo import add_demo
 from ialcms.cli.evaluate import add_evaluate
@@ -138,18 +139,9 @@ def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     # the deepspeed launcher adds it; the environment says the same
     parser.add_argument("--local_rank", help=argparse.SUPPRESS)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (
-        add_train,
-        add_evaluate,
-        add_separate,
-        add_export,
-        add_info,
-        add_configs,
-        add_pretrain,
-        add_checkpoint,
-        add_demo,
-    ):
-        add(verbs)
+    for add_parser in _VERBS:
+        add_parser(verbs)
+    add_completion(verbs, _parser)
     data = verbs.add_parser("data", help="prepare data: from videos or a prepared tree to shards")
     if with_data:
         from shards.cli import add_parsers
