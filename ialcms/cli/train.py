@@ -39,6 +39,11 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         metavar="N",
         help="write a trace of N steps into the run's folder, and the ten costliest modules into the log",
     )
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would do and take, by a few steps of it, and print its first plan; nothing is written",
+    )
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -51,6 +56,7 @@ def _train(args: argparse.Namespace) -> int:
             f"--resume {args.resume} goes on with a run and --init-from {args.init_from} begins one; give one of them"
         )
     from ialcms.config import load_config
+    from ialcms.dry_run import dry_run
     from ialcms.engine import Ranks, check_engine
     from ialcms.runs.run_folder import RunFolder
     from ialcms.training.trainer import train
@@ -65,5 +71,10 @@ def _train(args: argparse.Namespace) -> int:
         refuse_overwriting([folder.config], [args.config], "give another --folder, or rename your configuration")
     check_engine(config)
     with Ranks(timeout_s=max(1_800, 2 * config.train.timeout_s)) as ranks:  # the watchdog is to be first
+        if args.dry_run:
+            text = dry_run(config, folder, ranks)
+            if ranks.is_first:
+                print(text)
+            return 0
         train(config, folder, ranks, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0
