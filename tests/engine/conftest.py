@@ -53,7 +53,8 @@ LAUNCHES = {
     "3 ranks": (3, ["resume"]),
     "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
-                      *(zero_with_options(stage) for stage in range(1, 4)), single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
+                      *(zero_with_options(stage) for stage in range(1, 4)),
+                      single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
     # on GPUs; one rank there runs without torchrun as well as by NCCL
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
     "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),

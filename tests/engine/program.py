@@ -431,7 +431,8 @@ def checksum(state: Any) -> str:
 CASES = {
     case.__name__: case
     for case in (
-        alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, bf16_passes,
+        alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm,
+        long_run, batchnorm, gather_gradient, resume, bf16_passes,
         not_finite, disagreement, traffic,
     )
 }  # fmt: skip
