@@ -22,6 +22,8 @@ def check_memory(config: Config) -> None:
     with torch.device("meta"):
         separator = Separator(config.model, audio)
     needed = sum(tensor.nbytes for tensor in (*separator.parameters(), *separator.buffers()))
+    if config.train.ema_decay:
+        needed *= 2
     if config.uses_critic:  # which cannot be made without memory: its spectral norm computes at once
         needed += 4 * 31_000_000 * config.model.critic.width**2 // 64**2
     bank = 2 * config.loss.bank_size * audio.log_bins * audio.num_frames if config.uses_critic else 0

@@ -37,7 +37,8 @@ class AveragedSeparator:
     def __init__(self, live: Separator) -> None:
         """live: the separator whose weights are averaged, on its device, before any engine has changed its form."""
         self.module: Separator = copy.deepcopy(live).requires_grad_(False).eval()
-        self._averaged, self._copied = _split(self.module.state_dict())
+        self._averaged = _Tensors(self.module)
+        self._live: Separator | None = None
 
     @torch.no_grad()
     def update(self, live: Separator, decay: float, skipped: Tensor) -> None:
@@ -46,15 +47,14 @@ class AveragedSeparator:
         live: with whole parameters, which ZeRO 3 has to gather. decay: of this update. skipped: a flag on the device;
         the average stays as it is where it is set, because the step was skipped.
         """
-        averaged, copied = _split(live.state_dict())
-        names = list(self._averaged)
-        ours = [self._averaged[name] for name in names]
-        # DeepSpeed gives weights without dimensions one
-        difference = torch._foreach_sub([averaged[name].reshape(self._averaged[name].shape) for name in names], ours)
+        if live is not self._live:  # collecting them takes longer than averaging them
+            self._live, self._source = live, _Tensors(live)
+        ours = self._averaged.real
+        theirs = [tensor.reshape(own.shape) for tensor, own in zip(self._source.real, ours)]  # see `_Tensors`
+        difference = torch._foreach_sub(theirs, ours)
         torch._foreach_mul_(difference, (1 - decay) * skipped.logical_not().to(ours[0].dtype))
         torch._foreach_add_(ours, difference)
-        for name, tensor in self._copied.items():
-            tensor.copy_(copied[name])
+        torch._foreach_copy_(self._averaged.whole, self._source.whole)
 
     def state_dict(self) -> dict[str, Any]:
         """As a network's part of a checkpoint."""
@@ -64,9 +64,15 @@ class AveragedSeparator:
         self.module.load_state_dict(state["module"])
 
 
-def _split(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Of a separator's state, what is averaged, and what is copied: whole numbers, which count batches."""
-    moving = {name: tensor for name, tensor in state.items() if not name.startswith("visual.backbone.")}
-    averaged = {name: tensor for name, tensor in moving.items() if tensor.is_floating_point()}
-    copied = {name: tensor for name, tensor in moving.items() if not tensor.is_floating_point()}
-    return averaged, copied
+class _Tensors:
+    """What training changes of a separator: real numbers, and whole ones, which count batches; in a fixed order.
+
+    The weights without dimensions may have one: DeepSpeed gives it to them.
+    """
+
+    def __init__(self, module: Separator) -> None:
+        named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        names = [name for name in module.state_dict() if not name.startswith("visual.backbone.")]
+        tensors = [named[name] for name in names]
+        self.real = [tensor for tensor in tensors if tensor.is_floating_point()]
+        self.whole = [tensor for tensor in tensors if not tensor.is_floating_point()]
