@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import logging
+import math
 import multiprocessing
 import signal
 import sys
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ialcms.data.batch import Batch
+from ialcms.data.batch import Batch, objects_shape
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.mixtures import MixArrays, make_mix
 from ialcms.data.part_transport import SHARED_MEMORY, PipedPart, why_pipes
@@ -77,16 +78,16 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
     def part_bytes(self, num_lanes: int) -> int:
         """Of the tensors of a part with `num_lanes` lanes."""
         data, samples = self.plan.data, self.plan.audio.num_samples
-        pictures = data.num_mixtures * data.num_objects * 3 * data.image_crop**2
+        pictures = math.prod(objects_shape(data))
         return num_lanes * (4 * samples * (1 + data.num_mixtures) + pictures)
 
     def _part(self, store: ClipStore, lanes: range, step: int) -> Batch:
-        data, side = self.plan.data, self.plan.data.image_crop
+        data = self.plan.data
         batch = Batch(
             step,
             torch.empty(len(lanes), self.plan.audio.num_samples),
             torch.empty(len(lanes), data.num_mixtures, self.plan.audio.num_samples),
-            torch.empty(len(lanes), data.num_mixtures, data.num_objects, 3, side, side, dtype=torch.uint8),
+            torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
             [],
             {},
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ialcms.data.batch import objects_shape
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.object_pictures import BadClip
 from ialcms.data.plan import Plan, PlannedClip
@@ -20,7 +21,7 @@ class MixArrays:
 
     mix: np.ndarray  # (L,) float32, sum of the mixtures
     mixtures: np.ndarray  # (M, L) float32, each the mean of its O solos
-    objects: np.ndarray  # (M, O, 3, S, S) uint8
+    objects: np.ndarray  # of `objects_shape`, uint8
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class MadeOf:
 
 
 def empty_arrays(plan: Plan) -> MixArrays:
-    data, side = plan.data, plan.data.image_crop
+    data = plan.data
     return MixArrays(
         np.empty(plan.audio.num_samples, dtype=np.float32),
         np.empty((data.num_mixtures, plan.audio.num_samples), dtype=np.float32),
-        np.empty((data.num_mixtures, data.num_objects, 3, side, side), dtype=np.uint8),
+        np.empty(objects_shape(data), dtype=np.uint8),
     )
 
 
@@ -76,12 +77,15 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     return MadeOf(tuple(planned), tuple(clips[clip.clip].key for clip in planned), bad)
 
 
-def _solo(plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, picture: np.ndarray) -> None:
-    """Write window (L,) float32 with its gain, clipped to [-1, 1], and picture (3, S, S) uint8."""
+def _solo(
+    plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, pictures: np.ndarray
+) -> None:
+    """Write window (L,) float32 with its gain, clipped to [-1, 1], and pictures ([P,] 3, S, S) uint8."""
     held = store.get(lane, planned.clip, planned.rows)
     side = plan.data.image_crop
-    crop = held.picture(planned.row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
-    picture[...] = crop[:, :, ::-1] if planned.flip else crop
+    for row, picture in zip((planned.row, *planned.other_rows), pictures.reshape(-1, 3, side, side)):
+        crop = held.picture(row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
+        picture[...] = crop[:, :, ::-1] if planned.flip else crop
     wave[:] = held.clip.window(planned.start, plan.audio.num_samples)
     wave *= np.float32(planned.gain)
     np.clip(wave, -1.0, 1.0, out=wave)

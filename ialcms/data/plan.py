@@ -52,6 +52,7 @@ class PlannedClip:
     top: int  # of the crop in the resized picture, pixels
     left: int
     flip: bool  # mirrored horizontally
+    other_rows: tuple[int, ...] = ()  # with `row`, the `pictures_per_object` detections that the separator sees
 
 
 @dataclass(frozen=True)
@@ -162,15 +163,18 @@ class Plan:
         rows = permutation(clip.num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
         lowest, highest = self.data.gain
         places = self.data.image_resize - self.data.image_crop + 1
+        first = int(numbers[0] * len(rows))  # the others come after it, over again where there are too few
+        others = [int(rows[(first + n) % len(rows)]) for n in range(1, self.data.pictures_per_object)]
         return PlannedClip(
             clip=index,
-            row=int(rows[int(numbers[0] * len(rows))]),
+            row=int(rows[first]),
             rows=tuple(rows.tolist()),
             start=int(numbers[1] * max(clip.num_samples - self.audio.num_samples + 1, 1)),
             gain=float(lowest + (highest - lowest) * numbers[2]),
             top=int(numbers[3] * places),
             left=int(numbers[4] * places),
             flip=bool(numbers[5] < 0.5),
+            other_rows=tuple(others),
         )
 
     # The stream of a lane

@@ -50,7 +50,7 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
     check_memory(config)
     separator = Separator(config.model, config.audio)
     with checkpoint.fitting(folder):
-        separator.load_state_dict(state["separator"]["module"])
+        separator.load_state_dict(checkpoint.separator_weights(state))
     set_arithmetic(config)
     return separator.to(device).eval()
 

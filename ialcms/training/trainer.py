@@ -181,7 +181,7 @@ class _Run:
             show_every = config.train.visualise_every
             if show_every and (progress.step % show_every == 0 or is_last):
                 self.watchdog.beat(f"pictures after step {progress.step}")
-                separator = self.experiment.separator.inference_module()
+                separator = self.experiment.separator_for_use()
                 monitor.show(progress.step, self.validation.views(separator) if ranks.is_first else [])
             unshared |= batch.bad
             overdue = ranks.is_first and (self.writer.is_overdue() or self.writer.shut_out)
@@ -206,7 +206,7 @@ class _Run:
 
     def _validate(self, progress: Progress) -> tuple[Progress, bool]:
         """Where the run is with the validation's score counted in, and whether it is the best so far."""
-        result = self.validation.run(self.experiment.separator.inference_module())
+        result = self.validation.run(self.experiment.separator_for_use())
         self.monitor.record_validation(progress.step, result.scalars(), str(result))
         score = result.means.get("SDR")
         if score is None or (progress.best_score is not None and score <= progress.best_score):
