@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -173,13 +174,15 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
     size = sum(shard.num_bytes for shard in manifest.shards) / 1e6
     lines = [f"shards: {len(manifest.shards)} in {manifest.folder} ({size:.0f} MB), {FILE_NAME} {manifest.digest}"]
     lines.append(f"  {'clips (videos)':<18}" + "".join(f"{split:>12}" for split in splits))
+    table = manifest.table
+    of_split = {split: table.is_any("split", [split]) for split in splits}
     for name in (*names, "all"):
+        of_instrument = table.is_any("instrument", names if name == "all" else [name])
         cells = []
-        for split in splits:
-            clips = [
-                c for c in manifest.of_split(split) if c.instrument == name or (name == "all" and c.instrument in names)
-            ]
-            cells.append(f"{len(clips)} ({len({c.video for c in clips})})")
+        for is_split in of_split.values():
+            is_here = is_split & of_instrument
+            num_videos = len(np.unique(table.codes["video"][is_here]))
+            cells.append(f"{np.count_nonzero(is_here)} ({num_videos})")
         lines.append(f"  {name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     epoch = steps_per_epoch(config, manifest)
     lines.append(f"an epoch: {epoch} steps ({config.data.epoch_passes:g} mixes per training clip); "

@@ -28,6 +28,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,24 +84,29 @@ class Plan:
         split: str = "train",
     ) -> None:
         """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
-        self.manifest, self.data, self.audio, self.seed, self.num_lanes = manifest, data, audio, seed, num_lanes
+        self.manifest, self.data, self.audio = manifest, data, audio
+        self.seed, self.num_lanes, self.split = seed, num_lanes, split
         self.clips_per_mix = data.num_mixtures * data.num_objects
-        selected = select_clips(manifest, split, data.instruments)
-        self.clip_indices = selected  # into manifest.clips
+        selected = select_clips(manifest, split, data.instruments).astype(np.int32)
+        self.clip_indices = selected  # into manifest.clips; int32
         self.num_clips = len(selected)
-        names = sorted({manifest.clips[index].instrument for index in selected})
+        table = manifest.table
+        names = table.distinct("instrument", selected)
         require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mixtures x data.num_objects")
         codes = {name: code for code, name in enumerate(names)}
-        self._instrument = np.array([codes.get(clip.instrument, -1) for clip in manifest.clips])
-        shard_of = np.array([manifest.clips[index].shard for index in selected])
-        self._shards = [selected[shard_of == shard] for shard in np.unique(shard_of)]
+        self._code_of = np.array([codes.get(name, -1) for name in table.names["instrument"]])  # by the table's code
+        self._shards = _by_shard(selected, table.numbers["shard"][selected])
         self.window = min(max(data.window, self.clips_per_mix), self.num_clips)
         self.draws_per_round = max(self.window // self.clips_per_mix, 1)
         places = self.draws_per_round * self.clips_per_mix
         self._most_places = self.draws_per_round if data.balance == "clips" else -(-places // len(names))  # rounded up
-        self._usual_uses = self._find_usual_uses(np.bincount(self._instrument[selected]))
+        self._usual_uses = self._find_usual_uses(np.bincount(self._codes(selected)))
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._rounds: dict[int, _Round] = {}
+
+    def __reduce__(self) -> Any:
+        """A plan goes to another process as what it is made of: some kilobytes where the manifest is mapped."""
+        return Plan, (self.manifest, self.data, self.audio, self.seed, self.num_lanes, self.split)
 
     def mix(self, lane: int, draw: int) -> PlannedMix:
         """The plan of draw `draw` (the global step) in a lane."""
@@ -126,13 +132,14 @@ class Plan:
     def shards_ahead(self, lane: int, draw: int) -> list[int]:
         """Indices into manifest.shards: those of a draw's window in reading order, and the one that comes after it."""
         current = self._round(lane, draw // self.draws_per_round)
-        ahead: dict[int, None] = {self.manifest.clips[index].shard: None for index in current.window.tolist()}
-        in_window = len(ahead)
+        shard_of = self.manifest.table.numbers["shard"]
+        shards = dict.fromkeys(shard_of[current.window].tolist())
+        in_window = len(shards)
         for _, block in self._stream_blocks(lane, current.end):
-            ahead[self.manifest.clips[block[0]].shard] = None
-            if len(ahead) > in_window:
+            shards[int(shard_of[block[0]])] = None
+            if len(shards) > in_window:
                 break
-        return list(ahead)
+        return list(shards)
 
     def alternates(self, lane: int, draw: int, place: int, taken: Collection[str]) -> Iterator[PlannedClip]:
         """Next choices for a place of a mix whose clip cannot be used: a fixed order, first clips of its instrument.
@@ -144,7 +151,7 @@ class Plan:
         current = self._round(lane, draw // self.draws_per_round)
         failed = self.mix(lane, draw).clips[place].clip
         key = (self.seed, "alternate", lane, draw, place)
-        same = current.window[self._instrument[current.window] == self._instrument[failed]]
+        same = current.window[self._codes(current.window) == self._codes(failed)]
         order = permutation(len(same), *key)
         seen = {failed}
         in_window = ((current.passes[index], index) for index in same[order].tolist())
@@ -158,20 +165,25 @@ class Plan:
 
     def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
         """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass."""
-        clip = self.manifest.clips[index]
-        rows = permutation(clip.num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
+        table = self.manifest.table
+        num_boxes, num_samples = int(table.numbers["num_boxes"][index]), int(table.numbers["num_samples"][index])
+        rows = permutation(num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
         lowest, highest = self.data.gain
         places = self.data.image_resize - self.data.image_crop + 1
         return PlannedClip(
             clip=index,
             row=int(rows[int(numbers[0] * len(rows))]),
             rows=tuple(rows.tolist()),
-            start=int(numbers[1] * max(clip.num_samples - self.audio.num_samples + 1, 1)),
+            start=int(numbers[1] * max(num_samples - self.audio.num_samples + 1, 1)),
             gain=float(lowest + (highest - lowest) * numbers[2]),
             top=int(numbers[3] * places),
             left=int(numbers[4] * places),
             flip=bool(numbers[5] < 0.5),
         )
+
+    def _codes(self, clips: np.ndarray | int) -> np.ndarray:
+        """Codes of the instruments of clips, in the order of the names of the split's instruments."""
+        return self._code_of[self.manifest.table.codes["instrument"][clips]]
 
     # The stream of a lane
 
@@ -225,7 +237,7 @@ class Plan:
             window = self._window(lane, start)
             table = deal(
                 window,
-                self._instrument[window],
+                self._codes(window),
                 self.draws_per_round,
                 self.clips_per_mix,
                 self.data.balance,
@@ -246,7 +258,7 @@ class Plan:
             clips = self._stream(lane, start, longest)
             seen: Counter[int] = Counter()
             supply = 0
-            for length, code in enumerate(self._instrument[clips].tolist(), start=1):
+            for length, code in enumerate(self._codes(clips).tolist(), start=1):
                 supply += min(max(self._most_places - uses * seen[code], 0), uses)
                 seen[code] += 1
                 if supply >= places and length >= self.window:
@@ -270,3 +282,11 @@ class Plan:
         while uses < self._most_places and np.minimum(uses * expected, most).sum() < places:
             uses += 1
         return uses
+
+
+def _by_shard(clips: np.ndarray, shards: np.ndarray) -> list[np.ndarray]:
+    """The clips of every shard that has some, in the order of the shards. shards: of each clip."""
+    if (shards[1:] < shards[:-1]).any():
+        order = np.argsort(shards, kind="stable")
+        clips, shards = clips[order], shards[order]
+    return np.split(clips, np.flatnonzero(shards[1:] != shards[:-1]) + 1)

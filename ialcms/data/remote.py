@@ -29,6 +29,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ialcms.data.cache_folder import cache_limit, cache_root
 from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest, refuse_tars
 from ialcms.data.transfer import Stalled, read_chunks, reason, web_page
 
@@ -170,26 +171,6 @@ def open_manifest(location: str | Path) -> Manifest:
             raise ValueError(str(error).replace(str(copy), url)) from error
     values = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     return RemoteManifest(**(values | {"folder": folder}), source=location)
-
-
-def cache_root() -> Path:
-    """Folder of all data sets' caches; ValueError for a user without a home folder."""
-    try:
-        return Path(os.environ.get("WDS_CACHE") or "~/.cache/ialcms").expanduser()
-    except RuntimeError as error:
-        raise ValueError("there is no home folder to keep shards in; name a folder with room in WDS_CACHE") from error
-
-
-def cache_limit() -> float:
-    """Bytes that a data set's cache may take."""
-    text = os.environ.get("WDS_CACHE_SIZE", "100e9")
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = 0.0
-    if not limit > 0:
-        raise ValueError(f"WDS_CACHE_SIZE is {text!r}; give a number of bytes, like 200e9")
-    return limit
 
 
 def _read_manifest(url: str) -> bytes:
