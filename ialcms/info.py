@@ -26,7 +26,10 @@ def describe(config: Config, ranks: int = 1) -> str:
     """The text that `ialcms info` prints. ValueError where the configuration can't be trained on `ranks` ranks."""
     check_world_size(config, ranks)
     separator, critic = build_networks(config, pretrained=False)
-    lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
+    lines = [f"{config.name}", "", *_parameters(separator, critic), ""]
+    del critic  # the pass through the separator takes memory, too
+    lines += [*_shapes(config, separator), ""]
+    del separator
     lines += [*_batch(config, ranks), "", *_schedule(config), ""]
     try:
         manifest = open_manifest(config.data.shards)

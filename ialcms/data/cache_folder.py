@@ -14,6 +14,14 @@ def cache_root() -> Path:
         raise ValueError("there is no home folder to keep shards in; name a folder with room in WDS_CACHE") from error
 
 
+def cached_columns(manifest_sha256: str) -> list[Path]:
+    """Where the columns of a manifest are kept that do not lie beside it; nowhere for a user without a home folder."""
+    try:
+        return [cache_root() / "manifests" / f"{manifest_sha256[:16]}.columns"]
+    except ValueError:
+        return []
+
+
 def cache_limit() -> float:
     """Bytes that a data set's cache of shards may take."""
     text = os.environ.get("WDS_CACHE_SIZE", "100e9")

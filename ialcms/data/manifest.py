@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from ialcms.data.cache_folder import cache_root
+from ialcms.data.cache_folder import cached_columns
 from ialcms.data.clip_table import Clip, ClipTable, OfSplit, Shard
 from ialcms.data.manifest_checks import SPLITS, check_manifest_values, is_file_name, is_text
 from ialcms.data.manifest_json import FORMAT, VERSION, OtherFormat, header_values, json_pieces, parse_manifest
@@ -38,7 +38,7 @@ from ialcms.reading import one_line, shown
 
 __all__ = [
     "FILE_NAME", "FORMAT", "SPLITS", "VERSION", "Clip", "Manifest", "Shard", "check_values", "is_file_name", "is_text",
-    "read_manifest", "refuse_tars", "write_manifest",
+    "manifest_path", "read_manifest", "refuse_tars", "write_manifest",
 ]  # fmt: skip
 
 FILE_NAME = "manifest.json"
@@ -85,6 +85,10 @@ class Manifest:
         """How the members of its clips are named."""
         return Naming.of(self.info)
 
+    def on_this_machine(self) -> Manifest:
+        """The same, of another rank's: with the folder that the shards lie in here."""
+        return self
+
     def shard_path(self, clip: Clip) -> Path:
         return self.folder / self.shards[clip.shard].name
 
@@ -124,8 +128,7 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     when a shard is missing or has another size than the manifest says.
     """
     refuse_tars(str(folder))
-    folder = Path(folder)
-    path = folder / FILE_NAME if folder.is_dir() or not folder.suffix else folder
+    path = manifest_path(folder)
     folder = path.parent
     if not path.is_file():
         raise ValueError(f"no {FILE_NAME} in '{folder}'; {_how_to_make_one(folder)}")
@@ -138,6 +141,12 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     if check_shards:
         check_shard_sizes(manifest)
     return manifest
+
+
+def manifest_path(folder: str | Path) -> Path:
+    """The manifest.json of a folder of shards; the folder may be named by that file, too."""
+    folder = Path(folder)
+    return folder / FILE_NAME if folder.is_dir() or not folder.suffix else folder
 
 
 def check_shard_sizes(manifest: Manifest) -> None:
@@ -161,7 +170,7 @@ def _from_columns(path: Path) -> Manifest | None:
         return None
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    places = [beside] if is_small else [beside, *_cached_columns(sha256)]
+    places = [beside] if is_small else [beside, *cached_columns(sha256)]
     for place in places:
         if sha256_of_columns(place) != sha256:
             continue
@@ -208,19 +217,11 @@ def _cached(table: ClipTable, values: dict[str, Any], sha256: str, path: Path) -
     values: what the manifest says beside the clips. sha256: of the manifest. path: of the manifest, for the log.
     """
     with contextlib.suppress(OSError, ValueError):
-        for columns in _cached_columns(sha256):
+        for columns in cached_columns(sha256):
             write_columns(columns, table, values, sha256)
             log.info("%s has no columns beside it: they are kept in %s from now on", path, columns)
             return map_columns(columns).table
     return table
-
-
-def _cached_columns(sha256: str) -> list[Path]:
-    """Where columns are kept that do not lie beside their manifest; nowhere for a user without a home folder."""
-    try:
-        return [cache_root() / "manifests" / f"{sha256[:16]}{SUFFIX}"]
-    except ValueError:
-        return []
 
 
 def refuse_tars(location: str) -> None:

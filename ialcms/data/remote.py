@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ialcms.data.cache_folder import cache_limit, cache_root
-from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest, refuse_tars
+from ialcms.data.manifest import FILE_NAME, Clip, Manifest, manifest_path, read_manifest, refuse_tars
 from ialcms.data.transfer import Stalled, read_chunks, reason, web_page
 
 ATTEMPTS = 3
@@ -44,6 +45,10 @@ class RemoteManifest(Manifest):
     """A manifest whose folder is the cache: asking for the path of a shard fetches it."""
 
     source: str = ""
+
+    def on_this_machine(self) -> RemoteManifest:
+        """The same, with the folder of this machine's cache. Raises ValueError when that cannot be used."""
+        return dataclasses.replace(self, folder=_cache_of(self.digest))
 
     def shard_path(self, clip: Clip) -> Path:
         return self.fetch(clip.shard)
@@ -152,16 +157,11 @@ def open_manifest(location: str | Path) -> Manifest:
     """
     location = str(location).removeprefix("file://")
     refuse_tars(location)
-    if Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location):  # a folder may be named 'pipe: organ'
+    if _is_folder(location):
         return read_manifest(location)
     url = file_url(location, FILE_NAME)
     raw = _read_manifest(url)
-    # under the digest of its content: a data set that was packed again does not meet the old one's shards
-    folder = cache_root() / hashlib.sha256(raw).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from error
+    folder = _cache_of(hashlib.sha256(raw).hexdigest()[:16])
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / FILE_NAME
         copy.write_bytes(raw)
@@ -171,6 +171,37 @@ def open_manifest(location: str | Path) -> Manifest:
             raise ValueError(str(error).replace(str(copy), url)) from error
     values = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(Manifest)}
     return RemoteManifest(**(values | {"folder": folder}), source=location)
+
+
+def source_identity(location: str | Path) -> int:
+    """Equal on ranks that would read the same file as the manifest of `location`.
+
+    Of a folder by number, size and time of the file: a file system that machines share shows all of them the same.
+    What is fetched is fetched once for each machine and its cache.
+    """
+    location = str(location).removeprefix("file://")
+    found: list[object] = [platform.node(), os.environ.get("WDS_CACHE")]
+    if _is_folder(location):
+        found = []
+        with contextlib.suppress(OSError):
+            stat = manifest_path(location).stat()
+            found = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return int.from_bytes(hashlib.blake2b(repr(found).encode(), digest_size=8).digest())
+
+
+def _is_folder(location: str) -> bool:
+    """Whether a location is one of the file system; a folder may be named 'pipe: organ'."""
+    return Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location)
+
+
+def _cache_of(digest: str) -> Path:
+    """Folder of the shards of a manifest: a data set that was packed again does not meet the old one's shards."""
+    folder = cache_root() / digest
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return folder
 
 
 def _read_manifest(url: str) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ialcms.data.cache_folder import cached_columns
 from ialcms.data.clip_table import NAMES, NUMBERS, ClipTable, Texts
 from ialcms.files import replacing
 from ialcms.reading import Unreadable
@@ -109,17 +110,14 @@ def map_columns(path: Path, check_sum: bool = True) -> MappedColumns:
 
 
 def map_again(path: Path, manifest_sha256: str) -> ClipTable:
-    """The table of a file that this or another process has checked before.
+    """The table of a file that another process has checked; where that file is not here, of the one in the cache.
 
-    Raises ValueError when it is gone, or is of another manifest.
+    Raises ValueError when there is none, or one of another manifest.
     """
-    try:
-        found = map_columns(path, check_sum=False)
-    except (OSError, Unreadable) as error:
-        raise ValueError(f"{path} cannot be read any more ({error}); start again") from error
-    if found.manifest_sha256 != manifest_sha256:
-        raise ValueError(f"{path} was replaced by that of another manifest; start again")
-    return found.table
+    for place in (path, *cached_columns(manifest_sha256)):
+        if sha256_of_columns(place) == manifest_sha256:
+            return map_columns(place, check_sum=False).table
+    raise ValueError(f"{path} is gone, or was replaced by that of another manifest; start again")
 
 
 def sha256_of_columns(path: Path) -> str:
