@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode  # the only way in that torch has
 
 from ialcms.config import Config, check_world_size
 from ialcms.data.clip_store import ClipStore
@@ -25,11 +26,9 @@ from ialcms.training.trainer import steps_per_epoch
 def describe(config: Config, ranks: int = 1) -> str:
     """The text that `ialcms info` prints. ValueError where the configuration can't be trained on `ranks` ranks."""
     check_world_size(config, ranks)
-    separator, critic = build_networks(config, pretrained=False)
-    lines = [f"{config.name}", "", *_parameters(separator, critic), ""]
-    del critic  # the pass through the separator takes memory, too
-    lines += [*_shapes(config, separator), ""]
-    del separator
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without contents: full-size networks take no memory
+        separator, critic = build_networks(config, pretrained=False)
+        lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
     lines += [*_batch(config, ranks), "", *_schedule(config), ""]
     try:
         manifest = open_manifest(config.data.shards)

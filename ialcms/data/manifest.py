@@ -170,14 +170,14 @@ def _from_columns(path: Path) -> Manifest | None:
         return None
     with open(path, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    places = [beside] if is_small else [beside, *cached_columns(sha256)]
-    for place in places:
-        if sha256_of_columns(place) != sha256:
-            continue
+    candidates = [] if is_small else [kept for kept in cached_columns(sha256) if sha256_of_columns(kept) == sha256]
+    if made_from == sha256:
+        candidates.insert(0, beside)
+    for columns in candidates:
         try:
-            return _mapped(place, path.parent)
+            return _mapped(columns, path.parent)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s is damaged (%s): reading %s instead", place, one_line(error), path)
+            log.warning("%s is damaged (%s): reading %s instead", columns, one_line(error), path)
     return None
 
 

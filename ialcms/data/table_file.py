@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import os
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _ALIGNMENT = 64
 _START_BYTES = len(_MAGIC) + 32 + 8
 _LONGEST_HEADER = 1 << 28
 _TYPES = ("|u1", "<u2", "<u4", "<u8")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,12 @@ def sha256_of_columns(path: Path) -> str:
     """SHA-256 of the manifest.json that a file of columns was made from; '' where there is no such file."""
     try:
         with open(path, "rb") as file:
-            return str(_read_header(file)[0].get("manifest_sha256", ""))
-    except (OSError, Unreadable):
-        return ""
+            return str(_read_header(file)[0]["manifest_sha256"])
+    except Unreadable as error:
+        log.warning("%s is damaged (%s): it is not used", path, error)
+    except OSError:
+        pass
+    return ""
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
@@ -136,7 +142,8 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
     if not start.startswith(_MAGIC) or not 0 < length < min(_LONGEST_HEADER, os.fstat(file.fileno()).st_size):
         raise Unreadable("it is no file of columns")
     header = parse_json(file.read(length))
-    if not isinstance(header, dict) or not isinstance(header.get("arrays"), dict):
+    kinds = {"manifest_sha256": str, "arrays": dict}
+    if not isinstance(header, dict) or any(not isinstance(header.get(name), kind) for name, kind in kinds.items()):
         raise Unreadable("its header is damaged")
     return header, _START_BYTES + length
 
