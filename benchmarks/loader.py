@@ -239,7 +239,7 @@ def measure_waiting(shards: Path, work: Path, steps: int) -> list[str]:
         seconds = statistics.mean(record["speed/step_seconds"] for record in records[1:])
         name = f"{ranks} rank{'s' if ranks > 1 else ''}"
         lines.append(
-            f"  {name}, 1 loader process each: {statistics.mean(others):.2f} % of {seconds:.2f} s "
+            f"  {name}, 1 loader worker each: {statistics.mean(others):.2f} % of {seconds:.2f} s "
             f"(worst ten steps {max(others):.2f} %; the first ten, when the loader starts, {first:.0f} %)"
         )
     return lines

@@ -40,7 +40,7 @@ def describe(config: Config, ranks: int = 1) -> str:
 def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = False) -> str:
     """The text that `ialcms info --plan STEP` prints: what every mix of global step `step` (0-based) is made of.
 
-    read_clips: read the step's clips and show those that took the place of clips that cannot be used. ValueError where
+    read_clips: read the step's clips and show what replaced clips that cannot be used. ValueError where
     the configuration can't be trained on `ranks` ranks, or shards cannot be read.
     """
     if step < 0:
@@ -67,15 +67,15 @@ def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = 
         rank = str(lane * ranks // batch)
         rows += [[str(lane), rank, *cells] for cells in _plan_of_mix(config, manifest, mix)]
     if not read_clips:
-        replaced = ["clips were not read: one that cannot be used gives way to another (see --read-clips)"]
+        replaced = ["clips were not read: one that cannot be used is replaced (see --read-clips)"]
     return "\n".join([*lines, "", *_aligned(rows), "", *replaced]).rstrip()
 
 
 def _plan_of_mix(config: Config, manifest: Manifest, mix: PlannedMix) -> Iterator[list[str]]:
-    for place, planned in enumerate(mix.clips):
+    for slot, planned in enumerate(mix.clips):
         clip = manifest.clips[planned.clip]
         yield [
-            str(place // config.data.num_objects + 1),
+            str(slot // config.data.num_objects + 1),
             clip.instrument,
             clip.key,
             manifest.shards[clip.shard].name,

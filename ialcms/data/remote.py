@@ -6,7 +6,7 @@
     open_manifest("pipe:ssh storage cat /data/music/{}")      any command that writes the file {} to its output
 
 The cache is WebDataset's: folder $WDS_CACHE (~/.cache/ialcms), at most $WDS_CACHE_SIZE bytes (100 GB) per data set.
-Shards that were not read for longest go first. It should hold three shards per lane of the machine's ranks, or
+Least recently used shards are evicted first. It should hold three shards per lane of the machine's ranks, or
 shards are fetched more often than once a pass.
 """
 
@@ -77,7 +77,7 @@ class RemoteManifest(Manifest):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def fetch_ahead(self, shard_indices: Iterable[int]) -> None:
+    def prefetch(self, shard_indices: Iterable[int]) -> None:
         """Start to fetch shards that will be needed soon, without waiting for them."""
         for index in shard_indices:
             if not _is_whole(self.folder / self.shards[index].name, self.shards[index].num_bytes):
@@ -141,7 +141,7 @@ class RemoteManifest(Manifest):
             page = web_page(content.read(1 << 16))
         if page:
             return (
-                f"the server sends a web page ({page}) in the place of shard {name} at {url}, as when a log-in is "
+                f"the server sends a web page ({page}) instead of shard {name} at {url}, as when a log-in is "
                 "needed: log in, or have a command fetch the shards (data.shards='pipe:... {}')"
             )
         return (
@@ -218,7 +218,7 @@ def _read_manifest(url: str) -> bytes:
             ) from error
     if page := web_page(raw):
         raise ValueError(
-            f"{url} answers with a web page ({page}) in the place of {FILE_NAME}, as when a log-in is needed: log in, "
+            f"{url} answers with a web page ({page}) instead of {FILE_NAME}, as when a log-in is needed: log in, "
             "have a command fetch the files (data.shards='pipe:... {}'), or correct data.shards"
         )
     return raw
@@ -235,7 +235,7 @@ def file_url(source: str, name: str) -> str:
     """Where a file of a remote data set is, in the form that WebDataset's gopen takes."""
     if source.startswith("pipe:"):
         if "{}" not in source:
-            raise ValueError(f"data.shards is '{source}'; a command needs {{}} in the place of the file's name")
+            raise ValueError(f"data.shards is '{source}'; a command needs {{}} where the file's name goes")
         return source.replace("{}", shlex.quote(name))
     url = f"{source.rstrip('/')}/{name}"
     return f"pipe:aws s3 cp --quiet {shlex.quote(url)} -" if source.startswith("s3://") else url

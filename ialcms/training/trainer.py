@@ -105,7 +105,7 @@ def _train(
         checkpoint.restore_best(folder.checkpoints, progress)
     ranks.barrier()
     monitor = Monitor(folder, config, ranks, progress.step)
-    bad = BadClips(config, manifest, progress.bad_clips, speaks=ranks.is_first)
+    bad = BadClips(config, manifest, progress.bad_clips, logs=ranks.is_first)
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest, lease if ranks.is_first else None)
     # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
     if not ranks.broadcast(ranks.is_first and checkpoint.best(folder.checkpoints) is not None):
@@ -126,7 +126,7 @@ def _train(
             return run.loop(batches, progress)
     finally:
         writer.wait()
-        bad.tell()
+        bad.log_new()
         monitor.close()
         batches.close()
 

@@ -99,7 +99,7 @@ def test_no_clip_left(tmp_path: Path) -> None:
     drums = {f"drum_{number:03d}": {"npy": b""} for number in range(1, 20, 5)}
     manifest = write_shards(tmp_path, [20], replace=tubas | drums)
     plan = plan_of(manifest)
-    with pytest.raises(ValueError, match=r"clip .*; none of the clips that could take its place can be used either"):
+    with pytest.raises(ValueError, match=r"clip .*; no clip that could replace it can be used either"):
         make(plan, store_of(manifest), 0, 0)
 
 
