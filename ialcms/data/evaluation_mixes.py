@@ -80,7 +80,7 @@ def list_mixes(
 def load_mix(
     manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int, num_pictures: int = 1
 ) -> EvaluationItem:
-    """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here.
+    """Read and decode one mix. Raises ValueError for a clip that cannot be used: it is not replaced here.
 
     num_pictures: P, of each object: the detection of the mix, and others spread evenly over the clip's detections. A
     clip that has fewer gives some of them more than once.

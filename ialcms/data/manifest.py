@@ -225,7 +225,7 @@ def _cached(table: ClipTable, values: dict[str, Any], sha256: str, path: Path) -
 
 
 def refuse_tars(location: str) -> None:
-    """Raises ValueError where one or many tars stand in the place of their folder, as other programs take them."""
+    """Raises ValueError where tars are named instead of their folder, as other programs take them."""
     if location.startswith("pipe:") or not _TARS.search(location) or Path(location).is_dir():
         return
     folder = Path(location.partition("::")[0]).parent

@@ -1,4 +1,4 @@
-"""Lists of mixes in CSV: a line per source, so that an evaluation's own `mixes.csv` is such a list too.
+"""Lists of mixes in CSV: a line per source, so that the `mixes.csv` of an evaluation is such a list, too.
 
     mix,clip,box,start
     0,violin_7_3,12,0

@@ -115,13 +115,13 @@ def test_a_start_reads_the_clips_of_its_batch_and_nothing_else(
 
 @pytest.mark.distributed
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@pytest.mark.parametrize(("processes", "rank", "world_size"), [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 1, 2)])
+@pytest.mark.parametrize(("workers", "rank", "world_size"), [(1, 0, 1), (2, 0, 1), (3, 0, 1), (4, 0, 1), (3, 1, 2)])
 def test_loader_workers_change_nothing(
-    shards: Manifest, whole: list[Batch], processes: int, rank: int, world_size: int
+    shards: Manifest, whole: list[Batch], workers: int, rank: int, world_size: int
 ) -> None:
-    # 3 processes for 4 lanes: uneven parts; for 2 lanes: only as many processes as lanes
+    # 3 workers for 4 lanes: uneven parts; for 2 lanes: only as many workers as lanes
     share = 4 // world_size
-    config = small_config(loader_workers=processes, prefetch=2)
+    config = small_config(loader_workers=workers, prefetch=2)
     random_state = torch.get_rng_state()
     for batch, expected in zip(take(9, train_batches(config, shards, 5, rank, world_size)), whole[5:]):
         assert_equal(batch, rows(expected, rank * share, (rank + 1) * share))
@@ -293,7 +293,7 @@ class TestInThread:
             finally:
                 closed.append(True)
 
-        batches = in_thread(endless(), ahead=2)
+        batches = in_thread(endless(), depth=2)
         next(batches)
         time.sleep(0.3)
         assert len(made) <= 4
@@ -373,7 +373,7 @@ def test_loader_workers_ignore_stop_signals_and_end_with_a_killed_run(tmp_path: 
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGINT)
             os.kill(pid, signal.SIGUSR1)
-        steps = [int(run.stdout.readline()) for _ in range(40)]  # more than what was prepared ahead
+        steps = [int(run.stdout.readline()) for _ in range(40)]  # more than what was prefetched
         assert steps == list(range(1, 41))
     finally:
         run.kill()
