@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
+from operator import attrgetter, eq
 from pathlib import Path
 from typing import Any, overload
 
@@ -147,7 +147,7 @@ class ClipTable(Sequence[Clip]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
-        return len(self) == len(other) and all(map(Clip.__eq__, self, other))
+        return len(self) == len(other) and all(map(eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -176,7 +176,7 @@ class ClipTable(Sequence[Clip]):
 
 
 class OfSplit(Sequence[Clip]):
-    """Some clips of a table; each is made when it is asked for."""
+    """Some clips of a table, in its order; each is made when it is asked for. indices: of the clips, ascending."""
 
     def __init__(self, table: ClipTable, indices: np.ndarray) -> None:
         self._table, self._indices = table, indices
@@ -192,6 +192,11 @@ class OfSplit(Sequence[Clip]):
         if isinstance(index, slice):
             return [self._table[number] for number in self._indices[index].tolist()]
         return self._table[int(self._indices[index])]
+
+    def __iter__(self) -> Iterator[Clip]:
+        is_chosen = np.zeros(len(self._table), bool)
+        is_chosen[self._indices] = True
+        return itertools.compress(self._table, is_chosen)
 
 
 class TableBuilder:

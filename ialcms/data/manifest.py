@@ -177,7 +177,7 @@ def _from_columns(path: Path) -> Manifest | None:
         try:
             return _mapped(columns, path.parent)
         except (OSError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s is damaged (%s): reading %s instead", columns, one_line(error), path)
+            log.warning("%s cannot be used (%s): reading %s instead", columns, one_line(error), path)
     return None
 
 

@@ -129,7 +129,7 @@ def sha256_of_columns(path: Path) -> str:
         with open(path, "rb") as file:
             return str(_read_header(file)[0]["manifest_sha256"])
     except Unreadable as error:
-        log.warning("%s is damaged (%s): it is not used", path, error)
+        log.warning("%s cannot be used (%s): reading manifest.json instead", path, error)
     except OSError:
         pass
     return ""

@@ -71,6 +71,7 @@ def test_a_table_is_the_sequence_of_its_clips(monkeypatch: pytest.MonkeyPatch) -
     assert table == tuple(clips)
     assert tuple(clips) == table
     assert table != clips[:-1]
+    assert table != ["no clip"] * len(clips)
     assert table != [*clips[:-1], dataclasses.replace(clips[-1], crc32=clips[-1].crc32 ^ 1)]
     for index in (0, 1, 63, 64, len(clips) - 1, -1):
         assert table[index] == clips[index]
@@ -182,7 +183,7 @@ def test_damaged_columns_are_replaced_by_the_json(
         assert read_manifest(manifest.folder, check_shards=False).clips == clips
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 64]) + whole[at + 1 :])
         assert read_manifest(manifest.folder, check_shards=False).clips == clips
-        damaged = [record for record in caplog.records if "is damaged" in record.message]
+        damaged = [record for record in caplog.records if "cannot be used" in record.message]
         assert len(damaged) == 2 * (number + 1)
 
 
@@ -215,7 +216,7 @@ def test_columns_that_claim_what_cannot_be(
     path.write_bytes(sealed(_MAGIC + bytes(32) + content))
     assert read_manifest(manifest.folder, check_shards=False).clips == clips
     (record,) = caplog.records
-    assert "is damaged" in record.message
+    assert "cannot be used" in record.message
     assert any(part in record.message for part in message.split("|"))
 
 
