@@ -28,7 +28,7 @@ class MixArrays:
 class MadeOf:
     """What a training sample was made of."""
 
-    clips: tuple[PlannedClip, ...]  # M * O, as they were used: a clip that took another's place is here
+    clips: tuple[PlannedClip, ...]  # M * O, as they were used: after replacements
     keys: tuple[str, ...]  # of the clips
     bad: dict[str, str]  # clips that had to be replaced: key -> one line with shard and reason
 
@@ -51,17 +51,17 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     planned = list(plan.mix(lane, draw).clips)
     clips = plan.manifest.clips
     solos = np.empty((*out.objects.shape[:2], plan.audio.num_samples), dtype=np.float32)
-    places = list(np.ndindex(*out.objects.shape[:2]))  # (mixture, object)
+    slots = list(np.ndindex(*out.objects.shape[:2]))  # (mixture, object)
     bad: dict[str, str] = {}
-    for number, place in enumerate(places):
+    for number, slot in enumerate(slots):
         try:
-            _solo(plan, store, lane, planned[number], solos[place], out.objects[place])
+            _solo(plan, store, lane, planned[number], solos[slot], out.objects[slot])
         except BadClip as error:
             bad[clips[planned[number].clip].key] = str(error)
             taken = {clips[other.clip].instrument for other in planned[:number] + planned[number + 1 :]}
             for alternate in plan.alternates(lane, draw, number, taken):
                 try:
-                    _solo(plan, store, lane, alternate, solos[place], out.objects[place])
+                    _solo(plan, store, lane, alternate, solos[slot], out.objects[slot])
                 except BadClip as next_error:
                     bad[clips[alternate.clip].key] = str(next_error)
                     continue
@@ -69,8 +69,7 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
                 break
             else:
                 raise ValueError(
-                    f"{error}; none of the clips that could take its place can be used either: "
-                    "run 'ialcms data verify --fix'"
+                    f"{error}; no clip that could replace it can be used either: run 'ialcms data verify --fix'"
                 ) from error
     np.mean(solos, axis=1, dtype=np.float32, out=out.mixtures)
     np.sum(out.mixtures, axis=0, dtype=np.float32, out=out.mix)
@@ -81,11 +80,11 @@ def _solo(
     plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, pictures: np.ndarray
 ) -> None:
     """Write window (L,) float32 with its gain, clipped to [-1, 1], and pictures ([P,] 3, S, S) uint8."""
-    held = store.get(lane, planned.clip, planned.rows)
+    cached = store.get(lane, planned.clip, planned.rows)
     side = plan.data.image_crop
     for row, picture in zip((planned.row, *planned.other_rows), pictures.reshape(-1, 3, side, side)):
-        crop = held.picture(row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
+        crop = cached.picture(row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
         picture[...] = crop[:, :, ::-1] if planned.flip else crop
-    wave[:] = held.clip.window(planned.start, plan.audio.num_samples)
+    wave[:] = cached.clip.window(planned.start, plan.audio.num_samples)
     wave *= np.float32(planned.gain)
     np.clip(wave, -1.0, 1.0, out=wave)

@@ -19,12 +19,11 @@ from torch import nn
 
 from ialcms.config import Config, check_world_size, shared_fields
 from ialcms.data.manifest import Manifest
-from ialcms.data.remote import open_manifest
 from ialcms.data.selection import select_clips
 from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.engine import LateFlags, Ranks, Watchdog, check_same_fields
 from ialcms.engine.held_folder import held_folder
-from ialcms.engine.same_input import read_same
+from ialcms.engine.same_input import open_same_manifest
 from ialcms.launched import launch_mark
 from ialcms.lease import Lease
 from ialcms.models.arithmetic import set_arithmetic
@@ -59,8 +58,7 @@ def train(
     """
     check_world_size(config, ranks.world_size)
     check_same_fields(ranks, shared_fields(config))
-    shards = config.data.shards
-    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    manifest = open_same_manifest(ranks, config.data.shards)
     lease = Lease(folder.path, "training", "--folder", name="the run's folder")
     with held_folder(ranks, lease, must_be_shared=True):
         return _train(
@@ -107,7 +105,7 @@ def _train(
         checkpoint.restore_best(folder.checkpoints, progress)
     ranks.barrier()
     monitor = Monitor(folder, config, ranks, progress.step)
-    bad = BadClips(config, manifest, progress.bad_clips, speaks=ranks.is_first)
+    bad = BadClips(config, manifest, progress.bad_clips, logs=ranks.is_first)
     writer = CheckpointWriter(folder.checkpoints, config, manifest.digest, lease if ranks.is_first else None)
     # Of a damaged checkpoint, or in another folder: a later validation must be able to become the best.
     if not ranks.broadcast(ranks.is_first and checkpoint.best(folder.checkpoints) is not None):
@@ -128,7 +126,7 @@ def _train(
             return run.loop(batches, progress)
     finally:
         writer.wait()
-        bad.tell()
+        bad.log_new()
         monitor.close()
         batches.close()
 
