@@ -56,7 +56,10 @@ class Experiment:
         if critic is not None:
             self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
             audio = config.audio
-            self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(ranks.device)
+            self.bank = MemoryBank(
+                config.loss.bank_size, (audio.log_bins, audio.num_frames), num_mixes=config.train.global_batch,
+                per_mix=config.clips_per_mix, seed=config.seed, ranks=ranks,
+            )  # fmt: skip
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self._pieces = Pieces(self.separator, self.critic, config, ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
@@ -165,16 +168,13 @@ class Experiment:
         return output
 
     def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:
-        """The pairs of each micro-batch. They and the bank are the same on all ranks."""
+        """The pairs of each micro-batch, the same on any number of ranks."""
         assert self.bank is not None
-        own = self.bank.compact(magnitude.flatten(0, 2))
-        every = self.ranks.gather(own, "bank")
-        largest = every.amax().float()  # NaN if one of them is
-        health.watch("a separated component is not finite", largest)
-        per_mix = self.config.clips_per_mix
-        first = self.ranks.rank * len(own)
-        pairs = self.bank.pair(every, per_mix, first, len(own), self.config.seed, step, check=largest)
-        return split_pairs(pairs, per_mix, self.config.train.accumulation)
+        components = self.bank.compact(magnitude.flatten(0, 2))
+        check = self.ranks.sum(0 * components.amax().float())  # NaN if one of any rank is
+        health.watch("a separated component is not finite", check)
+        pairs = self.bank.pair(components, step, check)
+        return split_pairs(pairs, self.config.clips_per_mix, self.config.train.accumulation)
 
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the independent and of the dependent pairs, each distinct component passing g once; ||w||^2."""
@@ -258,7 +258,7 @@ class Experiment:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
-            tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
+            tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.replicas()}
         check_agreement(self.ranks, step, digest(self.config), tensors.items())
         self._agreed = True
 
