@@ -317,7 +317,7 @@ def profiled_step(experiment: Experiment, ranks: Ranks) -> dict[str, Any]:
         ranks.traffic.take()
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             run_steps(experiment, range(step, step + 1))
-        computed, profiled = ranks.traffic.take(), collectives(profiler)
+        computed, profiled = ranks.traffic.take(), collectives(profiler, ranks)
         if not ranks.any(profiled is None):
             return {"computed": computed, "collectives": profiled}
     raise AssertionError("ten profiles in a row lack a collective")
@@ -329,8 +329,10 @@ def trained_batchnorm(module: nn.Module) -> list[int]:
     return [layer.num_features for layer in layers if layer.weight.requires_grad]
 
 
-def collectives(profiler: profile) -> list[tuple[str, list[int], str]] | None:
+def collectives(profiler: profile, ranks: Ranks) -> list[tuple[str, list[int], str]] | None:
     """Name, shape and type of what this rank has handed to gloo; None if some of that is missing.
+
+    Of an all-to-all, the shape of what goes to other ranks.
 
     gloo's threads end an event a moment after whoever waits for the collective. An event that has not ended when the
     profiler stops has no arguments, or is left out. Torch's own events of the same collectives, "c10d::...", end in the
@@ -344,11 +346,20 @@ def collectives(profiler: profile) -> list[tuple[str, list[int], str]] | None:
     assert len(ended) <= len(started)
     if len(ended) < len(started):
         return None
-    return [
+    handed = [
         (event["name"], event["args"]["Input Dims"][0], event["args"]["Input type"][0])
         for event in ended
         if event["name"] != "gloo:all_to_all"
     ]
+    return handed + [_sent_to_others(event["args"], ranks) for event in started if "alltoall" in event["name"]]
+
+
+def _sent_to_others(arguments: dict[str, Any], ranks: Ranks) -> tuple[str, list[int], str]:
+    """Of an all-to-all; its arguments begin with output, input, group, and rows from and to each rank."""
+    rows, *shape = arguments["Input Dims"][1]
+    num_sent = json.loads(arguments["Concrete Inputs"][4]) or [rows // ranks.world_size] * ranks.world_size
+    assert sum(num_sent) == rows
+    return "all_to_all", [rows - num_sent[ranks.rank], *shape], arguments["Input type"][1]
 
 
 # Memory banks by name: slots, components a mix; of 12 mixes a batch.
@@ -390,7 +401,7 @@ def bank_steps(ranks: Ranks, name: str) -> dict[str, Any]:
 def batchnorm(ranks: Ranks) -> dict[str, Tensor]:
     """GlobalBatchNorm on this rank's rows of `joined_batch`: output, gradients of a loss over all, statistics.
 
-    The ranks' parts have different means and different numbers of cells.
+    The ranks' parts have different means and variances.
     """
     layer = nn.BatchNorm2d(5).double()
     with torch.no_grad():
@@ -406,13 +417,15 @@ def batchnorm(ranks: Ranks) -> dict[str, Tensor]:
     assert x.grad is not None
     result = {"output": output, "again": again, "input_gradient": x.grad}
     result |= {"weight_gradient": sums[0], "bias_gradient": sums[1]}
+    single = synchronise(nn.Sequential(nn.BatchNorm2d(5)), ranks).to(ranks.device)
+    result["single precision"] = single(x.detach().float())
     return clone({**result, **{name.removeprefix("0."): buffer for name, buffer in network.named_buffers()}})  # type: ignore[no-any-return]
 
 
 def joined_batch(world_size: int) -> list[Tensor]:
-    """Per rank (2 + r, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
+    """Per rank (2, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
     generator = torch.Generator().manual_seed(3)
-    draw = [torch.randn(2 + r, 5, 3, 4, generator=generator, dtype=torch.float64) for r in range(world_size)]
+    draw = [torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64) for _ in range(world_size)]
     return [1e4 + 3 * r + (1 + r) * x for r, x in enumerate(draw)]
 
 
