@@ -77,9 +77,10 @@ class WholeBatch:
     def moments(self, mean: Tensor, variance: Tensor, about: Tensor) -> Moments:
         """Mean and biased variance of each channel, (c,), from those of the local part: one all-reduce.
 
-        Offsets from `about`, the same on all ranks and near the mean, are summed with their squares. For float32 the
-        sums are in float64: cancellation costs nothing until the offset is 1e4 standard deviations. Where there is no
-        wider type a second all-reduce finds the mean first.
+        The variance comes in float64, and rounding may make it negative. Offsets from `about`, the same on all ranks
+        and near the mean, are summed with their squares. For float32 the sums are in float64: cancellation costs
+        nothing until the offset is 1e4 standard deviations. Where there is no wider type a second all-reduce finds the
+        mean first.
         """
         if mean.dtype == torch.float64:
             about = self.mean(mean.clone())
@@ -88,7 +89,7 @@ class WholeBatch:
         torch.addcmul(variance, sums[0], sums[0], out=sums[1])
         offset, square = self.mean(sums)
         square.addcmul_(offset, offset, value=-1)
-        return Moments(torch.add(about, offset, out=torch.empty_like(mean)), square.to(mean.dtype))
+        return Moments(torch.add(about, offset, out=torch.empty_like(mean)), square)
 
     def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
         self._traffic.all_reduce("batchnorm", values.numel() * values.element_size())
@@ -132,7 +133,7 @@ class _Normalise(torch.autograd.Function):
         count = _count(x, layer)
         local_variance, local_mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
         mean, variance = layer.whole.moments(local_mean, local_variance, layer.running_mean)
-        variance.clamp_(min=0)
+        variance = variance.clamp_(min=0).to(mean.dtype)
         layer.running_mean.lerp_(mean, layer.momentum)
         layer.running_var.lerp_(variance * (count / (count - 1)), layer.momentum)
         ctx.save_for_backward(x, weight, mean, variance)
@@ -165,7 +166,7 @@ class _NormaliseOnGpu(torch.autograd.Function):
         # These are 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
         local_mean, local_scale = torch.batch_norm_stats(x, layer.eps)
         mean, variance = layer.whole.moments(local_mean, local_scale.pow(-2), layer.running_mean)
-        scale = variance.rsqrt_()
+        scale = torch.rsqrt(variance, out=torch.empty_like(mean))
         count = _on_device(_count(x, layer), mean.dtype, x.device)
         torch.batch_norm_gather_stats_with_counts(  # moves the running statistics
             x, mean[None], scale[None], layer.running_mean, layer.running_var, layer.momentum, layer.eps, count

@@ -1,7 +1,8 @@
 """How much each rank sends, by what it is for: computed from sizes, at no cost to the step.
 
 A rank of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
-all-gather of n bytes a rank (W-1) n; of what goes to single ranks, what is meant for others. A test compares the sizes with what torch's profiler has seen.
+all-gather of n bytes a rank (W-1) n. Of rows for single ranks, those for other ranks count. A test compares the sizes
+with what torch's profiler has seen.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Traffic:
 
     gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
     and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank:
-    partners of other ranks' components, from the memory bank and the batch. Left out is what is sent now and then, not per step, and single numbers.
+    independent partners for other ranks' components. What is sent now and then, not per step, and single numbers are
+    left out.
     """
 
     def __init__(self, world_size: int) -> None:

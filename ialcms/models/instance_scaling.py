@@ -34,7 +34,10 @@ class Whole(Protocol):
     parts: int
 
     def moments(self, mean: Tensor, variance: Tensor, about: Tensor) -> Moments:
-        """Of all parts together, from those of the local one; about: near the mean, the same on all ranks."""
+        """Of all parts together, from those of the local one; rounding may make the variance negative.
+
+        about: near the mean, the same on all ranks.
+        """
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -86,8 +89,8 @@ class _ScaleInstances(torch.autograd.Function):
         instances = instance_moments(x)
         batch = batch_moments(instances)
         if whole is not None and fixed is None:
-            batch = whole.moments(batch.mean, batch.variance, running_mean)
-            batch.variance.clamp_(min=0)
+            mean, variance = whole.moments(batch.mean, batch.variance, running_mean)
+            batch = Moments(mean, variance.clamp(min=0).to(mean.dtype))
         inverse = torch.rsqrt((batch.variance if fixed is None else fixed) + batch_eps)
         slope = weight * inverse
         root = torch.rsqrt(slope.square() * instances.variance + eps)

@@ -78,7 +78,7 @@ def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> di
         return _alternate_steps(ranks, config)
 
 
-def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[str, Any]:
+def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8, num_steps: int = STEPS) -> dict[str, Any]:
     experiment = Experiment(config, ranks)
     for learner in (experiment.separator, experiment.critic):
         assert learner is not None
@@ -86,7 +86,7 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[st
             group["eps"] = eps
     start = clone(experiment.state_dict())
     losses = []
-    for step in range(STEPS):
+    for step in range(num_steps):
         scalars = experiment.step(batch_of(config, step, own_lanes(config, ranks)).to(ranks.device))
         losses.append({name: float(ranks.mean(value)) for name, value in scalars.items()})
     return {
@@ -96,6 +96,19 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[st
         "functions": functions(experiment, config),
         "checksum": checksum(networks(experiment)),
     }
+
+
+def few_steps(ranks: Ranks) -> dict[str, Any]:
+    """Like `alternate_steps` in double precision, for many ranks: tiny networks, 32 mixes of 2 components, 3 steps."""
+    config = tiny_config(ranks, global_batch=32, separator_every=2)
+    config = replace(
+        config,
+        audio=replace(config.audio, num_samples=8_191, log_bins=32),
+        data=replace(config.data, num_objects=1),
+        loss=replace(config.loss, bank_size=100),
+    )
+    with precision("float64"):
+        return _alternate_steps(ranks, config, num_steps=3)
 
 
 def networks(experiment: Experiment) -> dict[str, Any]:
