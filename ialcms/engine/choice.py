@@ -52,7 +52,7 @@ def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Rank
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
     if train.engine == "deepspeed":
-        from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed: only where it is asked for
+        from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed, which takes seconds
 
         settings = read_settings(config, ranks.world_size)
         return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)

@@ -101,12 +101,7 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8, num_steps:
 def few_steps(ranks: Ranks) -> dict[str, Any]:
     """Like `alternate_steps` in double precision, for many ranks: tiny networks, 32 mixes of 2 components, 3 steps."""
     config = tiny_config(ranks, global_batch=32, separator_every=2)
-    config = replace(
-        config,
-        audio=replace(config.audio, num_samples=8_191, log_bins=32),
-        data=replace(config.data, num_objects=1),
-        loss=replace(config.loss, bank_size=100),
-    )
+    config = replace(config, data=replace(config.data, num_objects=1), loss=replace(config.loss, bank_size=100))
     with precision("float64"):
         return _alternate_steps(ranks, config, num_steps=3)
 

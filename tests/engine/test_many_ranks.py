@@ -24,7 +24,7 @@ def one_rank(shared: Shared) -> Run:
 
 @pytest.mark.parametrize("count", [16, 32])
 def test_many_ranks_are_one(one_rank: Run, tmp_path: Path, count: int) -> None:
-    done = python("-m", "tests.engine.many_ranks", str(tmp_path), str(count))
+    done = python("-m", "tests.engine.many_ranks", str(tmp_path), str(count), timeout_s=900)
     assert done.returncode == 0, done.stderr
     results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(count)]
     assert {result["checksum"] for result in results} == {results[0]["checksum"]}
