@@ -162,6 +162,7 @@ class _NormaliseOnGpu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
         assert layer.running_mean is not None
+        assert layer.momentum is not None
         x = x if _is_channels_last(x) else x.contiguous()
         # These are 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
         local_mean, local_scale = torch.batch_norm_stats(x, layer.eps)
