@@ -166,7 +166,7 @@ def _let_masks_differ(separator: Separator) -> None:
 
 def _fill(bank: MemoryBank) -> None:
     """Sounds in the bank that are unlike those of noise, for the same reason."""
-    capacity, rows, frames = bank.slots.shape
+    capacity, rows, frames = bank.rows.shape
     generator = torch.Generator().manual_seed(1)
     sounds = (
         10 * torch.rand(capacity, rows, 1, generator=generator) * torch.rand(capacity, 1, frames, generator=generator)

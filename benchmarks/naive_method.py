@@ -76,8 +76,8 @@ class NaiveExperiment:
         return torch.autocast(device, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def _draw(self, magnitude: Tensor, step: int) -> Pairs:
-        own = self.bank.compact(magnitude.flatten(0, 2))
-        return self.bank.pair(own, self.config.clips_per_mix, 0, count=len(own), seed=self.config.seed, step=step)
+        components = self.bank.compact(magnitude.flatten(0, 2))
+        return self.bank.pair(components, step, check=components.amax().float())
 
     def _learn_separator(self, batch: Batch, pairs: Pairs | None, now: StepSchedule) -> dict[str, Tensor]:
         settings = self.config.loss

@@ -11,6 +11,7 @@ from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
+from ialcms.engine.row_exchange import exchange_rows
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_agreement",
     "check_engine",
     "check_same_fields",
+    "exchange_rows",
     "to_device",
     "waited_s",
 ]

@@ -1,7 +1,8 @@
-"""Do all ranks have the same networks? Checked with one small exchange, to the bit."""
+"""Do all ranks have the same networks? Checked to the bit, by messages whose size does not grow with the ranks."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ def check_same_fields(ranks: Ranks, fields: Mapping[str, Any]) -> None:
     Also fields that change no step must be equal: with another `train.validate_every` a rank waits for what the
     others do not send.
     """
+    if bool(_equal(ranks, _digest(sorted(fields.items())))):
+        return
     first, *others = ranks.gather_objects(dict(fields))
     for rank, other in enumerate(others, start=1):
         for name in sorted(first.keys() | other.keys()):
@@ -37,29 +40,48 @@ def check_agreement(ranks: Ranks, step: int, digest: str, tensors: Iterable[tupl
     if ranks.world_size == 1:
         return
     named = dict(tensors)
-    heads = ranks.gather_objects((step, digest, sorted(named)))
+    head = (step, digest, sorted(named))
+    if not bool(_equal(ranks, _digest(head))):
+        _report_head(ranks.gather_objects(head))
+    sums = torch.stack([_checksum(named[name]).to(ranks.device) for name in sorted(named)])
+    if bool(_equal(ranks, sums).all()):
+        return
+    gathered = ranks.gather(sums.unsqueeze(0))
+    differs = gathered != gathered[:1]
+    rank, column = differs.nonzero()[0].tolist()
+    count = int(differs.any(dim=0).sum())
+    raise ValueError(
+        f"before step {step}, {sorted(named)[column]} of rank {rank} differs from rank 0's, as do "
+        f"{count - 1} other tensors; start again from the checkpoint, and if it comes back, look at that rank's "
+        "memory and at what differs between the machines"
+    )
+
+
+def _report_head(heads: list[tuple[int, str, list[str]]]) -> None:
+    """ValueError with the first difference of step, configuration and names; there is one."""
+    first_step, first_digest, first_names = heads[0]
     for rank, (other_step, other_digest, names) in enumerate(heads):
-        first_step, first_digest, first_names = heads[0]
-        for what, ours, theirs in (("step", first_step, other_step), ("configuration", first_digest, other_digest)):
-            if ours != theirs:
+        for what, first, other in (("step", first_step, other_step), ("configuration", first_digest, other_digest)):
+            if first != other:
                 raise ValueError(
-                    f"rank {rank} is at {what} {theirs}, rank 0 at {ours}; "
+                    f"rank {rank} is at {what} {other}, rank 0 at {first}; "
                     "start all ranks with the same configuration and the same checkpoints"
                 )
         if names != first_names:
             odd = sorted(set(names) ^ set(first_names))[0]
             raise ValueError(f"rank {rank} and rank 0 do not both have {odd}; start all with the same program")
-    sums = torch.stack([_checksum(named[name]) for name in sorted(named)])
-    every = ranks.gather(sums.to(ranks.device).unsqueeze(0))
-    differs = every != every[:1]
-    if bool(differs.any()):
-        rank, column = differs.nonzero()[0].tolist()
-        count = int(differs.any(dim=0).sum())
-        raise ValueError(
-            f"before step {step}, {sorted(named)[column]} of rank {rank} differs from rank 0's, as do "
-            f"{count - 1} other tensors; start again from the checkpoint, and if it comes back, look at that rank's "
-            "memory and at what differs between the machines"
-        )
+
+
+def _equal(ranks: Ranks, values: Tensor) -> Tensor:
+    """For each of some int64 numbers, whether all ranks have the same."""
+    # The complement is largest where the number is smallest.
+    largest, complement = ranks.largest(torch.stack([values, ~values]).to(ranks.device))
+    return largest == ~complement
+
+
+def _digest(value: object) -> Tensor:
+    digest = hashlib.blake2b(repr(value).encode(), digest_size=8).digest()
+    return torch.tensor(int.from_bytes(digest, "little", signed=True))
 
 
 def _checksum(tensor: Tensor) -> Tensor:

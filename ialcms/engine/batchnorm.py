@@ -1,11 +1,12 @@
-"""BatchNorm over the global batch, on any device; or over each rank's own part, by option.
+"""BatchNorm over the global batch, on any device; or over each rank's local part, by option.
 
-One collective forward, one backward. Per-rank means and variances are merged, which loses no precision to
-cancellation. torch's SyncBatchNorm is for GPUs only, and makes the program wait for the device three times a layer.
+One all-reduce forward, one backward, so what a rank sends does not grow with the number of ranks. torch's SyncBatchNorm
+gathers statistics, is for GPUs only, and makes the program wait for the device three times a layer.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ialcms.engine.ranks import Ranks, batchnorm_group
-from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waiting
+from ialcms.models.instance_scaling import Moments
 
 
 def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
@@ -25,8 +26,7 @@ def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm) and _is_trained(child):
             replacement = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
-            replacement.traffic = ranks.traffic
-            replacement.whole = _WholeBatch(ranks)
+            replacement.whole = WholeBatch(ranks)
             replacement.weight, replacement.bias = child.weight, child.bias
             for buffer, value in child.named_buffers():
                 replacement.register_buffer(buffer, value)
@@ -38,7 +38,7 @@ def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
 
 
 def average_running_statistics(module: nn.Module, ranks: Ranks) -> None:
-    """Give all ranks the mean of their running statistics, where each normalises by its own part of the batch."""
+    """Give all ranks the mean of their running statistics, where each normalises by its local part of the batch."""
     statistics = list(_running_statistics(module))
     together = torch.cat([values.flatten() for values in statistics])
     ranks.traffic.all_reduce("batchnorm", together.numel() * together.element_size())
@@ -58,43 +58,53 @@ def _is_trained(layer: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in layer.parameters())
 
 
-class _WholeBatch:
-    """Collectives of a BatchNorm layer that is computed together with what follows it."""
+class WholeBatch:
+    """The global batch, of which each rank has an equal part: what its layers reduce over the ranks."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.parts, self._traffic = ranks.world_size, ranks.traffic
 
-    def gather(self, own: Tensor) -> Tensor:
-        every = own.new_empty(self.parts * own.numel())
-        self._traffic.all_gather("batchnorm", own.numel() * own.element_size())
-        with waiting():
-            dist.all_gather_into_tensor(every, own.flatten(), group=batchnorm_group())
-        return every.view(self.parts, *own.shape)
+    def sum(self, values: Tensor) -> Tensor:
+        """Over all ranks; `values` stays as it is."""
+        return self._reduce(values.clone())
 
-    def sum(self, own: Tensor) -> Tensor:
-        self._traffic.all_reduce("batchnorm", own.numel() * own.element_size())
-        total = own.clone()
-        with waiting():
-            dist.all_reduce(total, group=batchnorm_group())
-        return total
+    def mean(self, values: Tensor) -> Tensor:
+        """Over all ranks, in place."""
+        if values.is_cuda:
+            return self._reduce(values, dist.ReduceOp.AVG)
+        return self._reduce(values).div_(self.parts)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _WholeBatch:
+    def moments(self, mean: Tensor, variance: Tensor, about: Tensor) -> Moments:
+        """Mean and biased variance of each channel, (c,), from those of the local part: one all-reduce.
+
+        The variance comes in float64, and rounding may make it negative. Offsets from `about`, the same on all ranks
+        and near the mean, are summed with their squares. For float32 the sums are in float64: cancellation costs
+        nothing until the offset is 1e4 standard deviations. Where there is no wider type a second all-reduce finds the
+        mean first.
+        """
+        if mean.dtype == torch.float64:
+            about = self.mean(mean.clone())
+        sums = mean.new_empty(2, len(mean), dtype=torch.float64)
+        torch.sub(mean, about, out=sums[0])
+        torch.addcmul(variance, sums[0], sums[0], out=sums[1])
+        offset, square = self.mean(sums)
+        square.addcmul_(offset, offset, value=-1)
+        return Moments(torch.add(about, offset, out=torch.empty_like(mean)), square)
+
+    def _reduce(self, values: Tensor, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
+        self._traffic.all_reduce("batchnorm", values.numel() * values.element_size())
+        with waiting():
+            dist.all_reduce(values.view(-1), op, group=batchnorm_group())
+        return values
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WholeBatch:
         return self  # of the ranks, not of the layer
 
 
-def _count(layer: _BatchNorm, traffic: Traffic, output: Tensor) -> None:
-    """Mean, variance and number of values forward, two sums backward."""
-    value = layer.weight.element_size()
-    traffic.all_gather("batchnorm", (2 * layer.num_features + 1) * value)
-    if output.requires_grad:
-        traffic.all_reduce("batchnorm", 2 * layer.num_features * value)
-
-
 class GlobalBatchNorm(_BatchNorm):
-    """BatchNorm whose training statistics are those of all ranks' batches together."""
+    """BatchNorm whose training statistics are those of all ranks' batches together, which are equally large."""
 
-    traffic: Traffic
-    whole: _WholeBatch
+    whole: WholeBatch
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -103,16 +113,10 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.momentum is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         normalise = _NormaliseOnGpu if input.is_cuda else _Normalise
-        output: Tensor = normalise.apply(
-            input, self.weight, self.bias, self.running_mean, self.running_var, self.momentum, self.eps
-        )
-        _count(self, self.traffic, output)
+        output: Tensor = normalise.apply(input, self.weight, self.bias, self)
         return output
 
 
@@ -120,86 +124,81 @@ class _Normalise(torch.autograd.Function):
     """Normalise by the statistics of all ranks, scale and shift; moves the running statistics."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
-        momentum: float, eps: float,
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        assert layer.momentum is not None
         x = x.contiguous()
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        count = torch.full((1,), x.numel() // x.shape[1], dtype=weight.dtype)
-        variance, mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
-        means, variances, counts = _gather(mean, variance, count)
-        total = counts.sum()
-        share = counts / total
-        mean = (share * means).sum(0)
-        variance = (share * (variances + (means - mean).square())).sum(0)
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance * (total / (total - 1)), momentum)
+        count = _count(x, layer)
+        local_variance, local_mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
+        mean, variance = layer.whole.moments(local_mean, local_variance, layer.running_mean)
+        variance = variance.clamp_(min=0).to(mean.dtype)
+        layer.running_mean.lerp_(mean, layer.momentum)
+        layer.running_var.lerp_(variance * (count / (count - 1)), layer.momentum)
         ctx.save_for_backward(x, weight, mean, variance)
-        ctx.eps, ctx.count = eps, float(total)
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        ctx.layer = layer
+        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=layer.eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance = ctx.saved_tensors
-        gradient = gradients[0]
+        layer, gradient = ctx.layer, gradients[0]
         axes = [axis for axis in range(x.dim()) if axis != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        scale = torch.rsqrt(variance + ctx.eps)
+        scale = torch.rsqrt(variance + layer.eps)
         normalised = (x - mean.view(shape)) * scale.view(shape)
         d_bias = gradient.sum(axes, dtype=weight.dtype)
         d_weight = (gradient * normalised).sum(axes, dtype=weight.dtype)
-        mean_bias, mean_weight = (_sum(d_bias, d_weight) / ctx.count).chunk(2)
+        mean_bias, mean_weight = layer.whole.sum(torch.stack([d_bias, d_weight])) / _count(x, layer)
         d_x = torch.addcmul(gradient - mean_bias.view(shape), normalised, mean_weight.view(shape), value=-1)
         d_x = d_x * (weight * scale).view(shape)
-        return d_x.to(x.dtype), d_weight, d_bias, None, None, None, None
+        return d_x.to(x.dtype), d_weight, d_bias, None
 
 
 class _NormaliseOnGpu(torch.autograd.Function):
-    """The same by torch's kernels, without a look at what is on the device: how much each rank has travels along."""
+    """The same by torch's kernels, without a look at what is on the device."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running_mean: Tensor, running_var: Tensor,
-        momentum: float, eps: float,
-    ) -> Tensor:  # fmt: skip
-        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        x = x if channels_last else x.contiguous()
-        mean, scale = torch.batch_norm_stats(x, eps)
-        count = torch.full((1,), x.numel() // x.shape[1], dtype=mean.dtype, device=x.device)
-        means, scales, counts = _gather(mean, scale, count)
-        counts = counts.flatten()
-        mean, scale = torch.batch_norm_gather_stats_with_counts(
-            x, means, scales, running_mean, running_var, momentum, eps, counts
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
+        assert layer.running_mean is not None
+        assert layer.momentum is not None
+        x = x if _is_channels_last(x) else x.contiguous()
+        # These are 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
+        local_mean, local_scale = torch.batch_norm_stats(x, layer.eps)
+        mean, variance = layer.whole.moments(local_mean, local_scale.pow(-2), layer.running_mean)
+        scale = torch.rsqrt(variance, out=torch.empty_like(mean))
+        count = _on_device(_count(x, layer), mean.dtype, x.device)
+        torch.batch_norm_gather_stats_with_counts(  # moves the running statistics
+            x, mean[None], scale[None], layer.running_mean, layer.running_var, layer.momentum, layer.eps, count
         )
-        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
-        return torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.layer = layer
+        return torch.batch_norm_elemt(x, weight, bias, mean, scale, layer.eps)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, counts = ctx.saved_tensors
-        channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        gradient = gradients[0].contiguous(
-            memory_format=torch.channels_last if channels_last else torch.contiguous_format
-        )
-        sums = torch.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, True, True)
-        d_bias_everywhere, products = _sum(sums[0], sums[1]).chunk(2)
-        d_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, d_bias_everywhere, products, counts)
-        return d_x, sums[2], sums[3], None, None, None, None
+        x, weight, mean, scale = ctx.saved_tensors
+        layer = ctx.layer
+        layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
+        gradient = gradients[0].contiguous(memory_format=layout)
+        local = torch.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, True, True)
+        d_bias, products = layer.whole.sum(torch.stack(local[:2]))
+        count = _on_device(_count(x, layer), torch.int32, x.device)
+        d_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, d_bias, products, count)
+        return d_x, local[2], local[3], None
 
 
-def _gather(*of_this_rank: Tensor) -> tuple[Tensor, ...]:
-    """Vectors of all ranks, a row a rank."""
-    own = torch.cat(of_this_rank)
-    every = own.new_empty(dist.get_world_size() * len(own))
-    with waiting():
-        dist.all_gather_into_tensor(every, own, group=batchnorm_group())
-    return every.view(-1, len(own)).split([len(vector) for vector in of_this_rank], dim=1)
+def _count(x: Tensor, layer: GlobalBatchNorm) -> int:
+    """Values per channel in the global batch."""
+    return x.numel() // x.shape[1] * layer.whole.parts
 
 
-def _sum(*of_this_rank: Tensor) -> Tensor:
-    """Sums over all ranks, end to end."""
-    total = torch.cat(of_this_rank)
-    with waiting():
-        dist.all_reduce(total, group=batchnorm_group())
-    return total
+@functools.lru_cache(maxsize=256)
+def _on_device(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number that steps use again and again, as torch's kernels take it."""
+    return torch.full((1,), count, dtype=dtype, device=device)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)

@@ -20,15 +20,15 @@ from ialcms.launched import launched
 
 def check_engine(config: Config) -> None:
     """ValueError when this configuration cannot run on the ranks that were launched; imports no DeepSpeed."""
-    place = launched()
-    world_size = place.world_size
+    launch = launched()
+    world_size = launch.world_size
     check_world_size(config, world_size)
     engine = config.train.engine
     if engine == "single" and world_size > 1:
         raise ValueError(
             f"train.engine is 'single', but {world_size} ranks were started; use train.engine=auto, ddp or deepspeed"
         )
-    if engine in ("ddp", "deepspeed") and not place.is_launched:
+    if engine in ("ddp", "deepspeed") and not launch.is_launched:
         raise ValueError(
             f"train.engine is '{engine}', which needs a launcher; start the run with torchrun --standalone "
             "--nproc_per_node=N -m ialcms train ..., or use train.engine=auto"
@@ -52,7 +52,7 @@ def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Rank
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
     if train.engine == "deepspeed":
-        from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed: only where it is asked for
+        from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed, which takes seconds
 
         settings = read_settings(config, ranks.world_size)
         return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)

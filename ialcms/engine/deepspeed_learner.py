@@ -3,8 +3,8 @@
 One DeepSpeed engine per network. In the other network's phase the plain module is called, frozen or without autograd:
 called through its engine it would wait for a backward pass that never comes, and ZeRO 3 would compute wrong numbers.
 
-The engine is built at the first pass. Until then module and optimizer are torch's own, so that they can be loaded and
-filled like any other.
+The engine is built at the first pass. Until then module and optimizer are plain ones of torch, so that a checkpoint is
+loaded into them as into any other.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class DeepSpeedLearner(Learner[Network]):
         scalars = [parameter for parameter in self.module.parameters() if parameter.dim() == 0]
         for scalar in scalars:  # DeepSpeed cannot broadcast them
             scalar.data = scalar.data.reshape(1)
-        # Would be compiled at the first use, for a shared memory that gradients on one CPU machine could pass through.
+        # It would be compiled at the first use, to send gradients through shared memory on one machine of CPUs.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self._engine, *_ = deepspeed.initialize(model=self.module, optimizer=self.optimizer, config=self._settings)
@@ -121,21 +121,21 @@ class DeepSpeedLearner(Learner[Network]):
             self.optimizer.state[flat] = {"step": steps.clone(), **zeros}
         for parameter, values in moments.items():
             for name in _MOMENTS:
-                start, own = self._own_part(parameter, name)
-                own.copy_(values[name].flatten().narrow(0, start, len(own)))
+                start, shard = self._local_part(parameter, name)
+                shard.copy_(values[name].flatten().narrow(0, start, len(shard)))
 
     def _flat_shards(self) -> list[Tensor]:
-        """What the optimizer sees in place of the parameters: this rank's share of them, end to end."""
+        """What the optimizer has instead of the parameters: this rank's share of them, end to end."""
         zero = self._engine.optimizer
         shards: list[Tensor] = (
             zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
         )
         return shards
 
-    def _own_part(self, parameter: Any, name: str) -> tuple[int, Tensor]:
+    def _local_part(self, parameter: Any, name: str) -> tuple[int, Tensor]:
         """Where this rank's share of a parameter begins, counted in its values, and its moments there.
 
-        DeepSpeed's own functions for this do not find the second parameter group, nor shares that are padded.
+        DeepSpeed's functions for this do not find the second parameter group, nor shares that are padded.
         """
         if self._stage == 3:
             zero = self._engine.optimizer
@@ -178,13 +178,13 @@ class DeepSpeedLearner(Learner[Network]):
     def _optimizer_state(self, module: dict[str, Tensor]) -> dict[str, Any]:
         """As torch's Adam would save it; the moments on rank 0 only."""
         shapes = {id(parameter): module[name].shape for name, parameter in self.module.named_parameters()}
-        numbers = itertools.count()
-        numbered = [{next(numbers): parameter for parameter in parameters} for parameters in self._groups]
-        groups = [{**group, "params": list(own)} for group, own in zip(self.optimizer.param_groups, numbered)]
+        firsts = itertools.accumulate(map(len, self._groups), initial=0)
+        numbered = [dict(enumerate(parameters, first)) for first, parameters in zip(firsts, self._groups)]
+        groups = [{**group, "params": list(part)} for group, part in zip(self.optimizer.param_groups, numbered)]
         state: dict[int, dict[str, Tensor]] = {}
         if self.optimizer.state:  # there is none before the first step
             steps: Tensor = next(iter(self.optimizer.state.values()))["step"]
-            trained = {number: p for own in numbered for number, p in own.items() if p.requires_grad}
+            trained = {number: p for part in numbered for number, p in part.items() if p.requires_grad}
             for number, parameter in trained.items():
                 moments = {name: self._whole_moment(parameter, name) for name in _MOMENTS}
                 if self._ranks.is_first:
@@ -195,9 +195,9 @@ class DeepSpeedLearner(Learner[Network]):
     def _whole_moment(self, parameter: Any, name: str) -> Tensor:
         if self._stage == 0:
             return self.optimizer.state[parameter][name].detach().clone()  # type: ignore[no-any-return]
-        start, own = self._own_part(parameter, name)
-        whole = own.new_zeros(getattr(parameter, "ds_numel", parameter.numel()))
-        whole.narrow(0, start, len(own)).copy_(own)
+        start, shard = self._local_part(parameter, name)
+        whole = shard.new_zeros(getattr(parameter, "ds_numel", parameter.numel()))
+        whole.narrow(0, start, len(shard)).copy_(shard)
         return self._ranks.sum(whole)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""The norm of the gradient, clipping and skipping for DeepSpeed's ZeRO optimizers, in place of their own.
+"""The norm of the gradient, clipping and skipping for DeepSpeed's ZeRO optimizers, instead of DeepSpeed's.
 
-Theirs make the program wait for the device several times a step: to see whether the gradient overflows, whether its
+Those make the program wait for the device several times a step: to see whether the gradient overflows, whether its
 norm is valid, and for the stream in which gradients are reduced. Here the norm stays on the device, and so does the
 decision to skip. The attributes are those of DeepSpeed 0.19; `tests/null_gpu` counts what is left.
 """
@@ -42,8 +42,8 @@ class ZeroNorm:
 
     def compute(self) -> Tensor:
         """The norm of the whole gradient, before clipping; once, after the last backward pass."""
-        own = [gradient for group in self._zero.averaged_gradients.values() for gradient in group or ()]
-        square = torch.nn.utils.get_total_norm(own).float().square().to(self._ranks.device)
+        local = [gradient for group in self._zero.averaged_gradients.values() for gradient in group or ()]
+        square = torch.nn.utils.get_total_norm(local).float().square().to(self._ranks.device)
         self._norm = self._ranks.sum(square).sqrt()
         if self._norm.device.type == "cpu" and self._stage < 3:  # on a GPU the optimizer's kernels skip by themselves
             self._zero.check_grad_overflow = not bool(self._norm.isfinite())

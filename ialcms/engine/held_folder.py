@@ -24,7 +24,7 @@ def held_folder(ranks: Ranks, lease: Lease, must_be_shared: bool) -> Iterator[No
     """Rank 0 holds the lease inside; all ranks enter.
 
     ValueError on all ranks when another job holds the folder, and, with must_be_shared, when a rank does not see
-    what the first one writes there.
+    what rank 0 writes there.
     """
     with contextlib.ExitStack() as stack:
         token = ranks.from_first(lambda: stack.enter_context(lease).token)
@@ -55,7 +55,7 @@ def _sees(folder: Path, token: str) -> bool:
             return True
         if time.monotonic() > deadline:
             return False
-        for place in (*reversed(folder.absolute().parents), folder):
-            with contextlib.suppress(OSError):  # to read a folder makes the file system look anew
-                os.listdir(place)
+        for path in (*reversed(folder.absolute().parents), folder):
+            with contextlib.suppress(OSError):  # reading a folder refreshes what the file system has cached of it
+                os.listdir(path)
         time.sleep(_POLL_S)

@@ -29,6 +29,6 @@ class LateFlags:
         return before
 
     def settle(self, count: int) -> list[bool]:
-        """Of `count` flags, those of the last call that no call has told yet; waits for them."""
+        """Of `count` flags, those of the last `exchange` that were not returned yet; waits for them."""
         under_way, self._under_way = self._under_way, None
         return [False] * count if under_way is None else [bool(flag) for flag in under_way.tolist()]

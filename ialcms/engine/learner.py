@@ -81,22 +81,22 @@ class Learner(Generic[Network]):
         return True
 
     def save_buffers(self) -> None:
-        """Remember running statistics and spectral-norm vectors, for `restore_buffers`."""
+        """Save running statistics and spectral-norm vectors for `restore_buffers`."""
         self._moving.save()
 
     def restore_buffers(self, where: Tensor | None = None) -> None:
-        """Put them back. where: a flag on the device that says whether; None: do it."""
+        """Restore what was saved. where: a flag on the device that decides; None: always."""
         self._moving.restore(where)
 
     def average_running_statistics(self) -> None:
-        """After a step, where each rank normalises by its own part: the same running statistics on all."""
+        """After a step, where each rank normalises by its local part: the same running statistics on all."""
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """Parameters and buffers that must be the same on all ranks, with their names."""
         yield from self.module.state_dict().items()
 
     def inference_module(self) -> Network:
-        """The network for passes that each rank makes on its own, however many; all ranks ask for it together."""
+        """The network for passes that a rank makes alone, any number of them; all ranks ask for it together."""
         return self.module
 
     def state_dict(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Learner(Generic[Network]):
         return {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state of any engine; before the first pass."""
+        """Resume from a state of any engine; before the first pass."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
 
@@ -129,10 +129,10 @@ class DDPLearner(Learner[Network]):
         self._ranks, self._sync_batchnorm = ranks, sync_batchnorm
         if sync_batchnorm and ranks.world_size > 1:
             synchronise(module, ranks)
-        # Buffers are equal on all ranks from the start and stay so (global statistics), so they need no broadcast at
-        # every pass. Nor is there a search for unused parameters: every pass uses all of them.
+        # Buffers are equal on all ranks from the start and stay so (global statistics): no broadcast in each pass. All
+        # passes use all parameters: no search for unused ones.
         # No `device_ids` either: the module is on its device, and with them a pass without arguments fails.
-        # Of convolutions that compute channels last they are copied there: no news for the user.
+        # Those of convolutions that compute channels last are copied there, which torch warns of.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         # Gradients live in the buckets that are sent: no copies there and back.
         self._wrapped = DistributedDataParallel(_Network(module), broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -155,9 +155,9 @@ class DDPLearner(Learner[Network]):
     def _settle_buckets(self) -> None:
         """Have DDP arrange its buckets now, in the order of the parameters.
 
-        After its first backward pass it arranges them anew, in the order in which the gradients came. Where a gradient
-        lies decides in which order three or more ranks are summed: the first step of every start would be rounded
-        otherwise than the same step of a run that went on, and the order could depend on which losses were on.
+        After its first backward pass DDP rearranges them by the order in which gradients came. A gradient's position
+        decides in which order three or more ranks are summed. So the first step after a start would be rounded
+        differently from the same step of an uninterrupted run, and the order could depend on which losses were used.
         """
         self._wrapped().backward()
         self.optimizer.zero_grad(set_to_none=True)

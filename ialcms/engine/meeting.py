@@ -1,12 +1,14 @@
 """How the ranks of a job find each other where no launcher's agent does it: srun, mpirun, PyTorchJob, by hand.
 
-All come to a store at rank 0 and wait there until everybody is present, for a limited time and with a line on who is
-missing, before anything is started that would wait for the whole of its own limit.
+They meet at a store on rank 0 and wait until all are present, for a limited time and with a line on how many are
+missing. Only then is anything started that would wait for its whole, longer limit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import json
 import os
 import platform
 import secrets
@@ -20,28 +22,34 @@ import torch.distributed as dist
 from ialcms.launched import Launched
 
 JOIN_S = 120.0
-_TOLD_AFTER_S = 8.0  # seconds of waiting after which it is told
+_REPORTED_AFTER_S = 8.0  # seconds of waiting after which it is reported
 _POLL_S = 0.2
 _ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
 class Meeting:
-    """All ranks are there."""
+    """All ranks are there; what a rank has to know of the others."""
 
     store: dist.Store
-    hosts: tuple[str, ...]  # by rank
-    devices: tuple[str, ...]  # by rank: the only GPU that it sees, '' for none or several
+    local_rank: int  # its number on its machine
+    local_world_size: int  # how many ranks are on that machine
+    has_own_device: bool  # whether each rank of that machine sees one GPU that no other one sees
 
-    def local(self, rank: int) -> tuple[int, int]:
-        """A rank's number on its machine, and how many there are on it."""
-        host = self.hosts[rank]
-        return self.hosts[:rank].count(host), self.hosts.count(host)
+    @classmethod
+    def of(cls, store: dist.Store, rank: int, roster: Roster) -> Meeting:
+        host = roster.hosts[rank]
+        devices = [device for other, device in zip(roster.hosts, roster.devices) if other == host]
+        is_own = "" not in devices and len(set(devices)) == len(devices)
+        return cls(store, roster.hosts[:rank].count(host), len(devices), is_own)
 
-    def have_own_devices(self, rank: int) -> bool:
-        """Whether each rank of this one's machine sees one GPU, which no other one sees."""
-        near = [device for host, device in zip(self.hosts, self.devices) if host == self.hosts[rank]]
-        return "" not in near and len(set(near)) == len(near)
+
+@dataclass(frozen=True)
+class Roster:
+    """Who has come, by rank."""
+
+    hosts: list[str]
+    devices: list[str]  # the only GPU that it sees, '' for none or several
 
 
 def join_s() -> float:
@@ -56,67 +64,74 @@ def join_s() -> float:
     return seconds
 
 
-def meet(place: Launched, host: str, port: int, device: str) -> Meeting:
+def meet(launch: Launched, host: str, port: int, device: str) -> Meeting:
     """Wait until all ranks have come to HOST:PORT, where rank 0 listens.
 
     device: name of the only GPU that this rank sees, '' for none or several.
     ValueError in one line when they do not come in `join_s()`, when the port is taken, and when two processes have the
     same rank.
     """
-    waiting = _Waiting(place, f"{host}:{port}", join_s())
+    waiting = _Waiting(launch, f"{host}:{port}", join_s())
     try:
-        store = _open_store(place, host, port, waiting)
-        own = secrets.token_hex(8)
-        if store.compare_set(f"claim/{place.rank}", "", own).decode() != own:
+        store = _open_store(launch, host, port, waiting)
+        token = secrets.token_hex(8)
+        if store.compare_set(f"claim/{launch.rank}", "", token).decode() != token:
             raise ValueError(
-                f"two processes say that they are rank {place.rank} (RANK) of the job that meets at {host}:{port}; "
+                f"two processes say that they are rank {launch.rank} (RANK) of the job that meets at {host}:{port}; "
                 "give each process a rank of its own, or another MASTER_PORT to another job"
             )
-        store.set(f"host/{place.rank}", os.environ.get("SLURMD_NODENAME") or platform.node())
-        store.set(f"device/{place.rank}", device)
+        store.set(f"host/{launch.rank}", os.environ.get("SLURMD_NODENAME") or platform.node())
+        store.set(f"device/{launch.rank}", device)
         store.add("present", 1)
-        while (present := store.add("present", 0)) < place.world_size:
-            waiting.go_on(f"{present} of {place.world_size} ranks have come")
-        hosts = tuple(store.get(f"host/{rank}").decode() for rank in range(place.world_size))
-        devices = tuple(store.get(f"device/{rank}").decode() for rank in range(place.world_size))
+        while (present := store.add("present", 0)) < launch.world_size:
+            waiting.pause(f"{present} of {launch.world_size} ranks have come")
+        if launch.rank == 0:
+            store.set("roster", json.dumps(dataclasses.asdict(_read_roster(store, launch.world_size))))
+        meeting = Meeting.of(store, launch.rank, Roster(**json.loads(store.get("roster"))))
         store.add("left", 1)
-        while place.rank == 0 and store.add("left", 0) < place.world_size:
-            waiting.go_on("not all ranks have read who is there")
-        return Meeting(store, hosts, devices)
+        while launch.rank == 0 and store.add("left", 0) < launch.world_size:
+            waiting.pause("not all ranks have read who is there")
+        return meeting
     except dist.DistError as error:  # the store went, and rank 0 with it
         raise ValueError(
             f"rank 0 at {host}:{port} has gone while the ranks met; see what it says, then start all again"
         ) from error
 
 
+def _read_roster(store: dist.Store, world_size: int) -> Roster:
+    """On rank 0 alone, where the store is: if all ranks asked for each other, it would answer W^2 questions."""
+    hosts = [store.get(f"host/{rank}").decode() for rank in range(world_size)]
+    return Roster(hosts, [store.get(f"device/{rank}").decode() for rank in range(world_size)])
+
+
 class _Waiting:
     """Pauses, one line when it takes long, and an end."""
 
-    def __init__(self, place: Launched, where: str, limit_s: float) -> None:
-        self._place, self._where, self._limit_s = place, where, limit_s
-        self._began, self._told = time.monotonic(), False
+    def __init__(self, launch: Launched, where: str, limit_s: float) -> None:
+        self._launch, self._where, self._limit_s = launch, where, limit_s
+        self._began, self._reported = time.monotonic(), False
 
-    def go_on(self, what: str) -> None:
+    def pause(self, what: str) -> None:
         waited_s = time.monotonic() - self._began
-        hint = f"ranks meet at {self._where} (MASTER_ADDR, MASTER_PORT), this is rank {self._place.rank}"
+        hint = f"ranks meet at {self._where} (MASTER_ADDR, MASTER_PORT), this is rank {self._launch.rank}"
         if waited_s > self._limit_s:
             raise ValueError(
-                f"{what} after {self._limit_s:g} s; {hint} of {self._place.world_size} on {platform.node()}: start all "
-                "of them, unset what another job has left in the environment (RANK, WORLD_SIZE, SLURM_*), or let them "
-                "wait longer with IALCMS_JOIN_S"
+                f"{what} after {self._limit_s:g} s; {hint} of {self._launch.world_size} on {platform.node()}: start "
+                "all of them, unset what another job has left in the environment (RANK, WORLD_SIZE, SLURM_*), or let "
+                "them wait longer with IALCMS_JOIN_S"
             )
-        if waited_s > _TOLD_AFTER_S and not self._told:
-            self._told = True
+        if waited_s > _REPORTED_AFTER_S and not self._reported:
+            self._reported = True
             print(f"ialcms: waiting up to {self._limit_s:g} s: {what}; {hint}", file=sys.stderr, flush=True)
         time.sleep(_POLL_S)
 
 
-def _open_store(place: Launched, host: str, port: int, waiting: _Waiting) -> dist.TCPStore:
+def _open_store(launch: Launched, host: str, port: int, waiting: _Waiting) -> dist.TCPStore:
     timeout = datetime.timedelta(seconds=join_s())
-    if place.rank == 0:
+    if launch.rank == 0:
         try:
             return dist.TCPStore(
-                "localhost", port, place.world_size, is_master=True, timeout=timeout, wait_for_workers=False
+                "localhost", port, launch.world_size, is_master=True, timeout=timeout, wait_for_workers=False
             )
         except dist.DistError as error:
             raise ValueError(
@@ -124,8 +139,8 @@ def _open_store(place: Launched, host: str, port: int, waiting: _Waiting) -> dis
                 "host in MASTER_PORT"
             ) from error
     while reason := _why_closed(host, port):  # torch would fill the log with its own tries
-        waiting.go_on(f"rank 0 does not answer ({reason})")
-    return dist.TCPStore(host, port, place.world_size, is_master=False, timeout=timeout, wait_for_workers=False)
+        waiting.pause(f"rank 0 does not answer ({reason})")
+    return dist.TCPStore(host, port, launch.world_size, is_master=False, timeout=timeout, wait_for_workers=False)
 
 
 def _why_closed(host: str, port: int) -> str:

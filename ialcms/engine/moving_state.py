@@ -1,6 +1,6 @@
-"""What a network changes by passing it: running statistics and spectral-norm vectors, kept end to end in one tensor.
+"""What a forward pass changes in a network: running statistics and spectral-norm vectors, end to end in one tensor.
 
-So they are remembered, and put back where a step is skipped, by one copy instead of one for each of some 200 buffers.
+So one copy saves them and one restores them where a step is skipped, instead of one for each of some 200 buffers.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class MovingState:
         self._saved = [torch.empty_like(tensor) for tensor in self._now]
 
     def save(self) -> None:
-        """Remember the present state for `restore`."""
+        """Save the present state for `restore`."""
         for saved, now in zip(self._saved, self._now):
             saved.copy_(now)
 
     def restore(self, where: Tensor | None = None) -> None:
-        """Put back what was saved. where: a flag on the device that says whether; None: do it."""
+        """Restore what was saved. where: a flag on the device that decides; None: always."""
         for saved, now in zip(self._saved, self._now):
             now.copy_(saved if where is None else torch.where(where, saved, now))
 
@@ -58,6 +58,6 @@ def _joined(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
     for start, (owner, name, buffer) in zip(starts, buffers):
         part = together[start : start + buffer.numel()].view(buffer.shape)
         part.copy_(buffer)
-        # `data`: with a count of changes of its own, or autograd would take a change of one buffer for one of all
+        # `data` has a separate count of changes; with a shared one autograd would take a change of one for one of all
         owner._buffers[name] = part.data
     return together

@@ -1,9 +1,8 @@
 """NaN and infinity: found by all ranks alike, skipped, counted, and reported with all that is known about them.
 
 A loss that is not finite is turned into NaN gradients, which the reduction spreads to all ranks. So the norm of the
-reduced gradient tells every rank the same, at no further communication. Whether a step is skipped is decided where it
-is computed:
-on a GPU the host learns of it one step later (`Readback`), when the step has long been skipped there.
+reduced gradient tells all ranks the same, without further communication. The decision to skip is made where the step is
+computed: on a GPU the host reads it one step later (`Readback`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from torch import Tensor
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
+
+_REPORTED_RANKS = 4  # so that a line does not grow with the job
 
 
 def poison(loss: Tensor, taint: Tensor | float = 0.0) -> Tensor:
@@ -67,13 +68,25 @@ class Verdict:
 
 @dataclass
 class Watched:
-    """A step whose verdict is awaited, with what would be told of it."""
+    """A step whose verdict is not known yet, with what is reported if it is skipped."""
 
     step: int
     verdict: Verdict
-    scalars: dict[str, Tensor]  # this rank's loss terms
-    inputs: Mapping[str, Tensor]  # what its networks saw
-    keys: Sequence[tuple[str, ...]]  # the clips of its mixes
+    scalars: dict[str, Tensor]  # local loss terms
+    inputs: Mapping[str, Tensor]  # of the networks
+    keys: Sequence[tuple[str, ...]]  # the clips of the local mixes
+
+    def bad_inputs(self) -> list[str]:
+        """Names of those that are not finite."""
+        return [name for name, value in self.inputs.items() if not bool(value.isfinite().all())]
+
+    def describe(self) -> str:
+        """Losses, inputs that are not finite, clips."""
+        bad = self.bad_inputs()
+        losses = [f"{name} {float(value):g}" for name, value in self.scalars.items() if name.startswith("loss/")]
+        odd = f"input {', '.join(bad)} not finite; " if bad else ""
+        mixes = " | ".join(", ".join(keys) for keys in self.keys)
+        return f"{odd}{', '.join(losses) or 'no loss computed'}; clips {mixes}"
 
 
 class SkippedSteps:
@@ -101,22 +114,18 @@ class SkippedSteps:
             self._report(ranks, watched, fault)
 
     def _report(self, ranks: Ranks, watched: Watched, fault: str) -> None:
-        own = (
-            {name: float(value) for name, value in watched.scalars.items() if name.startswith("loss/")},
-            [name for name, value in watched.inputs.items() if not bool(value.isfinite().all())],
-            [", ".join(mix) for mix in watched.keys],
-        )
+        is_bad = torch.tensor([bool(watched.bad_inputs())], device=ranks.device, dtype=torch.int32)
+        # Statistics over the global batch carry one rank's NaN to all: the ranks with bad inputs are the cause.
+        all_ranks = list(range(ranks.world_size))
+        causes = [rank for rank, bad in zip(all_ranks, ranks.gather(is_bad).tolist()) if bad] or all_ranks
+        description = watched.describe()
         watched.scalars.clear()
         self.count += 1
         lines = [f"step {watched.step}: {fault}"]
-        every = ranks.gather_objects(own)
-        bad_inputs_somewhere = any(bad for _, bad, _ in every)
-        for rank, (terms, bad_inputs, mixes) in enumerate(every):
-            if bad_inputs_somewhere and not bad_inputs:
-                continue  # statistics over the global batch carry one rank's NaN to all
-            values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-            odd = f"input {', '.join(bad_inputs)} not finite; " if bad_inputs else ""
-            lines.append(f"rank {rank}: {odd}{values or 'no loss computed'}; clips {' | '.join(mixes)}")
+        for rank in causes[:_REPORTED_RANKS]:
+            lines.append(f"rank {rank}: {ranks.broadcast(description, source=rank)}")
+        if len(causes) > _REPORTED_RANKS:
+            lines.append(f"and {len(causes) - _REPORTED_RANKS} other ranks")
         message = "; ".join(lines)
         if self.count > self.limit:
             raise ValueError(

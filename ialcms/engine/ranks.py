@@ -31,8 +31,8 @@ _batchnorm_group: dist.ProcessGroup | None = None
 def batchnorm_group() -> dist.ProcessGroup | None:
     """The group for BatchNorm's sums; None: that of everything else.
 
-    On GPUs it is one of its own: a group's messages go one after the other, and these, which the next layer waits for,
-    would stand behind the gradients, which nobody waits for yet.
+    On GPUs it is a separate one: messages of one group are sent one after the other, and these, which the next layer
+    needs, would wait for the gradients, which are needed later.
     """
     return _batchnorm_group
 
@@ -49,18 +49,18 @@ class Ranks:
     """
 
     def __init__(self, timeout_s: float = 1800.0) -> None:
-        place = launched()
-        self.rank, self.world_size, self.distributed = place.rank, place.world_size, place.is_launched
+        launch = launched()
+        self.rank, self.world_size, self.distributed = launch.rank, launch.world_size, launch.is_launched
         self.traffic = Traffic(self.world_size)
-        if place.local_world_size is not None:
-            _check_gpus(place.local_world_size, has_own=False)
-        store, has_own = None, False
-        self.local_rank, self.local_world_size = place.local_rank or 0, place.local_world_size or 1
+        if launch.local_world_size is not None:
+            _check_gpus(launch.local_world_size, has_own_gpu=False)
+        store = None
+        self.local_rank, self.local_world_size = launch.local_rank or 0, launch.local_world_size or 1
         if self.world_size > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:  # no agent has brought them together
-            meeting = meet(place, *meeting_point(), device=_only_gpu())
-            store, has_own = meeting.store, meeting.have_own_devices(self.rank)
-            self.local_rank, self.local_world_size = meeting.local(self.rank)
-            _check_gpus(self.local_world_size, has_own)
+            meeting = meet(launch, *meeting_point(), device=_only_gpu())
+            store = meeting.store
+            self.local_rank, self.local_world_size = meeting.local_rank, meeting.local_world_size
+            _check_gpus(self.local_world_size, has_own_gpu=meeting.has_own_device)
         elif self.distributed and "MASTER_ADDR" not in os.environ:
             store = dist.HashStore()
         self.device = torch.device("cpu")
@@ -106,10 +106,10 @@ class Ranks:
         if self.world_size == 1:
             return x
         if kind is not None:
-            own = x.numel() * x.element_size()
-            self.traffic.all_gather(kind, own)
+            num_bytes = x.numel() * x.element_size()
+            self.traffic.all_gather(kind, num_bytes)
             if x.requires_grad:
-                self.traffic.all_reduce(kind, own * self.world_size)
+                self.traffic.all_reduce(kind, num_bytes * self.world_size)
         return _GatherWithGradient.apply(x)  # type: ignore[no-any-return]
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -120,16 +120,16 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on all ranks."""
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        """A rank's value, on all ranks."""
         if self.world_size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=source)
         return values[0]
 
     def from_first(self, action: Callable[[], Value]) -> Value:
-        """What `action` returns on rank 0, on all of them, its ValueError too: then all stop alike."""
+        """What `action` returns on rank 0, on all ranks; also its ValueError, so that all stop alike."""
         result, refusal = None, None
         if self.is_first:
             try:
@@ -175,7 +175,7 @@ class Ranks:
         return [bool(value) for value in self.largest(values).tolist()]
 
     def largest(self, values: Tensor) -> Tensor:
-        """Maximum over the ranks, in place."""
+        """Maximum over the ranks, in launch."""
         if self.world_size > 1:
             with waiting():
                 dist.all_reduce(values, op=dist.ReduceOp.MAX)
@@ -193,9 +193,9 @@ def _only_gpu() -> str:
     return str(torch.cuda.get_device_properties(0).uuid)
 
 
-def _check_gpus(local_world_size: int, has_own: bool) -> None:
-    """has_own: whether each rank of this machine sees a GPU that no other one sees."""
-    if torch.cuda.is_available() and local_world_size > torch.cuda.device_count() and not has_own:
+def _check_gpus(local_world_size: int, has_own_gpu: bool) -> None:
+    """has_own_gpu: whether each rank of this machine sees a GPU that no other one sees."""
+    if torch.cuda.is_available() and local_world_size > torch.cuda.device_count() and not has_own_gpu:
         raise ValueError(
             f"{local_world_size} ranks were started on a machine with {torch.cuda.device_count()} "
             f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
@@ -204,10 +204,10 @@ def _check_gpus(local_world_size: int, has_own: bool) -> None:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """all_gather along the first axis; backward sums the gradients that all ranks have for the own part.
+    """all_gather along the first axis; backward sums the gradients that all ranks have for the local part.
 
-    Every rank's loss counts: with DDP's averaging of parameter gradients, a loss that is computed alike on all
-    ranks from gathered values gives exactly its own gradient.
+    The losses of all ranks count. As DDP averages the gradients of parameters, a loss that all ranks compute alike from
+    gathered values gives exactly its gradient.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Numbers that come back from the device without holding up the program.
+"""Numbers that are read from the device without making the program wait.
 
-On a GPU they are copied into page-locked memory while the program goes on, and are looked at later, mostly a step on.
-On a CPU they are there at once.
+On a GPU they are copied into page-locked memory in the background and read later, mostly one step later. On a CPU they
+can be read at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class Readback:
-    """A copy, under way to the host, of what a small tensor holds now."""
+    """A copy of a small tensor's present values on its way to the host."""
 
     def __init__(self, values: Tensor) -> None:
         values = values.detach()
@@ -33,7 +33,7 @@ class Readback:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on the device; a GPU copies it when its turn comes, and the program goes on."""
+    """A tensor of the host on the device; a GPU copies it in the background."""
     if device.type != "cuda":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)

@@ -1,7 +1,8 @@
 """How much each rank sends, by what it is for: computed from sizes, at no cost to the step.
 
 A rank of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
-all-gather of n bytes a rank (W-1) n. A test compares the sizes with what torch's profiler has seen.
+all-gather of n bytes a rank (W-1) n. Of rows for single ranks, those for other ranks count. A test compares the sizes
+with what torch's profiler has seen.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ class Traffic:
     """What this rank has sent since the last `take`.
 
     gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
-    and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank: the
-    components that enter the memory bank. Left out is what is sent now and then, not per step, and single numbers.
+    and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank:
+    independent partners for other ranks' components. What is sent now and then, not per step, and single numbers are
+    left out.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -46,6 +48,10 @@ class Traffic:
 
     def all_gather(self, kind: Kind, num_bytes: float) -> None:
         self._add(kind, all_gather_bytes(num_bytes, self._world_size))
+
+    def sends(self, kind: Kind, num_bytes: float) -> None:
+        """num_bytes: what goes to single other ranks."""
+        self._add(kind, num_bytes)
 
     def _add(self, kind: Kind, num_bytes: float) -> None:
         if num_bytes and self._world_size > 1:

@@ -1,8 +1,8 @@
-"""How long this rank has stood in collectives: waiting for the other ranks, and for the network.
+"""How long this rank has waited in collectives, for the other ranks and for the network.
 
-Ranks go in lockstep, so by the clock their steps take equally long. What a step takes a rank by itself is the
-clock's time less this: the rank that waits least is the one that the others wait for. Only calls that hold up the
-host count, on CPUs (gloo). On GPUs collectives wait in the device's stream, where the host does not see it.
+Ranks run in lockstep, so the duration of a step is the same on all. Less the time of waiting it is the rank's
+computation: the rank that waits least is the slowest. Only calls that block the host count, those on CPUs (gloo). On
+GPUs collectives wait in the device's stream, where the host does not see it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A run that hangs ends: with every rank's stacks in a file, and a line that says what took too long.
+"""A run that hangs ends, with the stacks of all ranks in files and a line that says what took too long.
 
-A rank that is stuck leaves the others waiting for it in a collective, for good. All of them notice here, at the same
-time, write where they are, and leave.
+A rank that is stuck keeps the others waiting in a collective forever. All of them notice it here at the same time,
+write their stacks, and end.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Watchdog:
         with self._beat:
             first = self._deadline == float("inf")
             self._what, self._deadline = what, time.monotonic() + self._timeout_s
-            if first:  # later the thread wakes up too early and looks again
+            if first:  # later the thread wakes up too early and waits again
                 self._beat.notify()
 
     def _watch(self) -> None:
@@ -81,4 +81,4 @@ class Watchdog:
             where = f"its stacks could not be written to {self._path} ({error.strerror})"
         print(f"ialcms: error: {line}; {where}", file=sys.stderr, flush=True)
         time.sleep(_GRACE_S)
-        os._exit(EXIT_CODE)  # the main thread is stuck: nothing gentler reaches it
+        os._exit(EXIT_CODE)  # the main thread is stuck and would not handle an exception or signal

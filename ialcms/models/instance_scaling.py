@@ -33,11 +33,14 @@ class Whole(Protocol):
 
     parts: int
 
-    def gather(self, own: Tensor) -> Tensor:
-        """(parts, ...): the tensors of all ranks."""
+    def moments(self, mean: Tensor, variance: Tensor, about: Tensor) -> Moments:
+        """Of all parts together, from those of the local one; rounding may make the variance negative.
+
+        about: near the mean, the same on all ranks.
+        """
         ...
 
-    def sum(self, own: Tensor) -> Tensor:
+    def sum(self, values: Tensor) -> Tensor:
         """Over all ranks."""
         ...
 
@@ -53,15 +56,10 @@ def instance_moments(x: Tensor) -> Moments:
     return Moments(mean, (square - mean.square()).clamp(min=0))
 
 
-def batch_moments(instances: Moments, whole: Whole | None = None) -> Moments:
-    """Of each channel over all instances, (c,); of all ranks' instances, where the batch is in parts."""
+def batch_moments(instances: Moments) -> Moments:
+    """Of each channel over all instances, (c,)."""
     mean = instances.mean.mean(0)
-    variance = (instances.variance + (instances.mean - mean).square()).mean(0)
-    if whole is None:
-        return Moments(mean, variance)
-    means, variances = whole.gather(torch.stack([mean, variance])).unbind(1)  # each (parts, c)
-    mean = means.mean(0)
-    return Moments(mean, (variances + (means - mean).square()).mean(0))
+    return Moments(mean, (instances.variance + (instances.mean - mean).square()).mean(0))
 
 
 def scale_instances(
@@ -72,8 +70,8 @@ def scale_instances(
     whole: where the statistics of BatchNorm are those of all ranks' instances. eps: of the instance normalisation.
     """
     fixed = None if norm.training else norm.running_var
-    settings = (norm.eps, eps, whole)
-    result, mean, variance = _ScaleInstances.apply(x, norm.weight, norm.bias, gain, offset, fixed, settings)
+    tensors = (x, norm.weight, norm.bias, gain, offset, norm.running_mean, fixed)
+    result, mean, variance = _ScaleInstances.apply(*tensors, (norm.eps, eps, whole))
     if norm.training:
         count = x.numel() // x.shape[1] * (1 if whole is None else whole.parts)
         move_running_statistics(norm, mean, variance, count)
@@ -83,19 +81,22 @@ def scale_instances(
 class _ScaleInstances(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, fixed: Tensor | None,
-        settings: tuple[float, float, Whole | None],
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, running_mean: Tensor,
+        fixed: Tensor | None, settings: tuple[float, float, Whole | None],
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode."""
         batch_eps, eps, whole = settings
-        own = instance_moments(x)
-        batch = batch_moments(own, whole if fixed is None else None)
+        instances = instance_moments(x)
+        batch = batch_moments(instances)
+        if whole is not None and fixed is None:
+            mean, variance = whole.moments(batch.mean, batch.variance, running_mean)
+            batch = Moments(mean, variance.clamp(min=0).to(mean.dtype))
         inverse = torch.rsqrt((batch.variance if fixed is None else fixed) + batch_eps)
         slope = weight * inverse
-        root = torch.rsqrt(slope.square() * own.variance + eps)
+        root = torch.rsqrt(slope.square() * instances.variance + eps)
         scale = gain * slope * root
-        result = _affine(x, scale, offset - scale * own.mean)
-        ctx.save_for_backward(x, weight, gain, own.mean, batch.mean, inverse, root)
+        result = _affine(x, scale, offset - scale * instances.mean)
+        ctx.save_for_backward(x, weight, gain, instances.mean, batch.mean, inverse, root)
         ctx.eps, ctx.whole, ctx.moves = eps, whole, fixed is None
         ctx.mark_non_differentiable(batch.mean, batch.variance)
         return result, batch.mean, batch.variance
@@ -115,7 +116,7 @@ class _ScaleInstances(torch.autograd.Function):
         d_variance = cube * slope.pow(3) * -0.5
         d_mean = -scale * d_offset
         if ctx.moves:
-            # What the whole batch's loss has at the slope, spread over the instances of the whole batch.
+            # The gradient of the whole batch's loss at the slope, spread over the instances of the whole batch.
             d_whole = d_slope if ctx.whole is None else ctx.whole.sum(d_slope) / ctx.whole.parts
             d_share = d_whole * weight * inverse.pow(3) * (-0.5 / len(x))
             d_variance = d_variance + d_share
@@ -123,7 +124,7 @@ class _ScaleInstances(torch.autograd.Function):
         steep = d_variance * (2 / cells)
         d_x = _affine(x, steep, d_mean / cells - steep * mean).addcmul_(gradient, scale[:, :, None, None])
         d_bias = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
-        return d_x, d_slope * inverse, d_bias, d_scale * slope * root, d_offset, None, None
+        return d_x, d_slope * inverse, d_bias, d_scale * slope * root, d_offset, None, None, None
 
 
 def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -1,65 +1,30 @@
 """Independent and dependent pairs of separated components, and the memory bank that independent partners come from.
 
-The components of the global batch are numbered in lane order, mixes one after the other: N of them, K = M*O a mix.
-Pairs and bank are the same on every rank: indices come from a generator keyed by the global step, the bank's
-content from the components of all ranks.
+The bank is spread over the ranks: each keeps the components that it made itself (`pair_plan.BankLayout`). All ranks
+know which slots are filled and, by a generator keyed by the global step, who is drawn for whom. So a step sends the
+partners alone, each to the rank that uses it, and pairs and partners are the same on any number of ranks.
+
+Shapes: K = M*O components a mix, N in the global batch, n = N/W of them local to each of W ranks, F x T log-frequency
+spectrograms.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ialcms.engine import Readback, to_device
+from ialcms.engine import Ranks, Readback, exchange_rows, to_device
 from ialcms.rng import uniforms
+from ialcms.training.pair_plan import BankLayout, Exchange, PairPlan, plan_exchange, plan_pairs
 
-
-@dataclass(frozen=True)
-class PairPlan:
-    """For each of the N components of a global batch, in order."""
-
-    slot: np.ndarray  # (N,) bank slot of the independent partner, -1 where the partner is of this batch
-    member: np.ndarray  # (N,) component of this batch that is the independent partner, -1 where it is not
-    dependent: np.ndarray  # (N,) another component of the same mix
-
-    @property
-    def valid(self) -> np.ndarray:
-        """(N,) whether there is an independent partner at all."""
-        return (self.slot >= 0) | (self.member >= 0)
-
-
-def plan_pairs(draws: np.ndarray, per_mix: int, filled: int, next_slot: int, capacity: int) -> PairPlan:
-    """Draw the partners of a global batch of N components by random numbers in [0, 1), draws (2, N).
-
-    Components enter the bank in order, each right after its own draw; a component draws from the slots that are
-    filled by then, but not from its own mix: such a pair would not be independent. While no slot is filled it draws
-    from the other mixes of the batch; when there is none either (one mix, empty bank) it has no independent pair.
-
-    filled, next_slot, capacity: the bank before this batch.
-    """
-    num_components = draws.shape[1]
-    index = np.arange(num_components)
-    mix_start = index // per_mix * per_mix  # components that have entered before the own mix
-    available = np.minimum(capacity, filled + mix_start)
-    slot = np.floor(draws[0] * available).astype(np.int64)
-    age = (slot - next_slot) % capacity  # the slot's place in the order of this batch's entries
-    rewritten = (available > 0) & (age < mix_start)
-    member = np.where(rewritten, age + (mix_start - 1 - age) // capacity * capacity, -1)
-
-    empty = available == 0
-    others = num_components - per_mix
-    if others > 0:
-        other = np.floor(draws[0] * others).astype(np.int64)
-        member = np.where(empty, other + (other >= mix_start) * per_mix, member)
-    slot = np.where(rewritten | empty, -1, slot)
-
-    offset = 1 + np.floor(draws[1] * (per_mix - 1)).astype(np.int64)
-    dependent = mix_start + (index - mix_start + offset) % per_mix
-    return PairPlan(slot, member, dependent)
+_DTYPE = torch.float16
+_COLLECTED_ROWS = 256  # of all ranks together that rank 0 receives at a time for a checkpoint
 
 
 @dataclass(frozen=True)
@@ -71,128 +36,159 @@ class Pairs:
     dependent: Tensor  # (n, 2)
 
 
-class MemoryBank(nn.Module):
-    """Ring buffer of past components, (capacity, F, T) in float16; content and order are the same on all ranks."""
+class MemoryBank:
+    """Ring buffer of past components in float16. All ranks call its methods together."""
 
-    slots: Tensor
-    filled: Tensor
-    next_slot: Tensor
-
-    def __init__(self, capacity: int, log_bins: int, num_frames: int) -> None:
-        super().__init__()
-        self.register_buffer("slots", torch.zeros(capacity, log_bins, num_frames, dtype=torch.float16))
-        self.register_buffer("filled", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("next_slot", torch.zeros((), dtype=torch.int64))
-        # On the host too: there the partners are drawn, without asking the device.
-        self._filled, self._next = 0, 0
-        self._entering: _Entering | None = None
-
-    def load_state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        result = super().load_state_dict(*args, **kwargs)
-        self._filled, self._next, self._entering = int(self.filled), int(self.next_slot), None
-        return result
-
-    def state_dict(self, *args, **kwargs):  # type: ignore[no-untyped-def]
-        self.settle()
-        return super().state_dict(*args, **kwargs)
+    def __init__(
+        self, capacity: int, spectrogram: tuple[int, int], *, num_mixes: int, per_mix: int, seed: int, ranks: Ranks
+    ) -> None:
+        """capacity: slots. spectrogram: F and T. num_mixes: of the global batch. per_mix: K. seed: of the draws."""
+        self._per_mix, self._seed, self._ranks = per_mix, seed, ranks
+        self._layout = BankLayout(capacity, num_mixes * per_mix, ranks.world_size)
+        self._num_rows = self._layout.num_rows(ranks.rank)
+        # At least one row, so that an index always points at something. On one rank row s is slot s.
+        self.rows = torch.zeros(max(self._num_rows, 1), *spectrogram, dtype=_DTYPE, device=ranks.device)
+        # On the host, where the partners are drawn without asking the device.
+        self.filled, self.next_slot, self._next_row = 0, 0, 0
+        self._entering: Readback | None = None
 
     @torch.no_grad()
     def compact(self, components: Tensor) -> Tensor:
         """Components in the type in which the bank keeps them, NaN where they are not finite."""
         finite = torch.add(components, components, alpha=0)  # infinity times 0 is NaN
-        return finite.clamp(max=torch.finfo(self.slots.dtype).max).to(self.slots.dtype)
+        return finite.clamp(max=torch.finfo(_DTYPE).max).to(_DTYPE)
 
     @torch.no_grad()
-    def pair(
-        self,
-        entering: Tensor,
-        per_mix: int,
-        first: int,
-        count: int,
-        seed: int,
-        step: int,
-        check: Tensor | None = None,
-    ) -> Pairs:
+    def pair(self, entering: Tensor, step: int, check: Tensor) -> Pairs:
         """Draw the pairs of a step and let the batch's components enter.
 
-        entering: (N, F, T) `compact` magnitudes of the whole global batch in lane order; this rank's are the `count`
-        from `first` on. check: a scalar that is not finite where they must not enter; then the bank stays as it is.
+        entering: (n, F, T) local components, `compact`. check: a scalar, the same on all ranks, that is not finite
+        where they must not enter; then the bank stays as it is.
         """
         self.settle()
-        capacity, num_components = len(self.slots), len(entering)
-        draws = uniforms(2 * num_components, seed, "pairs", step).reshape(2, -1)
-        plan = plan_pairs(draws, per_mix, self._filled, self._next, capacity)
-        entries = np.arange(max(0, num_components - capacity), num_components)  # of a huge batch only the newest stay
-        index = _indices(plan, slice(first, first + count), (self._next + entries) % capacity, entering.device)
+        layout = self._layout
+        draws = uniforms(2 * layout.num_components, self._seed, "pairs", step).reshape(2, -1)
+        plan = plan_pairs(draws, self._per_mix, self.filled, next_slot=self.next_slot, capacity=layout.capacity)
+        exchange = plan_exchange(plan, layout, self.next_slot, self._ranks.rank)
+        index = self._indices(plan, exchange)
 
-        of_batch = entering.index_select(0, index.member)
-        partners = torch.where(index.in_bank[:, None, None], self.slots.index_select(0, index.slot), of_batch).float()
-        values = entering[entries[0] :]
-        if check is not None:
-            values = torch.where(check.isfinite(), values, self.slots.index_select(0, index.entry))
-        self.slots.index_copy_(0, index.entry, values)
-        self._entering = _Entering(num_components, None if check is None else Readback(check.view(1)))
-        if entering.device.type == "cpu":
+        from_batch = entering.index_select(0, index.member)
+        sent = torch.where(index.in_bank[:, None, None], self.rows.index_select(0, index.row), from_batch)
+        partners = exchange_rows(
+            sent, exchange.num_sent.tolist(), exchange.num_received.tolist(), ranks=self._ranks, kind="bank"
+        )
+        if self._ranks.world_size > 1:
+            partners = partners.index_select(0, index.position)
+
+        newest = entering[len(entering) - len(index.entry) :]
+        self.rows.index_copy_(
+            0, index.entry, torch.where(check.isfinite(), newest, self.rows.index_select(0, index.entry))
+        )
+        self._entering = Readback(check.view(1))
+        if not self._ranks.reads_late:
             self.settle()
-        return Pairs(partners, index.independent, index.dependent)
+        return Pairs(partners.float(), index.independent, index.dependent)
 
     def settle(self) -> None:
         """Count the last batch in, if it entered; waits until that is known."""
         entering, self._entering = self._entering, None
-        if entering is None or not entering.is_sound():
+        if entering is None or not math.isfinite(entering.tolist()[0]):
             return
-        capacity = len(self.slots)
-        self._next = (self._next + entering.count) % capacity
-        self._filled = min(capacity, self._filled + entering.count)
-        self.filled.fill_(self._filled)
-        self.next_slot.fill_(self._next)
+        capacity, num_components = self._layout.capacity, self._layout.num_components
+        self.filled = min(capacity, self.filled + num_components)
+        self.next_slot = (self.next_slot + num_components) % capacity
+        self._next_row = self._row_after(self._layout.per_rank)
 
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """What must be the same on all ranks, with names."""
+        self.settle()
+        yield "filled", torch.tensor(self.filled)
+        yield "next_slot", torch.tensor(self.next_slot)
 
-@dataclass(frozen=True)
-class _Entering:
-    """Components that enter, unless they turn out not to be finite."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """All slots in order, (capacity, F, T), on rank 0 alone, collected in the host's memory; the rest on all."""
+        state = dict(self.replicas())
+        slots = self.rows if self._ranks.world_size == 1 else self._collect()
+        return state if slots is None else {"slots": slots, **state}
 
-    count: int
-    check: Readback | None
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state of any number of ranks; each rank has it whole. ValueError where it does not fit."""
+        slots, filled, next_slot = state["slots"], int(state["filled"]), int(state["next_slot"])
+        capacity = self._layout.capacity
+        expected = (capacity, *self.rows.shape[1:])
+        if tuple(slots.shape) != expected:
+            raise ValueError(f"the memory bank has the shape {tuple(slots.shape)}, expected is {expected}")
+        if not 0 <= filled <= capacity or not 0 <= next_slot < capacity:
+            raise ValueError(f"the memory bank has {filled} of {capacity} slots filled and slot {next_slot} is next")
+        self.filled, self.next_slot, self._entering = filled, next_slot, None
+        self._next_row = next_slot % max(self._num_rows, 1)
+        age = np.arange(self._num_rows)
+        index = torch.from_numpy(self._layout.slot(self._ranks.rank, age, next_slot))
+        self.rows[torch.from_numpy(self._row(age))] = slots[index].to(self.rows)
 
-    def is_sound(self) -> bool:
-        return self.check is None or math.isfinite(self.check.tolist()[0])
+    def _collect(self) -> Tensor | None:
+        """The slots, on rank 0; in rounds of a few rows, so that no device has to hold them all."""
+        ranks, layout = self._ranks, self._layout
+        counts = [layout.num_rows(rank) for rank in range(ranks.world_size)]
+        of_rank = max(_COLLECTED_ROWS // ranks.world_size, 1)
+        slots = torch.zeros(layout.capacity, *self.rows.shape[1:], dtype=_DTYPE) if ranks.is_first else None
+        for first in range(0, max(counts), of_rank):
+            ages = [np.arange(first, max(first, min(first + of_rank, count))) for count in counts]
+            num_sent = [len(ages[ranks.rank]), *[0] * (ranks.world_size - 1)]
+            num_received = [len(age) if ranks.is_first else 0 for age in ages]
+            sent = self.rows[torch.from_numpy(self._row(ages[ranks.rank]))]
+            received = exchange_rows(sent, num_sent, num_received, ranks=ranks)
+            if slots is not None:
+                index = [layout.slot(rank, age, self.next_slot) for rank, age in enumerate(ages)]
+                slots[torch.from_numpy(np.concatenate(index))] = received.cpu()
+        return slots
+
+    def _row(self, age: np.ndarray) -> np.ndarray:
+        """Where this rank has its component of an age."""
+        return (self._next_row - 1 - age) % max(self._num_rows, 1)  # type: ignore[no-any-return]
+
+    def _row_after(self, count: int) -> int:
+        return (self._next_row + count) % max(self._num_rows, 1)
+
+    def _indices(self, plan: PairPlan, exchange: Exchange) -> _Indices:
+        """All together in one copy to the device."""
+        count = self._layout.per_rank
+        first = self._ranks.rank * count
+        index = np.arange(count)
+        valid = plan.valid[first : first + count]
+        assert valid.all() or not valid.any(), "only a lone mix has no independent partners, and then none of it has"
+        num_entering = min(count, self._num_rows)  # of a huge batch only the newest stay
+        together = [
+            self._row(exchange.age.clip(min=0)),
+            exchange.member.clip(min=0),
+            exchange.age >= 0,
+            exchange.position,
+            np.stack([index, count + index], axis=1),
+            np.stack([index, plan.dependent[first : first + count] - first], axis=1),
+            (self._next_row + index[count - num_entering :]) % max(self._num_rows, 1),
+        ]
+        flat = np.concatenate([part.astype(np.int64).ravel() for part in together])
+        parts = to_device(torch.from_numpy(flat), self._ranks.device).split([part.size for part in together])
+        independent = parts[4].view(-1, 2)
+        return _Indices(
+            row=parts[0],
+            member=parts[1],
+            in_bank=parts[2] > 0,
+            position=parts[3],
+            independent=independent if valid.all() else independent[:0],
+            dependent=parts[5].view(-1, 2),
+            entry=parts[6],
+        )
 
 
 @dataclass(frozen=True)
 class _Indices:
-    """A step's plan on the device, for the n own of N components."""
+    """A step's plan on the device, for the m components that this rank sends and the n that it has."""
 
-    slot: Tensor  # (n,) bank slot of the independent partner; any where it is of this batch
-    member: Tensor  # (n,) component of this batch; any where the partner is from the bank
-    in_bank: Tensor  # (n,) bool
+    row: Tensor  # (m,) row of the bank; any where a component of this batch is sent
+    member: Tensor  # (m,) component of this batch; any where one of the bank is sent
+    in_bank: Tensor  # (m,) bool
+    position: Tensor  # (n,) of each component's partner among those received
     independent: Tensor  # (n, 2), or (0, 2) where there are no independent partners
     dependent: Tensor  # (n, 2)
-    entry: Tensor  # (at most N,) slots that are written
-
-
-def _indices(plan: PairPlan, own: slice, entry: np.ndarray, device: torch.device) -> _Indices:
-    """All together in one copy to the device."""
-    slot, member = plan.slot[own], plan.member[own]
-    index = np.arange(len(slot))
-    valid = plan.valid[own]
-    assert valid.all() or not valid.any(), "only a lone mix has no independent partners, and then none of it has"
-    together = [
-        slot.clip(min=0),
-        member.clip(min=0),
-        slot >= 0,
-        np.stack([index, len(index) + index], axis=1),
-        np.stack([index, plan.dependent[own] - own.start], axis=1),
-        entry,
-    ]
-    flat = np.concatenate([part.astype(np.int64).ravel() for part in together])
-    parts = to_device(torch.from_numpy(flat), device).split([part.size for part in together])
-    independent = parts[3].view(-1, 2)
-    return _Indices(
-        slot=parts[0],
-        member=parts[1],
-        in_bank=parts[2] > 0,
-        independent=independent if valid.all() else independent[:0],
-        dependent=parts[4].view(-1, 2),
-        entry=parts[5],
-    )
+    entry: Tensor  # (at most n,) rows that are written

@@ -48,16 +48,16 @@ def split_pairs(pairs: Pairs, per_mix: int, count: int) -> list[Pairs]:
     # Only a lone mix can lack an independent partner, and a lone mix is not split.
     assert len(pairs.independent) == len(components)
     parts = []
-    for own in split(components.view(-1, per_mix), count):
-        own = own.flatten()
-        index = torch.arange(len(own), device=own.device)
-        place = torch.empty_like(components)
-        place[own] = index
+    for mixes in split(components.view(-1, per_mix), count):
+        members = mixes.flatten()
+        index = torch.arange(len(members), device=members.device)
+        index_of = torch.empty_like(components)  # a component's index in the micro-batch
+        index_of[members] = index
         parts.append(
             Pairs(
-                partners=pairs.partners[own],
-                independent=torch.stack([index, len(own) + index], dim=1),
-                dependent=place[pairs.dependent[own]],
+                partners=pairs.partners[members],
+                independent=torch.stack([index, len(members) + index], dim=1),
+                dependent=index_of[pairs.dependent[members]],
             )
         )
     return parts
@@ -65,7 +65,7 @@ def split_pairs(pairs: Pairs, per_mix: int, count: int) -> list[Pairs]:
 
 @dataclass(frozen=True)
 class Components:
-    """What the losses over the global batch need of the separator's output, without its graph; one row a mix."""
+    """The parts of the separator's output that losses over the global batch need, without its graph; one row a mix."""
 
     magnitude: Tensor  # (B, M, O, F, T)
     visual: Tensor  # (B, M, O, D, H, W)
@@ -77,5 +77,5 @@ class Components:
 
     @classmethod
     def joined(cls, parts: Sequence[Components]) -> Components:
-        """Those of all micro-batches, given in order."""
+        """All micro-batches together, given in order."""
         return cls(*(join([getattr(part, field.name) for part in parts]) for field in fields(cls)))

@@ -56,7 +56,10 @@ class Experiment:
         if critic is not None:
             self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
             audio = config.audio
-            self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(ranks.device)
+            self.bank = MemoryBank(
+                config.loss.bank_size, (audio.log_bins, audio.num_frames), num_mixes=config.train.global_batch,
+                per_mix=config.clips_per_mix, seed=config.seed, ranks=ranks,
+            )  # fmt: skip
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self._pieces = Pieces(self.separator, self.critic, config, ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
@@ -65,9 +68,9 @@ class Experiment:
     def step(self, batch: Batch) -> Scalars:
         """Train on this rank's part of the global batch of `batch.step`; scalars for the log, without gradients.
 
-        A step in which a network's output or gradient is NaN or infinite on any rank is skipped by all, without a
-        trace in what has not learned yet. On a GPU the program learns of it when the next step begins, or by `settle`:
-        then the step is reported and counted, and its scalars, the very ones returned here, are emptied. ValueError
+        A step in which a network's output or gradient is NaN or infinite on any rank is skipped by all and changes
+        nothing from there on. On a GPU the program learns of it when the next step begins, or by `settle`: then the
+        step is reported and counted, and the scalars returned here are emptied. ValueError
         when there were too many. ValueError when the ranks' networks differ, which is looked at in the first step
         and every `train.check_every`.
         """
@@ -98,9 +101,9 @@ class Experiment:
         return scalars
 
     def settle(self) -> None:
-        """Wait for what became of the last step, and report it if it was skipped; all ranks call it together.
+        """Wait until it is known whether the last step was skipped, and report it; all ranks call it together.
 
-        Before anything that is to know: the log, a checkpoint, the end. ValueError when there were too many.
+        Call it before the log, a checkpoint or the end. ValueError when too many were skipped.
         """
         self.skipped.settle(self.ranks)
 
@@ -134,7 +137,7 @@ class Experiment:
             self.bank.load_state_dict(state["bank"])
 
     def _learn(self, batch: Batch, now: StepSchedule, scalars: Scalars, health: Health) -> None:
-        """Adds to `scalars` the terms of the losses, and to `health` what tells whether the step is to be skipped."""
+        """Adds to `scalars` the terms of the losses, and to `health` what decides whether the step is skipped."""
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
         if len(parts) == 1:
@@ -165,22 +168,19 @@ class Experiment:
         return output
 
     def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:
-        """The pairs of each micro-batch. They and the bank are the same on all ranks."""
+        """The pairs of each micro-batch, the same on any number of ranks."""
         assert self.bank is not None
-        own = self.bank.compact(magnitude.flatten(0, 2))
-        every = self.ranks.gather(own, "bank")
-        largest = every.amax().float()  # NaN if one of them is
-        health.watch("a separated component is not finite", largest)
-        per_mix = self.config.clips_per_mix
-        first = self.ranks.rank * len(own)
-        pairs = self.bank.pair(every, per_mix, first, len(own), self.config.seed, step, check=largest)
-        return split_pairs(pairs, per_mix, self.config.train.accumulation)
+        components = self.bank.compact(magnitude.flatten(0, 2))
+        check = self.ranks.sum(0 * components.amax().float())  # NaN if one of any rank is
+        health.watch("a separated component is not finite", check)
+        pairs = self.bank.pair(components, step, check)
+        return split_pairs(pairs, self.config.clips_per_mix, self.config.train.accumulation)
 
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of the independent and of the dependent pairs, each distinct component passing g once; ||w||^2."""
-        every = torch.cat([pairs.independent, pairs.dependent])
+        both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
-            scores, weight_penalty = critic(magnitude.flatten(0, 2), every, True, pairs.partners)
+            scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, pairs.partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return independent, dependent, weight_penalty
 
@@ -188,10 +188,10 @@ class Experiment:
         critic = self.critic
         assert critic is not None
         means = _Means(len(pairs), scalars)
-        for part, (magnitude, own) in enumerate(zip(magnitudes, pairs)):
+        for part, (magnitude, of_part) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
             assert self._pieces.score_to_learn is not None
-            independent, dependent, weight_penalty = self._score(self._pieces.score_to_learn, magnitude, own)
+            independent, dependent, weight_penalty = self._score(self._pieces.score_to_learn, magnitude, of_part)
             loss = losses.critic_loss(independent, dependent, weight_penalty, self.config.loss.critic_c)
             means.add("loss/critic", loss)
             means.add("critic/independent_score", losses.mean_score(independent))
@@ -258,7 +258,7 @@ class Experiment:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
-            tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}
+            tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.replicas()}
         check_agreement(self.ranks, step, digest(self.config), tensors.items())
         self._agreed = True
 

@@ -29,6 +29,7 @@ from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Ranks, check_same_fields
 from ialcms.engine.batchnorm import synchronise
+from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
@@ -77,7 +78,7 @@ def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> di
         return _alternate_steps(ranks, config)
 
 
-def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[str, Any]:
+def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8, num_steps: int = STEPS) -> dict[str, Any]:
     experiment = Experiment(config, ranks)
     for learner in (experiment.separator, experiment.critic):
         assert learner is not None
@@ -85,7 +86,7 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[st
             group["eps"] = eps
     start = clone(experiment.state_dict())
     losses = []
-    for step in range(STEPS):
+    for step in range(num_steps):
         scalars = experiment.step(batch_of(config, step, own_lanes(config, ranks)).to(ranks.device))
         losses.append({name: float(ranks.mean(value)) for name, value in scalars.items()})
     return {
@@ -97,11 +98,20 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8) -> dict[st
     }
 
 
+def few_steps(ranks: Ranks) -> dict[str, Any]:
+    """Like `alternate_steps` in double precision, for many ranks: tiny networks, 32 mixes of 2 components, 3 steps."""
+    config = tiny_config(ranks, global_batch=32, separator_every=2)
+    config = replace(config, data=replace(config.data, num_objects=1), loss=replace(config.loss, bank_size=100))
+    with precision("float64"):
+        return _alternate_steps(ranks, config, num_steps=3)
+
+
 def networks(experiment: Experiment) -> dict[str, Any]:
-    """What all ranks have whole, by any engine: parameters, buffers and memory bank."""
+    """What all ranks have whole, by any engine: parameters and buffers, and how full the memory bank is."""
     state = experiment.state_dict()
-    modules = {"separator": state["separator"]["module"], "critic": state["critic"]["module"], "bank": state["bank"]}
-    return {name: dict(module) for name, module in modules.items()}
+    modules = {"separator": state["separator"]["module"], "critic": state["critic"]["module"]}
+    bank = {name: value for name, value in state["bank"].items() if name != "slots"}
+    return {**{name: dict(module) for name, module in modules.items()}, "bank": bank}
 
 
 @torch.no_grad()
@@ -141,7 +151,7 @@ def run_steps(experiment: Experiment, steps: range) -> None:
 
 
 def long_run(ranks: Ranks) -> list[dict[str, str]]:
-    """Checksums of each parameter, buffer and the memory bank after every 20 of 200 steps of tiny networks."""
+    """Checksums of each parameter and buffer after every 20 of 200 steps of tiny networks."""
     experiment = Experiment(tiny_config(ranks), ranks)
     checksums = []
     for first in range(0, 200, 20):
@@ -299,15 +309,26 @@ def traffic(ranks: Ranks) -> dict[str, Any]:
     for name, train in TRAFFIC.items():
         experiment = Experiment(tiny_config(ranks, **train), ranks)
         run_steps(experiment, range(3))
-        ranks.traffic.take()
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            run_steps(experiment, range(3, 4))
         results[name] = {
-            "computed": ranks.traffic.take(),
-            "collectives": collectives(profiler),
+            **profiled_step(experiment, ranks),
             "batchnorm channels": trained_batchnorm(experiment.separator.module),
         }
     return results
+
+
+def profiled_step(experiment: Experiment, ranks: Ranks) -> dict[str, Any]:
+    """What a step sends, as computed and as profiled.
+
+    A profile from which a collective is missing, on any rank, is taken again at the next step of the same kind.
+    """
+    for step in range(3, 33, 3):
+        ranks.traffic.take()
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            run_steps(experiment, range(step, step + 1))
+        computed, profiled = ranks.traffic.take(), collectives(profiler, ranks)
+        if not ranks.any(profiled is None):
+            return {"computed": computed, "collectives": profiled}
+    raise AssertionError("ten profiles in a row lack a collective")
 
 
 def trained_batchnorm(module: nn.Module) -> list[int]:
@@ -316,22 +337,79 @@ def trained_batchnorm(module: nn.Module) -> list[int]:
     return [layer.num_features for layer in layers if layer.weight.requires_grad]
 
 
-def collectives(profiler: profile) -> list[tuple[str, list[int], str]]:
-    """Name, shape and type of what this rank has handed to gloo."""
+def collectives(profiler: profile, ranks: Ranks) -> list[tuple[str, list[int], str]] | None:
+    """Name, shape and type of what this rank has handed to gloo; None if some of that is missing.
+
+    Of an all-to-all, the shape of what goes to other ranks.
+
+    gloo's threads end an event a moment after whoever waits for the collective. An event that has not ended when the
+    profiler stops has no arguments, or is left out. Torch's own events of the same collectives, "c10d::...", end in the
+    thread that starts them: they tell how many there must be.
+    """
     with tempfile.TemporaryDirectory() as folder:
         profiler.export_chrome_trace(f"{folder}/trace.json")
         events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
-    return [
+    started = [event for event in events if event.get("name", "").startswith("c10d::")]
+    ended = [event for event in events if event.get("name", "").startswith("gloo:") and "Input Dims" in event["args"]]
+    assert len(ended) <= len(started)
+    if len(ended) < len(started):
+        return None
+    handed = [
         (event["name"], event["args"]["Input Dims"][0], event["args"]["Input type"][0])
-        for event in events
-        if event.get("name", "").startswith("gloo:")
+        for event in ended
+        if event["name"] != "gloo:all_to_all"
     ]
+    return handed + [_sent_to_others(event["args"], ranks) for event in started if "alltoall" in event["name"]]
+
+
+def _sent_to_others(arguments: dict[str, Any], ranks: Ranks) -> tuple[str, list[int], str]:
+    """Of an all-to-all; its arguments begin with output, input, group, and rows from and to each rank."""
+    rows, *shape = arguments["Input Dims"][1]
+    num_sent = json.loads(arguments["Concrete Inputs"][4]) or [rows // ranks.world_size] * ranks.world_size
+    assert sum(num_sent) == rows
+    return "all_to_all", [rows - num_sent[ranks.rank], *shape], arguments["Input type"][1]
+
+
+# Memory banks by name: slots, components a mix; of 12 mixes a batch.
+BANKS = {"goes round": (60, 2), "smaller than a batch": (10, 2), "smaller than a rank's share": (3, 1)}
+
+
+def bank_of_ranks(ranks: Ranks) -> dict[str, Any]:
+    return {name: bank_steps(ranks, name) for name in BANKS}
+
+
+def bank_steps(ranks: Ranks, name: str) -> dict[str, Any]:
+    """This rank's pairs of 8 steps, the fifth of which is skipped; before the fourth a new bank takes over the state.
+
+    The state is in the layout of one rank, whatever the number of ranks.
+    """
+    capacity, per_mix = BANKS[name]
+    settings: dict[str, Any] = {"num_mixes": 12, "per_mix": per_mix, "seed": 5, "ranks": ranks}
+    bank = MemoryBank(capacity, (2, 2), **settings)
+    count = 12 * per_mix // ranks.world_size
+    ranks.traffic.take()
+    steps = []
+    for step in range(8):
+        if step == 3:
+            middle = through_file(ranks, bank.state_dict())
+            bank = MemoryBank(capacity, (2, 2), **settings)
+            bank.load_state_dict(middle)
+        first = 100 * step + ranks.rank * count
+        components = torch.arange(first, first + count, dtype=torch.float32, device=ranks.device)
+        check = torch.tensor(math.nan if step == 4 else 0.0, device=ranks.device)
+        pairs = bank.pair(bank.compact(components.view(-1, 1, 1).expand(-1, 2, 2)), step, check)
+        dependent = pairs.dependent + ranks.rank * count
+        steps.append(clone({"partners": pairs.partners, "dependent": dependent}))
+    if not ranks.is_first:
+        middle.pop("slots")
+    sent = ranks.traffic.take().get("bank", 0.0)
+    return {"steps": steps, "middle": middle, "end": clone(bank.state_dict()), "sent": sent}
 
 
 def batchnorm(ranks: Ranks) -> dict[str, Tensor]:
     """GlobalBatchNorm on this rank's rows of `joined_batch`: output, gradients of a loss over all, statistics.
 
-    The ranks' parts have different means and different numbers of cells.
+    The ranks' parts have different means and variances.
     """
     layer = nn.BatchNorm2d(5).double()
     with torch.no_grad():
@@ -347,13 +425,15 @@ def batchnorm(ranks: Ranks) -> dict[str, Tensor]:
     assert x.grad is not None
     result = {"output": output, "again": again, "input_gradient": x.grad}
     result |= {"weight_gradient": sums[0], "bias_gradient": sums[1]}
+    single = synchronise(nn.Sequential(nn.BatchNorm2d(5)), ranks).to(ranks.device)
+    result["single precision"] = single(x.detach().float())
     return clone({**result, **{name.removeprefix("0."): buffer for name, buffer in network.named_buffers()}})  # type: ignore[no-any-return]
 
 
 def joined_batch(world_size: int) -> list[Tensor]:
-    """Per rank (2 + r, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
+    """Per rank (2, 5, 3, 4) in double precision, with an offset that would cancel in E[x^2] - E[x]^2."""
     generator = torch.Generator().manual_seed(3)
-    draw = [torch.randn(2 + r, 5, 3, 4, generator=generator, dtype=torch.float64) for r in range(world_size)]
+    draw = [torch.randn(2, 5, 3, 4, generator=generator, dtype=torch.float64) for _ in range(world_size)]
     return [1e4 + 3 * r + (1 + r) * x for r, x in enumerate(draw)]
 
 
@@ -433,7 +513,7 @@ CASES = {
     for case in (
         alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm,
         long_run, batchnorm, gather_gradient, resume, bf16_passes,
-        not_finite, disagreement, traffic,
+        not_finite, disagreement, traffic, bank_of_ranks,
     )
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ialcms.config import Config
@@ -82,13 +83,14 @@ def test_no_step_waits_for_the_device(ranks: Ranks, train: dict[str, Any]) -> No
     assert experiment.skipped.count == 0
 
 
-class TwoRanks:
-    """Two threads in place of two processes: NCCL refuses two on one GPU."""
+class TwoRanks(batchnorm.WholeBatch):
+    """Two threads instead of two processes: NCCL refuses two on one GPU."""
 
     def __init__(self) -> None:
+        self.parts = 2
         self._barrier = threading.Barrier(2, timeout=60)
         self._rank = threading.local()
-        self._parts: list[tuple[Tensor, ...]] = [(), ()]
+        self._values = [torch.empty(0), torch.empty(0)]
 
     def run(self, function: Callable[[int], Any]) -> list[Any]:
         def of_rank(rank: int) -> Any:
@@ -99,35 +101,29 @@ class TwoRanks:
         with ThreadPoolExecutor(2) as threads:
             return list(threads.map(of_rank, range(2)))
 
-    def _exchange(self, own: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
-        self._barrier.wait()  # the last exchange has been read
-        self._parts[self._rank.number] = own
+    def _reduce(self, values: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
+        self._barrier.wait()  # the last sum has been taken
+        self._values[self._rank.number] = values.clone()
         self._barrier.wait()
-        return list(self._parts)
-
-    def gather(self, *own: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.stack(rows) for rows in zip(*self._exchange(own)))
-
-    def sum(self, *own: Tensor) -> Tensor:
-        first, second = self._exchange(own)
-        return torch.cat(first) + torch.cat(second)
+        first, second = self._values
+        return values.copy_((first + second) / (2 if op == dist.ReduceOp.AVG else 1))
 
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "layout"),
     [
-        ((5, 6, 7, 3), torch.float32, torch.contiguous_format),
-        ((5, 6, 7, 3), torch.float32, torch.channels_last),
-        ((5, 6, 7, 3), torch.bfloat16, torch.contiguous_format),
-        ((5, 6, 7), torch.float32, torch.contiguous_format),
-        ((5, 6), torch.float32, torch.contiguous_format),
-        ((5, 6, 7, 3), torch.float64, torch.contiguous_format),
+        ((6, 5, 7, 3), torch.float32, torch.contiguous_format),
+        ((6, 5, 7, 3), torch.float32, torch.channels_last),
+        ((6, 5, 7, 3), torch.bfloat16, torch.contiguous_format),
+        ((6, 5, 7), torch.float32, torch.contiguous_format),
+        ((6, 5), torch.float32, torch.contiguous_format),
+        ((6, 5, 7, 3), torch.float64, torch.contiguous_format),
     ],
 )
 def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
+    shape: tuple[int, ...], dtype: torch.dtype, layout: torch.memory_format
 ) -> None:
-    """2 and 3 rows; the reference is torch's own, in double precision on the CPU."""
+    """3 rows each; the reference is torch's own, in double precision on the CPU."""
     generator = torch.Generator().manual_seed(3)
     x = (2 + 3 * torch.randn(shape, generator=generator)).to(dtype).double().requires_grad_()
     gradient = torch.randn(shape, generator=generator).to(dtype).double()
@@ -139,9 +135,7 @@ def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
     output.backward(gradient)
 
     two = TwoRanks()
-    monkeypatch.setattr(batchnorm, "_gather", two.gather)
-    monkeypatch.setattr(batchnorm, "_sum", two.sum)
-    rows = [slice(0, 2), slice(2, 5)]
+    rows = [slice(0, 3), slice(3, 6)]
     parameter_type = torch.float32 if dtype == torch.bfloat16 else dtype
 
     def normalise(rank: int) -> dict[str, Tensor]:
@@ -152,7 +146,8 @@ def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
         part, of_output = (
             value[rows[rank]].detach().to("cuda", dtype).contiguous(memory_format=layout) for value in (x, gradient)
         )
-        result = batchnorm._NormaliseOnGpu.forward(context, part, weight, bias, mean, variance, 0.1, 1e-5)
+        layer = SimpleNamespace(running_mean=mean, running_var=variance, momentum=0.1, eps=1e-5, whole=two)
+        result = batchnorm._NormaliseOnGpu.forward(context, part, weight, bias, layer)
         d_x, d_weight, d_bias, *_ = batchnorm._NormaliseOnGpu.backward(context, of_output)
         return {
             "output": result, "mean": mean, "variance": variance, "d_x": d_x, "d_weight": d_weight, "d_bias": d_bias

@@ -40,9 +40,9 @@ def zero(stage: int) -> tuple[str, ...]:
 
 CASES = {
     "one rank": Case(1, (), {"both learn": 2_060, "critic only": 960}, {"both learn": 0, "critic only": 0}),
-    "ddp": Case(8, (), {"both learn": 2_510, "critic only": 1_150}, {"both learn": 86, "critic only": 42}),
-    "zero 2": Case(8, zero(2), {"both learn": 2_370, "critic only": 1_150}, {"both learn": 92, "critic only": 46}),
-    "zero 3": Case(8, zero(3), {"both learn": 2_620, "critic only": 1_190}, {"both learn": 320, "critic only": 95}),
+    "ddp": Case(8, (), {"both learn": 2_600, "critic only": 1_240}, {"both learn": 86, "critic only": 42}),
+    "zero 2": Case(8, zero(2), {"both learn": 2_460, "critic only": 1_240}, {"both learn": 92, "critic only": 46}),
+    "zero 3": Case(8, zero(3), {"both learn": 2_710, "critic only": 1_280}, {"both learn": 320, "critic only": 95}),
 }
 Counted = Callable[[str], dict[str, Any]]
 
@@ -118,7 +118,7 @@ def test_launches_and_collectives(counted: Counted, name: str, kind: str) -> Non
 def test_nccl_gets_memory_of_the_device_alone(counted: Counted, name: str) -> None:
     for step in counted(name).values():
         assert "host memory for NCCL" not in step["counts"]
-        assert CASES[name].ranks == 1 or step["counts"]["all-reduce"] > 0
+        assert CASES[name].ranks == 1 or min(step["counts"][kind] for kind in ("all-reduce", "send", "receive")) > 0
 
 
 WAITS = """

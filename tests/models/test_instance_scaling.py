@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ialcms.models.instance_scaling import instance_moments, scale_instances
+from ialcms.models.instance_scaling import Moments, instance_moments, scale_instances
 
 
 @pytest.fixture(autouse=True)
@@ -88,19 +89,19 @@ def test_bf16() -> None:
 
 
 class Parts:
-    """The collectives of ranks whose turn comes one after the other, from values known before."""
+    """The collectives of ranks that run one after the other, from what they had before."""
 
-    def __init__(self, parts: int, gathered: Tensor | None = None, total: Tensor | None = None) -> None:
-        self.parts, self._gathered, self._total = parts, gathered, total
-        self.own: list[Tensor] = []
+    def __init__(self, parts: int, moments: Moments | None = None, total: Tensor | None = None) -> None:
+        self.parts, self._moments, self._total = parts, moments, total
+        self.local: list[Any] = []
 
-    def gather(self, own: Tensor) -> Tensor:
-        self.own.append(own.clone())
-        return torch.stack([own] * self.parts) if self._gathered is None else self._gathered
+    def moments(self, mean: Tensor, variance: Tensor, about: Tensor) -> Moments:
+        self.local.append(Moments(mean, variance))
+        return Moments(mean, variance) if self._moments is None else self._moments
 
-    def sum(self, own: Tensor) -> Tensor:
-        self.own.append(own.clone())
-        return own if self._total is None else self._total
+    def sum(self, values: Tensor) -> Tensor:
+        self.local.append(values.clone())
+        return values if self._total is None else self._total
 
 
 def test_a_batch_in_parts_is_one_batch() -> None:
@@ -124,12 +125,14 @@ def test_a_batch_in_parts_is_one_batch() -> None:
     first = [Parts(2), Parts(2)]
     for part, collectives in zip(halves, first):
         run(part, collectives)
-    gathered = torch.stack([collectives.own[0] for collectives in first])
-    second = [Parts(2, gathered), Parts(2, gathered)]
+    means, variances = map(torch.stack, zip(*(collectives.local[0] for collectives in first)))
+    mean = means.mean(0)
+    moments = Moments(mean, (variances + (means - mean).square()).mean(0))
+    second = [Parts(2, moments), Parts(2, moments)]
     for part, collectives in zip(halves, second):
         run(part, collectives)
-    total = torch.stack([collectives.own[1] for collectives in second]).sum(0)
-    results, gradients = zip(*(run(part, Parts(2, gathered, total)) for part in halves))
+    total = torch.stack([collectives.local[1] for collectives in second]).sum(0)
+    results, gradients = zip(*(run(part, Parts(2, moments, total)) for part in halves))
     torch.testing.assert_close(torch.cat(results), whole)
     torch.testing.assert_close(torch.cat([own for own, _ in gradients]) / 2, expected[0], rtol=1e-7, atol=1e-10)
     torch.testing.assert_close(sum(weight for _, weight in gradients) / 2, expected[1], rtol=1e-7, atol=1e-10)

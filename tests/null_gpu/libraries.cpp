@@ -12,7 +12,7 @@ namespace {
 
 void new_object(void** handle) { *handle = calloc(1, 64); }
 
-// How many workers NCCL believes in.
+// How many ranks NCCL believes in.
 int world_size() {
   const char* text = getenv("WORLD_SIZE");
   return text ? atoi(text) : 1;
@@ -33,7 +33,7 @@ size_t width(ncclDataType_t type) {
 
 constexpr size_t kLargestRealCopy = 1 << 20;
 
-// The other workers send what this one sends: everybody's result is the own part, once or side by side.
+// The other ranks send what this one sends: the result is the local part, once or side by side.
 ncclResult_t collective(const char* name, const void* from, void* to, size_t num_bytes, int copies = 1) {
   count_launch(name);
   count(name, num_bytes);
@@ -42,6 +42,13 @@ ncclResult_t collective(const char* name, const void* from, void* to, size_t num
     char* place = static_cast<char*>(to) + part * num_bytes;
     if (place != from && num_bytes * copies <= kLargestRealCopy) memmove(place, from, num_bytes);
   }
+  return ncclSuccess;
+}
+
+// Several of them are one launch together. What is received stays as it was.
+ncclResult_t point_to_point(const char* name, const void* memory, size_t num_bytes) {
+  count(name, num_bytes);
+  if (num_bytes && !is_device(memory)) count("host memory for NCCL", num_bytes);
   return ncclSuccess;
 }
 
@@ -104,11 +111,11 @@ EXPORT ncclResult_t ncclReduce(const void* from, void* to, size_t n, ncclDataTyp
                                cudaStream_t) {
   return collective("reduce", from, to, n * width(type));
 }
-EXPORT ncclResult_t ncclSend(const void*, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
-  return count("send", n * width(type)), ncclSuccess;
+EXPORT ncclResult_t ncclSend(const void* from, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
+  return point_to_point("send", from, n * width(type));
 }
-EXPORT ncclResult_t ncclRecv(void*, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
-  return count("receive", n * width(type)), ncclSuccess;
+EXPORT ncclResult_t ncclRecv(void* to, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
+  return point_to_point("receive", to, n * width(type));
 }
 
 // ---- calls that give something back
