@@ -30,6 +30,7 @@ from ialcms.rng import uniforms
 from ialcms.runs.checkpoint import AVERAGE
 from ialcms.spectral_loss import spectral_loss
 from ialcms.training.averaging import AveragedSeparator
+from ialcms.training.consistency import ConsistencyLoss
 from ialcms.training.learning_rates import set_learning_rates
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
@@ -212,7 +213,7 @@ class Experiment:
         health: Health,
     ) -> None:
         """outputs: with their graphs, None to separate each micro-batch (again) when it is needed."""
-        consistency = _Consistency(components, self.config, self.ranks) if now.lambda_avc > 0 else None
+        consistency = ConsistencyLoss(components, self.config, self.ranks) if now.lambda_avc > 0 else None
         means = _Means(len(parts), scalars)
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
@@ -272,25 +273,3 @@ class _Means:
     def add(self, name: str, value: Tensor) -> None:
         share = value.detach() / self._count
         self._scalars[name] = self._scalars[name] + share if name in self._scalars else share
-
-
-class _Consistency:
-    """The consistency loss over the objects of all ranks and micro-batches, and its gradient at the embeddings.
-
-    Each rank scores its own pictures against all sounds; the rows are gathered. From the gradient each micro-batch
-    gets its share when its graph is there.
-    """
-
-    def __init__(self, components: Components, config: Config, ranks: Ranks) -> None:
-        visual = components.visual.detach().requires_grad_()
-        audio = components.audio.detach().requires_grad_()
-        sounds = ranks.gather(audio.flatten(0, 2), "features")
-        scores = ranks.gather(losses.similarity(visual.flatten(0, 2), sounds), "features")
-        loss = losses.consistency_loss(scores, config.loss.temperature, config.loss.excluded_negatives)
-        self._visual_gradient, self._audio_gradient = torch.autograd.grad(loss, (visual, audio))
-        self.loss = loss.detach()
-
-    def share(self, output: SeparatorOutput, part: int, count: int) -> Tensor:
-        """A scalar with the gradient that the loss has at the embeddings of micro-batch `part` of `count`."""
-        visual = output.visual_for_loss * split(self._visual_gradient, count)[part]
-        return visual.sum() + (output.audio_embedding * split(self._audio_gradient, count)[part]).sum()
