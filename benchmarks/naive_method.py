@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ialcms import losses
 from ialcms.config import Config
 from ialcms.data.batch import Batch
-from ialcms.data.normalise import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.schedule import StepSchedule, step_schedule
@@ -107,7 +106,7 @@ class NaiveExperiment:
     def _separate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Component magnitudes (B, M, O, F, T) and waves (B, M, O, L), visual (N, D, H, W) and audio (N, D)."""
         separator, front = self.separator, self.separator.spectrogram
-        objects = normalise_objects(batch.objects)
+        objects = batch.objects
         shape = objects.shape[:3]
         per_mix = shape[1] * shape[2]
         spectrum = front.stft(batch.mix)

@@ -15,7 +15,7 @@ from torchvision import transforms
 from ialcms.config import Config
 from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
-from ialcms.data.normalise import IMAGENET_MEAN, IMAGENET_STD
+from ialcms.models.picture_normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
 class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):

@@ -16,7 +16,6 @@ from ialcms.data.manifest import FILE_NAME, Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan, PlannedClip, PlannedMix
 from ialcms.data.remote import open_manifest
-from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Separator
 from ialcms.models.build import build_networks
 from ialcms.training.schedule import ramp
@@ -120,7 +119,7 @@ def _shapes(config: Config, separator: Separator) -> list[str]:
         1, data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop, dtype=torch.uint8
     )
     with torch.inference_mode():
-        output = separator.eval()(mix, normalise_objects(pictures))
+        output = separator.eval()(mix, pictures)
     shapes = {
         "mix (B, L)": mix,
         "spectrogram (B, Fq, T)": output.mix_spectrum,

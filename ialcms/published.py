@@ -2,13 +2,12 @@
 
     import numpy, torch
     from ialcms.config import load_config
-    from ialcms.data.train_batches import normalise_objects   # only for uint8 pictures
     from ialcms.published import load_published
 
     config = load_config("configs/duet.yaml")
     separator, critic = load_published(weights, config)      # {published name: array}, or a checkpoint's path
     separator.eval(), critic.eval()                          # they come in training mode, the backbone frozen
-    out = separator(mix, objects)                            # (B, L), (B, M, O, 3, 224, 224) float32 tensors
+    out = separator(mix, objects)                            # (B, L), (B, M, O, 3, 224, 224) tensors
     waves = separator.component_waves(out, mix.shape[-1])    # (B, M, O, L)
     out.mask, out.magnitude                                  # (B, M, O, F, T)
     out.visual, out.cosine_map, out.localisation, out.audio_embedding, out.attended_visual
@@ -16,6 +15,9 @@
 
     ialcms.losses: separation_loss(waves.sum(2), mixtures), critic_loss, independence_loss and
     consistency_loss(similarity(out.visual.flatten(0, 2), out.audio_embedding.flatten(0, 2)))
+
+Pictures are uint8, which the visual net normalises, or float32 and already normalised as ImageNet's:
+`ialcms.data.train_batches.normalise_objects`.
 
 Checkpoints of the authors hold a `state_dict` whose names carry the prefixes `net_wrapper.av_separator.` and
 `net_wrapper.critics.`. Files are read with `weights_only=True`: nothing in them is executed.

@@ -22,7 +22,7 @@ class Batch:
     step: int  # global step
     mix: torch.Tensor  # (B, L) float32
     mixtures: torch.Tensor  # (B, M, L) float32
-    objects: torch.Tensor  # (B, *objects_shape) uint8; see normalise_objects
+    objects: torch.Tensor  # (B, *objects_shape) uint8; the visual net normalises them
     keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
     bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
     cached_bytes: int = 0  # memory that the decoded clips of this rank's loader took not long before

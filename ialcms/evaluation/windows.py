@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
-from ialcms.data.normalise import normalise_objects
 from ialcms.evaluation.masking import source_spectra
 from ialcms.models import Separator
 
@@ -69,7 +68,7 @@ class MixSeparator:
         used = min(num_pictures, max(protocol.pictures for protocol in protocols))
         padded = torch.nn.functional.pad(mix, (0, max(0, self._window - num_samples)))
         starts = window_starts(len(padded), self._window, self._hop)
-        visual, _ = self._separator.visual(normalise_objects(pictures[:, :used].flatten(0, 1)))
+        visual, _ = self._separator.visual(pictures[:, :used].flatten(0, 1))
         joins = [_Joined(padded, num_sources, window_weights(p.join, self._window)) for p in protocols]
         maps = []
         for first in range(0, len(starts), self._group):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ialcms import __version__
 from ialcms.config import Config, to_dict
-from ialcms.data.normalise import normalise_objects
 from ialcms.files import replacing
 from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
@@ -33,7 +32,7 @@ class WindowProgram(nn.Module):
 
     def forward(self, mix: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """mix (L,) float32 at the network's rate, pictures (K, 3, S, S) uint8 -> stems (K, L), heat maps (K, h, w)."""
-        output = self.separator(mix[None], normalise_objects(pictures)[None, :, None])
+        output = self.separator(mix[None], pictures[None, :, None])
         stems = self.separator.component_waves(output, mix.shape[0])
         return stems[0, :, 0], output.localisation[0, :, 0]
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from ialcms.config import Config
-from ialcms.data.normalise import normalise_objects
 from ialcms.evaluation.windows import window_starts
 from ialcms.inference.resample import Resample
 from ialcms.inference.sound import Block, SoundInfo
@@ -41,7 +40,7 @@ class StemMaker:
         self._separator, self._config, self._info, self._above = separator, config, info, above
         self._device, self._num_objects = pictures.device, len(pictures)
         with torch.inference_mode():
-            self._visual, _ = separator.visual(normalise_objects(pictures))
+            self._visual, _ = separator.visual(pictures)
         rate = info.sample_rate
         self._window = math.ceil(audio.num_samples * rate / audio.sample_rate)
         self._starts = window_starts(info.num_samples, self._window, self._window // 2)

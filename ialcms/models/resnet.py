@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ialcms.models.norm import BatchNorm2d
+from ialcms.models.picture_normalisation import PictureNormalisation
 
 Activation = Callable[[], nn.Module]
 
@@ -63,6 +64,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.num_channels = 8 * width  # of the last feature
         self.origin = ""  # what was stripped from the file that its weights come from, for the log
+        self.normalise = PictureNormalisation()
         self.conv1 = nn.Conv2d(3, width, 7, 2, padding=3, bias=False)
         self.bn1 = BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -73,7 +75,10 @@ class Backbone(nn.Module):
         self.layer4 = stage(4 * width, 8 * width, 1, dilation=2)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) -> third-stage feature (N, 2w, S/8, S/8), last feature (N, 8w, S/16, S/16)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
+        """Pictures (N, 3, S, S), uint8 or normalised floats -> third-stage and last feature.
+
+        They are (N, 2w, S/8, S/8) and (N, 8w, S/16, S/16), w the width.
+        """
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalise(image)))))
         low_level = self.layer2(self.layer1(x))
         return low_level, self.layer4(self.layer3(low_level))

@@ -35,7 +35,7 @@ class SeparatorOutput(NamedTuple):  # a tuple, so that an engine finds the tenso
 class Separator(nn.Module):
     """Visual net, audio U-Net and the audio-visual module between them.
 
-    Call it on waves (B, L) and ImageNet-normalised pictures (B, M, O, 3, S, S); `component_waves` and
+    Call it on waves (B, L) and pictures (B, M, O, 3, S, S), uint8 or ImageNet-normalised floats; `component_waves` and
     `mixture_waves` turn its output into sound.
 
     With P pictures of each object, (B, M, O, P, 3, S, S), all their cells lie side by side, H = P * S/8: the maximum,

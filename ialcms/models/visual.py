@@ -75,8 +75,11 @@ class VisualNet(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S), ImageNet-normalised -> fv (N, D, H, W), unit length over D, and the same for the consistency
-        loss: through dropout while training, the very same tensor without it."""
+        """Pictures (N, 3, S, S) -> two features (N, D, H, W) of unit length over D.
+
+        Pictures are uint8, or floats that are already ImageNet-normalised. The second feature is for the consistency
+        loss: while training with dropout it has passed the dropout, otherwise it is the first one.
+        """
         with torch.no_grad():
             low_level, last = self.backbone(arrange(image))
         feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ialcms import heatmap
 from ialcms.data.evaluation_mixes import EvaluationItem
-from ialcms.data.normalise import normalise_objects
 from ialcms.heatmap import COLOUR_MAP, LEVEL_RANGE_DB
 from ialcms.models import Separator
 from ialcms.names import for_matplotlib
@@ -48,7 +47,7 @@ def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, devic
     """Pass one window, item.sources (M, L), through a separator in evaluation mode."""
     sources = torch.as_tensor(item.sources).to(device)
     pictures = torch.as_tensor(item.pictures[:, 0]).to(device)
-    output = separator(sources.sum(0, keepdim=True), normalise_objects(pictures)[None, :, None])
+    output = separator(sources.sum(0, keepdim=True), pictures[None, :, None])
     estimates = separator.component_waves(output, sources.shape[1])[0, :, 0]
     waves = {"mix": sources.sum(0), "sum of estimates": estimates.sum(0)}
     for n, name in enumerate(item.instruments):

@@ -18,7 +18,7 @@ from ialcms.config import Config
 from ialcms.data.evaluation_mixes import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
-from ialcms.data.train_batches import BadClips, Batch, normalise_objects, train_batches
+from ialcms.data.train_batches import BadClips, Batch, train_batches
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.resnet import Backbone
 from ialcms.runs.checkpoint import save_tensors
@@ -52,7 +52,7 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
         for _ in bar:
             batch = next(batches)
             bad.add(batch.step, batch.bad)
-            logits = network(normalise_objects(batch.objects.to(device).flatten(0, 2)))
+            logits = network(batch.objects.to(device).flatten(0, 2))
             target = _targets(batch, label).to(device)
             loss = F.cross_entropy(logits, target, label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
@@ -92,6 +92,6 @@ def _held_out_accuracy(
     right = 0
     for mix in mixes:
         item = load_mix(manifest, mix, config.data, manifest.sample_rate)
-        logits = network(normalise_objects(torch.as_tensor(item.pictures[:, 0]).to(device)))
+        logits = network(torch.as_tensor(item.pictures[:, 0]).to(device))
         right += instruments[int(logits.argmax())] == item.instruments[0]
     return right / len(mixes)

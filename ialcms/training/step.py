@@ -22,7 +22,6 @@ from torch import Tensor
 from ialcms import losses
 from ialcms.config import Config, digest
 from ialcms.data.batch import Batch
-from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
 from ialcms.models import Critic, Separator, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
@@ -165,7 +164,7 @@ class Experiment:
         self.separator.module.train()
         separate = self._pieces.separate_to_learn if learns else self._pieces.separate
         with torch.set_grad_enabled(learns), self.autocast():
-            output: SeparatorOutput = separate(batch.mix, normalise_objects(batch.objects))
+            output: SeparatorOutput = separate(batch.mix, batch.objects)
         return output
 
     def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:

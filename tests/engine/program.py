@@ -26,7 +26,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from ialcms.config import Config, shared_fields
 from ialcms.data.batch import Batch
-from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Ranks, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.training.memory_bank import MemoryBank
@@ -119,7 +118,7 @@ def functions(experiment: Experiment, config: Config) -> dict[str, Tensor]:
     """Outputs of the networks in evaluation mode on a batch that is the same for all."""
     batch = batch_of(config, 10_000).to(experiment.ranks.device)
     separator = experiment.separator.inference_module().eval()
-    output = separator(batch.mix, normalise_objects(batch.objects))
+    output = separator(batch.mix, batch.objects)
     result = {name: getattr(output, name) for name in ("mask", "cosine_map", "audio_embedding", "attended_visual")}
     result["waves"] = separator.component_waves(output, batch.mix.shape[-1])
     if experiment.critic is not None:

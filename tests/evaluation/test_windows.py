@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
-from ialcms.data.train_batches import normalise_objects
 from ialcms.evaluation.windows import MixSeparator, Separated, window_starts, window_weights
 from ialcms.models import Separator
 from tests.evaluation.support import evaluation_config, make_separator
@@ -65,7 +64,7 @@ def test_a_window_is_what_the_network_gives(separator: Separator, config: Config
     mix, objects = recording(310), pictures(2)
     separated = separate_recording(separator, mix, objects, config, hop=100)
     with torch.no_grad():
-        output = separator(mix[None], normalise_objects(objects)[None, :, None])
+        output = separator(mix[None], objects[None, :, None])
         waves = separator.component_waves(output, 310)[0, :, 0]
     torch.testing.assert_close(separated.estimates, waves)
     torch.testing.assert_close(separated.localisation, output.localisation[0, :, 0])

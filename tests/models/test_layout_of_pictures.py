@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ialcms.data.normalise import normalise_objects
 from ialcms.models import layout
 from ialcms.models.build import build_networks
 from tests.support import make_batch, small_config
@@ -32,7 +31,7 @@ def test_networks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(layout, "LAYOUT", name)
         separator, critic = build_networks(config)
         assert critic is not None
-        output = separator(batch.mix, normalise_objects(batch.objects))
+        output = separator(batch.mix, batch.objects)
         pairs = torch.tensor([[0, 1], [2, 3]])
         (output.mask.square().mean() + critic(output.magnitude.flatten(0, 2), pairs).sum()).backward()
         results.append([output.mask, *(p.grad for p in separator.parameters() if p.grad is not None)])

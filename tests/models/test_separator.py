@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from ialcms.config import from_dict
-from ialcms.data.train_batches import normalise_objects
 from ialcms.models import Critic, Separator
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.training.schedule import step_schedule
@@ -17,7 +16,7 @@ def build(**sections: dict) -> tuple[Separator, torch.Tensor, torch.Tensor]:
     config = small_config(**sections)
     separator, _ = build_networks(config)
     batch = make_batch(config, 0)
-    return separator, batch.mix, normalise_objects(batch.objects)
+    return separator, batch.mix, batch.objects
 
 
 @pytest.mark.parametrize(
@@ -42,6 +41,20 @@ def test_shapes_of_any_batch(batch: int, num_mixtures: int, num_objects: int) ->
     assert (output.mask >= 0).all()
     output.mask.mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in separator.parameters() if p.requires_grad)
+
+
+def test_pictures_are_normalised_inside() -> None:
+    separator, mix, objects = build()
+    assert objects.dtype == torch.uint8
+    assert not any("normalise" in name for name in separator.state_dict())  # earlier checkpoints load
+    separator.eval()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    normalised = (objects.double() / 255 - mean.view(3, 1, 1).double()) / std.view(3, 1, 1).double()
+    with torch.inference_mode():
+        from_integers, from_floats = separator(mix, objects), separator(mix, normalised.float())
+        unlike = separator(mix, objects.float())  # floats are taken as they are
+    torch.testing.assert_close(from_integers, from_floats)
+    assert not torch.allclose(from_integers.visual, unlike.visual, atol=1e-2)
 
 
 def test_sum_of_masks_first_is_the_sum_of_the_waves() -> None:
@@ -84,7 +97,7 @@ def test_frozen_backbone_does_not_move() -> None:
 def test_dropout_makes_the_loss_branch_another_tensor_only_while_training() -> None:
     config = small_config(model={"visual": {**small_model_visual(), "dropout": 0.5}})
     separator, _ = build_networks(config)
-    objects = normalise_objects(make_batch(config, 0).objects)
+    objects = make_batch(config, 0).objects
     separator.train()
     visual, for_loss = separator.visual(objects.flatten(0, 2))
     assert not torch.equal(visual, for_loss)
