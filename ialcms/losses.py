@@ -1,10 +1,14 @@
 """Losses of the separator and the critic.
 
-Shapes: B mixes, M mixtures a mix, L samples, N = B*M*O components of the whole global batch, n of them this rank's,
-D channels and H x W cells of the visual feature.
+Shapes: B mixes, M mixtures a mix, O objects a mixture, L samples, N = B*M*O components of the global batch, n of them
+local to the rank, D channels and H x W cells of the visual feature.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,16 +36,100 @@ def separation_loss(mixture_waves: Tensor, mixtures: Tensor, cap_db: float = 30.
     return -si_snr(mixture_waves, mixtures, cap_db).mean()
 
 
-def similarity(visual: Tensor, audio: Tensor, block: int = 32) -> Tensor:
+def similarity(visual: Tensor, audio: Tensor) -> Tensor:
     """S_ij = max over the cells of picture i of its cosine with sound j.
 
-    visual (n, D, H, W) and audio (N, D), both of unit length over D -> (n, N). The product is taken `block` pictures
-    at a time and only the place of each maximum is kept for the backward pass: memory grows with block * N * H * W.
+    visual (n, D, H, W) and audio (N, D), both of unit length over D -> (n, N), in float32 or float64. Memory, for
+    the backward pass too, is bounded but for (n, N) tables.
     """
-    with torch.autocast(visual.device.type, enabled=False):
-        cells = visual.float().flatten(2)
-        rows = [(audio.float() @ part).max(dim=2).values for part in cells.split(block)]
-    return torch.cat(rows)
+    return _Similarity.apply(visual, audio)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class BestCells:
+    """For each pair of picture and sound the cell with the largest cosine."""
+
+    scores: Tensor  # (n, N) cosines, float32 or float64
+    cells: Tensor  # (n, N) int32 indices of the H*W cells
+
+
+@torch.no_grad()
+def best_cells(visual: Tensor, audio: Tensor) -> BestCells:
+    """visual (n, D, H, W), audio (N, D) of the same type. The cosines of bfloat16 embeddings are summed in float32."""
+    pictures = visual.flatten(2)
+    exact = torch.promote_types(visual.dtype, torch.float32)
+    scores = torch.empty(len(visual), len(audio), dtype=exact, device=visual.device)
+    cells = torch.empty_like(scores, dtype=torch.int32)
+    for rows, columns in _blocks(pictures, audio):
+        part = pictures[rows]
+        best = _product(audio[columns].expand(len(part), -1, -1), part).max(dim=2)
+        scores[rows, columns], cells[rows, columns] = best.values, best.indices.int()
+    return BestCells(scores, cells)
+
+
+@dataclass(frozen=True)
+class EmbeddingGradients:
+    visual: Tensor  # (n, D, H, W)
+    audio: Tensor  # (N, D)
+
+
+@torch.no_grad()
+def embedding_gradients(visual: Tensor, audio: Tensor, cells: Tensor, score_gradient: Tensor) -> EmbeddingGradients:
+    """The backward pass of `best_cells`.
+
+    visual (n, D, H, W), audio (N, D): the embeddings. cells (n, N): of `BestCells`. score_gradient (n, N): the gradient
+    at its scores, whose type the result has.
+    """
+    pictures = visual.flatten(2)
+    d_pictures, d_audio = score_gradient.new_zeros(pictures.shape), score_gradient.new_zeros(audio.shape)
+    for rows, columns in _blocks(pictures, audio):
+        part, sounds = pictures[rows], audio[columns]
+        gradient = score_gradient[rows, columns].unsqueeze(2)
+        at_cells = gradient.new_zeros(len(part), len(sounds), part.shape[2])
+        at_cells.scatter_(2, cells[rows, columns].long().unsqueeze(2), gradient)
+        at_cells = at_cells.to(audio.dtype)
+        d_pictures[rows] += _product(sounds.T.expand(len(part), -1, -1), at_cells)
+        d_audio[columns] += _product(at_cells, part.mT).sum(0)
+    return EmbeddingGradients(d_pictures.view(visual.shape), d_audio)
+
+
+_PICTURES_A_BLOCK = 32
+_COSINES_A_BLOCK = 2**24
+
+
+def _blocks(pictures: Tensor, audio: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the (n, N) table, few enough at a time that (rows, columns, H*W) cosines fit in memory."""
+    num_rows = min(_PICTURES_A_BLOCK, len(pictures))
+    num_columns = max(1, _COSINES_A_BLOCK // (num_rows * pictures.shape[2]))
+    for row in range(0, len(pictures), num_rows):
+        for column in range(0, len(audio), num_columns):
+            yield slice(row, row + num_rows), slice(column, column + num_columns)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Batched matrix product. Of bfloat16 factors, sums and result are float32."""
+    with torch.autocast(a.device.type, enabled=False):
+        if a.dtype != torch.bfloat16:
+            return a @ b
+        if a.is_cuda:
+            return torch.bmm(a, b, out_dtype=torch.float32)
+        return a.float() @ b.float()
+
+
+class _Similarity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, visual: Tensor, audio: Tensor) -> Tensor:
+        exact = torch.promote_types(torch.promote_types(visual.dtype, audio.dtype), torch.float32)
+        ctx.types = visual.dtype, audio.dtype
+        visual, audio = visual.to(exact), audio.to(exact)
+        best = best_cells(visual, audio)
+        ctx.save_for_backward(visual, audio, best.cells)
+        return best.scores
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        result = embedding_gradients(*ctx.saved_tensors, score_gradient=gradients[0])
+        return result.visual.to(ctx.types[0]), result.audio.to(ctx.types[1])
 
 
 def consistency_loss(scores: Tensor, temperature: float = 0.3, excluded_negatives: int = 6) -> Tensor:
@@ -57,8 +145,8 @@ def consistency_loss(scores: Tensor, temperature: float = 0.3, excluded_negative
 
 def _row_loss(scores: Tensor, temperature: float, excluded: int) -> Tensor:
     count = len(scores)
-    own = torch.eye(count, dtype=torch.bool, device=scores.device)
-    largest = scores.detach().masked_fill(own, -torch.inf).topk(min(excluded, count - 1), dim=1, sorted=False).indices
+    pairs = torch.eye(count, dtype=torch.bool, device=scores.device)
+    largest = scores.detach().masked_fill(pairs, -torch.inf).topk(min(excluded, count - 1), dim=1, sorted=False).indices
     logits = scores.scatter(1, largest, -torch.inf) / temperature  # no mask of data-dependent shape: no host waits
     return (logits.logsumexp(dim=1) - logits.diagonal()).mean()
 

@@ -72,36 +72,61 @@ def test_consistency_against_the_definition(count: int) -> None:
     generator = torch.Generator().manual_seed(count)
     visual = F.normalize(torch.randn(count, 5, 3, 4, generator=generator), dim=1)
     audio = F.normalize(torch.randn(count, 5, generator=generator), dim=1)
-    ours = float(losses.consistency_loss(losses.similarity(visual, audio, block=5)))
+    ours = float(losses.consistency_loss(losses.similarity(visual, audio)))
     assert ours == pytest.approx(direct_consistency(visual, audio, 0.3, 6), abs=1e-5)
     assert (ours == pytest.approx(0.0, abs=1e-7)) == (count <= 7)
 
 
-def test_similarity_does_not_depend_on_the_block() -> None:
-    visual = F.normalize(torch.randn(9, 4, 3, 3), dim=1).requires_grad_()
-    audio = F.normalize(torch.randn(7, 4), dim=1)
-    gradients = []
-    for block in (1, 4, 100):
-        (gradient,) = torch.autograd.grad(losses.similarity(visual, audio, block).square().sum(), visual)
-        gradients.append(gradient)
-    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
-    assert torch.allclose(gradients[0], gradients[2], atol=1e-6)
+def embeddings(pictures: int, sounds: int, channels: int = 4, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(pictures)
+    visual = torch.randn(pictures, channels, 3, 5, generator=generator, dtype=dtype)
+    audio = torch.randn(sounds, channels, generator=generator, dtype=dtype)
+    return [F.normalize(x, dim=1).requires_grad_() for x in (visual, audio)]
+
+
+@pytest.mark.parametrize("block", [1, 60, 2**24])
+def test_similarity_and_its_gradient_in_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(losses, "_COSINES_A_BLOCK", block)
+    monkeypatch.setattr(losses, "_PICTURES_A_BLOCK", 4)
+    visual, audio = embeddings(9, 7)
+    scores = losses.similarity(visual, audio)
+    direct = torch.einsum("idhw,jd->ijhw", visual, audio).flatten(2).amax(2)
+    torch.testing.assert_close(scores, direct, rtol=0, atol=1e-14)
+    weights = torch.randn(9, 7, dtype=torch.float64)
+    expected = torch.autograd.grad((direct * weights).sum(), (visual, audio))
+    for ours, theirs in zip(torch.autograd.grad((scores * weights).sum(), (visual, audio)), expected):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+def test_similarity_of_bfloat16_embeddings() -> None:
+    """Only the embeddings are rounded, to 8 bits, and the gradient at the scores: cosines are not."""
+    visual, audio = embeddings(40, 30, channels=64)
+    exact = losses.best_cells(visual, audio)
+    rough = losses.best_cells(visual.bfloat16(), audio.bfloat16())
+    assert rough.scores.dtype == torch.float32
+    assert 0 < (rough.scores - exact.scores).abs().max() < 2e-3
+    gradient = torch.randn(40, 30)
+    expected = losses.embedding_gradients(visual, audio, rough.cells, gradient.double())
+    ours = losses.embedding_gradients(visual.bfloat16(), audio.bfloat16(), rough.cells, gradient)
+    for a, b in ((ours.visual, expected.visual), (ours.audio, expected.audio)):
+        assert a.dtype == torch.float32
+        assert 0 < (a - b).abs().max() < 0.01 * b.abs().max()
 
 
 def test_similarity_keeps_no_product_for_the_backward_pass() -> None:
-    """What autograd holds grows with the inputs and N*N, not with N*N*H*W."""
+    """What autograd keeps grows with the inputs and N*N, not with N*N*H*W."""
     visual = F.normalize(torch.randn(40, 8, 14, 14), dim=1).requires_grad_()
     audio = F.normalize(torch.randn(40, 8), dim=1)
-    held: dict[int, int] = {}
+    kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses.similarity(visual, audio, block=8)
-    whole_product = 40 * 40 * 14 * 14 * 4
-    assert sum(held.values()) < visual.nbytes + audio.nbytes + whole_product / 4
+        losses.similarity(visual, audio)
+    table = 40 * 40 * 4
+    assert sum(kept.values()) <= visual.nbytes + audio.nbytes + table
 
 
 def test_critic_loss_and_its_hinge() -> None:

@@ -6,6 +6,7 @@ makes the one of the configured engine.
 
 from ialcms.engine.agreement import check_agreement, check_same_fields
 from ialcms.engine.choice import build_learner, check_engine
+from ialcms.engine.exchange import all_to_all, reduce_scatter
 from ialcms.engine.late_flags import LateFlags
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
@@ -24,11 +25,13 @@ __all__ = [
     "SkippedSteps",
     "Watchdog",
     "Watched",
+    "all_to_all",
     "build_learner",
     "check_agreement",
     "check_engine",
     "check_same_fields",
     "exchange_rows",
+    "reduce_scatter",
     "to_device",
     "waited_s",
 ]

@@ -1,8 +1,8 @@
 """How much each rank sends, by what it is for: computed from sizes, at no cost to the step.
 
 A rank of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
-all-gather of n bytes a rank (W-1) n. Of rows for single ranks, those for other ranks count. A test compares the sizes
-with what torch's profiler has seen.
+all-gather of n bytes a rank (W-1) n, of an all-to-all or a
+reduce-scatter with n bytes of input (W-1)/W n. A test compares the sizes with what torch's profiler has seen.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ def all_gather_bytes(num_bytes: float, world_size: int) -> float:
     return (world_size - 1) * num_bytes
 
 
+def all_to_all_bytes(num_bytes: float, world_size: int) -> float:
+    """num_bytes: of what one rank has for all ranks, itself included. A reduce-scatter sends as much."""
+    return (world_size - 1) / world_size * num_bytes
+
+
 def size(tensors: Iterable[Tensor]) -> int:
     """In bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -34,9 +39,9 @@ class Traffic:
     """What this rank has sent since the last `take`.
 
     gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
-    and backward passes. features: embeddings and similarities of the consistency loss, and their gradients. bank:
-    independent partners for other ranks' components. What is sent now and then, not per step, and single numbers are
-    left out.
+    and backward passes. features: embeddings of the consistency loss, their gradients, and
+    summaries of its columns. bank: the components that enter the memory bank. Left out is what is sent now and then,
+    not per step, and single numbers.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -48,6 +53,12 @@ class Traffic:
 
     def all_gather(self, kind: Kind, num_bytes: float) -> None:
         self._add(kind, all_gather_bytes(num_bytes, self._world_size))
+
+    def all_to_all(self, kind: Kind, num_bytes: float) -> None:
+        self._add(kind, all_to_all_bytes(num_bytes, self._world_size))
+
+    def reduce_scatter(self, kind: Kind, num_bytes: float) -> None:
+        self._add(kind, all_to_all_bytes(num_bytes, self._world_size))
 
     def sends(self, kind: Kind, num_bytes: float) -> None:
         """num_bytes: what goes to single other ranks."""

@@ -1,37 +1,130 @@
-"""The consistency loss over the objects of all ranks.
+"""The consistency loss over the objects of all ranks, by rows and columns of the N x N scores of pictures and sounds.
 
-Shapes: B mixes of this rank, D channels and H x W cells of the visual feature.
+Each rank scores its n pictures against the gathered sounds: it has n whole rows, and n entries of each column. A column
+is summarised by its n entries' largest negatives and the logsumexp of the rest. Its rank, the one whose sound it is,
+gets the summaries of all ranks by an all-to-all, decides which negatives are excluded, and answers with the column's
+logsumexp and the number of its negatives that are excluded on each rank. The sum and its gradient at the rank's rows
+follow in closed form. No rank has an N x N table, and a score itself is never sent.
+
+Shapes: B mixes of this rank, n of the N components are local, k excluded negatives, D channels and H x W cells of the
+visual feature.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ialcms import losses
 from ialcms.config import Config
-from ialcms.engine import Ranks
+from ialcms.engine import Ranks, all_to_all, reduce_scatter
 from ialcms.models import SeparatorOutput
 from ialcms.training.micro_batches import Components, split
 
 
 class ConsistencyLoss:
-    """The consistency loss over the objects of all ranks and micro-batches, and its gradient at the embeddings.
+    """The loss over the objects of all ranks and micro-batches, and its gradient at this rank's embeddings.
 
-    Each rank scores its own pictures against all sounds; the rows are gathered. From the gradient each micro-batch
-    gets its share when its graph is there.
+    Each micro-batch gets its share of the gradient when its graph is there. `loss` and gradients are scaled so that
+    their means over the ranks are those of the global batch, as an engine averages them.
+
+    With train.precision=bf16 the embeddings are sent and multiplied in bfloat16, and all sums are float32.
     """
 
     def __init__(self, components: Components, config: Config, ranks: Ranks) -> None:
-        visual = components.visual.detach().requires_grad_()
-        audio = components.audio.detach().requires_grad_()
-        sounds = ranks.gather(audio.flatten(0, 2), "features")
-        scores = ranks.gather(losses.similarity(visual.flatten(0, 2), sounds), "features")
-        loss = losses.consistency_loss(scores, config.loss.temperature, config.loss.excluded_negatives)
-        self._visual_gradient, self._audio_gradient = torch.autograd.grad(loss, (visual, audio))
-        self.loss = loss.detach()
+        visual, audio = components.visual.flatten(0, 2), components.audio.flatten(0, 2)
+        if config.train.precision == "bf16":
+            visual, audio = visual.bfloat16(), audio.bfloat16()
+        gathered = ranks.gather(audio, "features")
+        best = losses.best_cells(visual, gathered)
+        terms = row_and_column_terms(best.scores, ranks, config.loss.temperature, config.loss.excluded_negatives)
+        gradients = losses.embedding_gradients(visual, gathered, best.cells, terms.gradient)
+        d_audio = reduce_scatter(gradients.audio, ranks, "features")
+        self.loss = terms.loss
+        self._visual_gradient = gradients.visual.view(components.visual.shape)
+        self._audio_gradient = d_audio.view(components.audio.shape)
 
     def share(self, output: SeparatorOutput, part: int, count: int) -> Tensor:
         """A scalar with the gradient that the loss has at the embeddings of micro-batch `part` of `count`."""
         visual = output.visual_for_loss * split(self._visual_gradient, count)[part]
         return visual.sum() + (output.audio_embedding * split(self._audio_gradient, count)[part]).sum()
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One rank's rows and columns of the loss; the mean over the ranks is the global batch's."""
+
+    loss: Tensor  # scalar
+    gradient: Tensor  # (n, N), at this rank's rows of the scores
+
+
+@torch.no_grad()
+def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, excluded: int) -> Terms:
+    """What `losses.consistency_loss` computes from the whole table, from this rank's rows of it.
+
+    scores: (n, N). temperature, excluded: of the loss. Equal scores may be excluded in another order than there.
+    """
+    count, total = scores.shape
+    first = ranks.rank * count  # row i's own sound is column first + i
+    positive = scores.diagonal(first).clone() / temperature
+    negatives = scores.clone()
+    negatives.diagonal(first).fill_(-torch.inf)
+
+    largest = negatives.topk(min(excluded, total - 1), dim=1, sorted=False).indices
+    logits = scores.scatter(1, largest, -torch.inf).div_(temperature)
+    row_logsumexp = logits.logsumexp(dim=1)
+    gradient = logits.sub_(row_logsumexp.unsqueeze(1)).exp_()
+
+    top = negatives.topk(min(excluded, count), dim=0)
+    columns = _columns(scores, top.values, top.indices, ranks, temperature=temperature, excluded=excluded)
+    rank_in_top = torch.arange(len(top.values), device=scores.device).unsqueeze(1)
+    kept = top.values.masked_fill(rank_in_top < columns.num_excluded, -torch.inf)
+    logits = _with_diagonal(scores.scatter(0, top.indices, kept), scores, first).div_(temperature)
+    gradient += logits.sub_(columns.logsumexp).exp_()
+
+    gradient.diagonal(first).sub_(2)
+    own = slice(first, first + count)
+    terms = row_logsumexp + columns.logsumexp[own] - 2 * positive
+    return Terms(loss=0.5 * terms.mean(), gradient=gradient.mul_(0.5 / (count * temperature)))
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a rank is told of all columns by the ranks that own them."""
+
+    logsumexp: Tensor  # (N,) over the kept scores of all ranks, divided by the temperature
+    num_excluded: Tensor  # (N,) how many of this rank's largest negatives are excluded
+
+
+def _columns(
+    scores: Tensor, top: Tensor, indices: Tensor, ranks: Ranks, *, temperature: float, excluded: int
+) -> _Columns:
+    """Combine the columns' summaries of all ranks.
+
+    scores: (n, N). top, indices: (k, N), this rank's largest negatives of each column in descending order, and their
+    rows. temperature, excluded: of the loss.
+    """
+    count, total = scores.shape
+    rest = scores.scatter(0, indices, -torch.inf)
+    rest = _with_diagonal(rest, scores, ranks.rank * count).div_(temperature).logsumexp(dim=0)
+    summary = torch.cat([top, rest.unsqueeze(0)]).T  # (N, k + 1)
+    received = all_to_all(summary, ranks, "features").view(ranks.world_size, count, -1).transpose(0, 1)
+
+    candidates = received[..., :-1].flatten(1)  # (n, W * k)
+    chosen = torch.zeros_like(candidates, dtype=torch.bool)
+    chosen.scatter_(1, candidates.topk(min(excluded, total - 1), dim=1, sorted=False).indices, True)
+    kept = candidates.masked_fill(chosen, -torch.inf) / temperature
+    logsumexp = torch.cat([kept, received[..., -1]], dim=1).logsumexp(dim=1)
+    num_excluded = chosen.view(count, ranks.world_size, -1).sum(dim=2)  # a prefix of each rank's descending order
+
+    answer = torch.stack([logsumexp.unsqueeze(1).expand_as(num_excluded), num_excluded.to(scores.dtype)], dim=2)
+    answer = all_to_all(answer.transpose(0, 1).reshape(total, 2), ranks, "features")
+    return _Columns(answer[:, 0], answer[:, 1])
+
+
+def _with_diagonal(table: Tensor, scores: Tensor, first: int) -> Tensor:
+    """The table (n, N) with the scores of the true pairs."""
+    table.diagonal(first).copy_(scores.diagonal(first))
+    return table
