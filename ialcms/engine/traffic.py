@@ -1,6 +1,6 @@
 """How much each rank sends, by what it is for: computed from sizes, at no cost to the step.
 
-A rank of W sends what the ring algorithms of NCCL and gloo send: of an all-reduce of n bytes 2 (W-1)/W n, of an
+A rank of W sends what the ring algorithms of NCCL send: of an all-reduce of n bytes 2 (W-1)/W n, of an
 all-gather of n bytes a rank (W-1) n, of an all-to-all or a
 reduce-scatter with n bytes of input (W-1)/W n. A test compares the sizes with what torch's profiler has seen.
 """

@@ -16,6 +16,7 @@ from ialcms.training.micro_batches import Components
 from tests.support import small_config
 
 WORLD_SIZES = (1, 2, 4)
+CHANNELS = 64
 # name: mixes of the global batch, excluded negatives, mixes that are copies of others, precision
 CASES = {
     "fewer objects than are excluded": (4, 40, 0, "float32"),
@@ -38,8 +39,8 @@ def components_of(name: str) -> Components:
     mixes, _, copies, _ = CASES[name]
     per_mix = (mixes, config.data.num_mixtures, config.data.num_objects)
     generator = torch.Generator().manual_seed(1)
-    visual = torch.randn(*per_mix, 6, 3, 4, generator=generator, dtype=torch.float64)
-    audio = torch.randn(*per_mix, 6, generator=generator, dtype=torch.float64)
+    visual = torch.randn(*per_mix, CHANNELS, 3, 4, generator=generator, dtype=torch.float64)
+    audio = torch.randn(*per_mix, CHANNELS, generator=generator, dtype=torch.float64)
     for copy in range(copies):
         visual[-1 - copy], audio[-1 - copy] = visual[copy], audio[copy]
     return Components(torch.zeros(per_mix), F.normalize(visual, dim=3), F.normalize(audio, dim=3))
