@@ -2,7 +2,7 @@
 
     python -m tests.null_gpu.count_steps FOLDER --world 8 --config configs/duet.yaml train.precision=bf16
 
-FOLDER: where `tests.null_gpu.build` has compiled to. The rank is rank 0 of `--world`, with 8 mixes of its own.
+FOLDER: where `tests.null_gpu.build` has compiled to. The rank is rank 0 of `--world`, with `--mixes` of its own.
 Without --config the small networks of the tests: the counts are the same but for the number of DDP's buckets.
 """
 
@@ -24,7 +24,6 @@ import torch.distributed as dist
 from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
-_MIXES = 8  # of this rank, in a step
 _WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
 _WATCHED = {"both learn": 36, "critic only": 37}
 
@@ -33,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world", type=int, default=1, help="number of ranks that this one believes in")
+    parser.add_argument("--mixes", type=int, default=8, help="of this rank, in a step")
     parser.add_argument("--config", default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the counts here instead of a table")
     parser.add_argument("overrides", nargs="*")
@@ -40,44 +40,51 @@ def main() -> None:
     if "NULL_GPU" not in os.environ:  # the loader looks for the library when a process starts
         again = [sys.executable, "-m", "tests.null_gpu.count_steps", *sys.argv[1:]]
         sys.exit(subprocess.run(again, env=environment(arguments.folder)).returncode)
-    counts = count_steps(arguments.world, arguments.config, arguments.overrides)
+    counts = count_steps(arguments.world, arguments.mixes, arguments.config, overrides=arguments.overrides)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(counts))
     else:
         print(_table(counts))
 
 
-def count_steps(world: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
-    """By kind of step: counts, bytes and places of synchronisations."""
+def count_steps(world: int, mixes: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
+    """By kind of step: counts, bytes, places of synchronisations, peak memory and bytes sent as computed from sizes.
+
+    world, mixes: the number of ranks, and of a rank's mixes in a step. config_file: None for the small networks.
+    """
     os.environ["NULL_GPU_DEVICES"] = str(world)
     gpu = NullGpu()
     from ialcms.engine import Ranks  # after torch has met the null GPU
     from ialcms.training.step import Experiment
 
-    config = _config(world, config_file, overrides)
+    config = _config(world, mixes, config_file, overrides=overrides)
     results = {}
     with _one_of(world), Ranks() as ranks:
         experiment = Experiment(config, ranks, pretrained=False)
         experiment._agreed = True  # the comparison of all ranks' networks would look at what no kernel has written
         for step in _WARM_UP:
-            experiment.step(_batch(config, step, ranks.device))
+            experiment.step(_batch(config, mixes, step, device=ranks.device))
         for name, step in _WATCHED.items():
-            batch = _batch(config, step, ranks.device)
+            batch = _batch(config, mixes, step, device=ranks.device)
+            ranks.traffic.take()
+            torch.cuda.reset_peak_memory_stats()
             with gpu.watch() as watched:
                 experiment.step(batch)
             results[name] = {
                 "counts": watched.counts,
                 "bytes": watched.num_bytes,
                 "synchronisations": dict(watched.synchronisations),
+                "sent": ranks.traffic.take(),
+                "peak_memory": torch.cuda.max_memory_allocated(),
             }
     return results
 
 
-def _config(world: int, config_file: str | None, overrides: list[str]) -> Any:
+def _config(world: int, mixes: int, config_file: str | None, *, overrides: list[str]) -> Any:
     from ialcms.config import load_config
     from tests.support import write_small_config
 
-    fixed = ["model.visual.weights=none", f"train.global_batch={_MIXES * world}", "train.separator_every=3"]
+    fixed = ["model.visual.weights=none", f"train.global_batch={mixes * world}", "train.separator_every=3"]
     fixed.append("train.check_every=1000000")  # as above
     if config_file is not None:
         return load_config(config_file, [*fixed, *overrides])
@@ -88,17 +95,17 @@ def _config(world: int, config_file: str | None, overrides: list[str]) -> Any:
         return load_config(small, [*fixed, *overrides])
 
 
-def _batch(config: Any, step: int, device: torch.device) -> Any:
+def _batch(config: Any, count: int, step: int, *, device: torch.device) -> Any:
     from ialcms.data.batch import Batch
 
     mixtures, objects = config.data.num_mixtures, config.data.num_objects
     samples, side = config.audio.num_samples, config.data.image_crop
     batch = Batch(
         step=step,
-        mix=torch.zeros(_MIXES, samples),
-        mixtures=torch.zeros(_MIXES, mixtures, samples),
-        objects=torch.zeros(_MIXES, mixtures, objects, 3, side, side, dtype=torch.uint8),
-        keys=[("clip",)] * _MIXES,
+        mix=torch.zeros(count, samples),
+        mixtures=torch.zeros(count, mixtures, samples),
+        objects=torch.zeros(count, mixtures, objects, 3, side, side, dtype=torch.uint8),
+        keys=[("clip",)] * count,
         bad={},
     )
     return batch.to(device)
@@ -133,6 +140,7 @@ def _table(counts: dict[str, Any]) -> str:
         for kind, count in sorted(step["counts"].items()):
             if not kind.startswith("kernel "):
                 lines.append(f"  {kind:40s} {count:7d} {step['bytes'][kind] / 1e6:10.3f} MB")
+        lines.append(f"  {'peak memory':40s} {'':7s} {step['peak_memory'] / 1e6:10.3f} MB")
         for place, count in sorted(step["synchronisations"].items()):
             lines.append(f"  waits {count:3d} times at {place}")
     return "\n".join(lines)

@@ -111,6 +111,9 @@ EXPORT ncclResult_t ncclReduce(const void* from, void* to, size_t n, ncclDataTyp
                                cudaStream_t) {
   return collective("reduce", from, to, n * width(type));
 }
+EXPORT ncclResult_t ncclAlltoAll(const void* from, void* to, size_t n, ncclDataType_t type, ncclComm_t, cudaStream_t) {
+  return collective("all-to-all", from, to, n * width(type) * world_size());
+}
 EXPORT ncclResult_t ncclSend(const void* from, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
   return point_to_point("send", from, n * width(type));
 }
