@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Cluster, install
-from tests.cluster.jobs import losses
-from tests.launch.conftest import make_project, program_environment
+from tests.cluster.jobs import losses, train_here
+from tests.launch.conftest import make_project
 from tests.support import ROOT, write_small_config
 
 STEPS = 40
@@ -52,15 +51,12 @@ def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> 
 
 @pytest.fixture(scope="session")
 def uninterrupted(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """Run folder of a training on that many ranks of this machine that nothing befell."""
+    """Run folder of an uninterrupted training on that many ranks of this machine."""
 
     @functools.cache
     def run(ranks: int) -> Path:
         folder = tmp_path_factory.mktemp("runs") / str(ranks)
-        command = [sys.executable, "-m", "launch.local", "--workers", str(ranks)]
-        command += ["train", str(config_file), "--folder", str(folder)]
-        result = subprocess.run(command, env=program_environment(), cwd=ROOT, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
+        train_here(config_file, ranks, folder)
         assert len(losses(folder)) == STEPS
         return folder
 

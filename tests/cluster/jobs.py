@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tests.cluster.cluster import Cluster, JobState
 from tests.launch.conftest import program_environment, wait_for
+from tests.support import ROOT
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ def train(cluster: Cluster, project: Path, *arguments: str, **own: str) -> Job:
     return Job(cluster, project, number, project / "run")
 
 
+def train_here(config: Path, ranks: int, folder: Path) -> None:
+    """Train on that many ranks of this machine, without SLURM, into a run folder."""
+    command = [sys.executable, "-m", "launch.local", "--workers", str(ranks)]
+    command += ["train", str(config), "--folder", str(folder)]
+    result = subprocess.run(command, env=program_environment(), cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def launch_slurm(cluster: Cluster, project: Path, *arguments: str) -> dict[str, str]:
     """`python -m launch.slurm` with these arguments; what it prints, by the words before the colon."""
     result = cluster.run(sys.executable, "-m", "launch.slurm", *arguments, cwd=project, **variables())
@@ -93,7 +103,7 @@ def losses(run: Path, gradients: bool = True) -> dict[int, dict]:
 
 
 def check_finished(job: Job, restarts: int, uninterrupted: Path, tolerance: float = 0.0) -> None:
-    """The job has restarted that often, its run is whole, and it is the run that nothing befell."""
+    """The job has restarted that often, its run is complete, and equals the uninterrupted run."""
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", restarts), job.log
     assert job.log.count("going on from step") == restarts
