@@ -55,7 +55,7 @@ def _is_free(func: Any) -> bool:
 
 
 class PeakMemory:
-    """`with` it, then `num_bytes`: the most that was held beyond what was there before."""
+    """`with` it, then `num_bytes`: the peak beyond what was allocated before."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

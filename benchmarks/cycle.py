@@ -1,12 +1,12 @@
 """A cycle of training at full size, ours beside the method written down straightforwardly (benchmarks/naive_method.py):
-same weights, same batches, turn by turn in one run. A cycle is a step in which both networks learn and the steps in
+same weights, same batches, alternating in one run. A cycle is a step in which both networks learn and the steps in
 which only the critic does.
 
     python -m benchmarks.cycle --device cuda --batch 8 32 --precision float32 tf32 bf16 --out DIR
     python -m benchmarks.cycle --device cpu --threads 1          # a few minutes; --small: seconds
 
 First, in double precision, losses and gradients of a step in which both learn must agree to 1e-4 (in float32 rounding
-turns the sign of some activations, which changes gradients by 1e-3). Then it prints the median time of a cycle, the
+changes the sign of some activations, which changes gradients by 1e-3). Then it prints the median time of a cycle, the
 ratio, and what a cycle costs. It needs a plain checkout, PyTorch, torchvision, NumPy and PyYAML, no data and no
 weights. --set section.key=value changes the configuration of our form.
 """

@@ -1,6 +1,6 @@
 """The method written down straightforwardly, with no saving: what benchmarks/cycle.py compares with.
 
-The same networks (it uses our modules' parameters), losses, pairs and turns, in the way that is natural at first:
+The same networks (it uses our modules' parameters), losses, pairs and step schedule, in the plainest way:
 each phase separates the mix anew; the decoder upsamples and convolves what it was given, repeated for each object;
 normalisations one after the other; every pair passes the critic's g; the frozen critic's weights get gradients, which
 are thrown away; masks are applied to magnitude and phase, and each component has its own inverse STFT; the visual

@@ -1,4 +1,4 @@
-"""Each saving by itself at full size: the direct form and ours, turn by turn in one run, and what it saves of a cycle.
+"""Each saving by itself at full size: the direct form and ours, alternating in one run, and the share of a cycle.
 
     python -m benchmarks.savings --threads 1         # CPU, batch 2: some minutes
     python -m benchmarks.savings --device cuda --batch 8

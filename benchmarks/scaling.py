@@ -131,8 +131,8 @@ def _one_rank(rank: int, world: int, port: int, folder: str) -> None:
             with profile(activities=[ProfilerActivity.CPU]) as profiler:
                 run_steps(experiment, range(number, number + 1))
             messages = sum(event.name.startswith("gloo:") for event in profiler.events())
-            every = ranks.gather_objects({"sent": ranks.traffic.take(), "messages": messages, "grown_mb": grown})
-            results[step] = _largest(every)
+            gathered = ranks.gather_objects({"sent": ranks.traffic.take(), "messages": messages, "grown_mb": grown})
+            results[step] = _largest(gathered)
         if rank == 0:
             Path(folder, "result.json").write_text(json.dumps(results))
         ranks.barrier()

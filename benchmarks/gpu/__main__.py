@@ -32,7 +32,7 @@ PARTS = (
     Part("gpu_tests", "tests marked gpu", least_s=30, most_s=75, needs=_TO_TEST),
     Part("cycle", "a cycle beside the naive form", least_s=25, most_s=75, needs=("yaml",)),
     Part("steps", "steps of training: CUDA graphs", least_s=20, most_s=45, arguments=("graphs",)),
-    Part("training", "training on made-up shards", least_s=45, most_s=125, needs=_TO_TRAIN, needs_shards=True),
+    Part("training", "training on synthetic shards", least_s=45, most_s=125, needs=_TO_TRAIN, needs_shards=True),
     Part("loader", "loader beside the rate of steps", least_s=15, most_s=30, needs=("soundfile", "PIL"),
          needs_shards=True),
     Part("evaluation", "rate of an evaluation", least_s=15, most_s=30, needs=("soundfile", "scipy", "tqdm"),
@@ -40,7 +40,7 @@ PARTS = (
     Part("ranks", "all GPUs of the machine", least_s=25, most_s=60, num_gpus=2),
     Part("steps", "steps of training: compiled", least_s=45, most_s=100, arguments=("compiled",)),
 )  # fmt: skip
-SHARDS = Part("made_up_shards", "made-up shards", least_s=0, most_s=200, needs=_TO_MAKE_SHARDS)
+SHARDS = Part("made_up_shards", "synthetic shards", least_s=0, most_s=200, needs=_TO_MAKE_SHARDS)
 _RESERVE_S = 6.0  # for the last process to end and the report
 _BETWEEN_S = 5.0  # from ending a process to the next one, at the worst
 
@@ -160,7 +160,7 @@ class _Run:
         if missing := part.missing_modules():
             return f"{', '.join(missing)} is missing"
         if part.needs_shards and (missing := SHARDS.missing_modules()):
-            return f"no made-up shards: {', '.join(missing)} is missing"
+            return f"no synthetic shards: {', '.join(missing)} is missing"
         if part.num_gpus > self._num_gpus and not self._named:
             return f"needs {part.num_gpus} GPUs; this machine shows {self._num_gpus} to torch"
         if importlib.util.find_spec(part.module_name) is None:
@@ -180,7 +180,7 @@ class _Run:
             outcome.seconds = 0.0  # beside other parts: its rows say how long
             self._shards_process = None
             self._add(outcome)
-        return "" if (self._shards / "manifest.json").is_file() else "there are no made-up shards"
+        return "" if (self._shards / "manifest.json").is_file() else "there are no synthetic shards"
 
     def _run_part(self, part: Part, seconds: float) -> None:
         process = self._next if self._next is not None and self._next.part is part else None

@@ -64,7 +64,7 @@ def environment_of(device: str) -> dict[str, str]:
 
 
 class PartProcess:
-    """The process of a part. It imports what it needs when it is made, and measures once it is told to."""
+    """The process of a part. It imports what it needs when it starts, and measures on request."""
 
     def __init__(self, part: Part, device: str, log: IO[str]) -> None:
         self.part = part

@@ -1,4 +1,4 @@
-"""What a part is told, and how it hands over what it measures."""
+"""What a part is given, and how it hands over what it measures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Setting:
     work: str  # folder that all parts share
     rows: str  # file for what this part measures
     since: float  # ... from this value of the monotonic clock on
-    shards: str = ""  # made-up ones, for the parts that need some
+    shards: str = ""  # synthetic ones, for the parts that need some
     earlier: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # part -> rows of those that ran before
 
     @property

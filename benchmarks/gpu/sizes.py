@@ -1,4 +1,4 @@
-"""Configurations that the parts measure, full size and small, and made-up batches for them."""
+"""Configurations that the parts measure, full size and small, and synthetic batches for them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def machine_memory() -> int:
 def build_networks(config: Config, pretrained: bool = True) -> tuple[Separator, Critic | None]:
     """Separator and critic (None where no independence loss is asked for), initialised from the seed.
 
-    pretrained: fill the frozen backbone as configured; a checkpoint that is about to be loaded brings its own.
+    pretrained: fill the frozen backbone as configured; a checkpoint that is about to be loaded replaces them.
     """
     check_memory(config)
     torch.manual_seed(config.seed)
@@ -99,8 +99,8 @@ def _adam(groups: list[dict[str, Any]], **options: Any) -> torch.optim.Adam:
 def _fit(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
     """A saved state as this optimizer would have left it: by the same kernels, without moments of what is frozen."""
     groups, frozen = [], set()
-    for own, group in zip(optimizer.param_groups, saved["param_groups"]):
-        groups.append({**group, "fused": own["fused"], "foreach": own["foreach"]})
-        frozen |= {number for number, p in zip(group["params"], own["params"]) if not p.requires_grad}
+    for ours, group in zip(optimizer.param_groups, saved["param_groups"]):
+        groups.append({**group, "fused": ours["fused"], "foreach": ours["foreach"]})
+        frozen |= {number for number, p in zip(group["params"], ours["params"]) if not p.requires_grad}
     state = {number: values for number, values in saved["state"].items() if number not in frozen}
     return {**saved, "state": state, "param_groups": [*groups, *saved["param_groups"][len(groups) :]]}

@@ -120,8 +120,8 @@ class Critic(nn.Module):
         """(K + K', 16 * width)."""
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
-            every = magnitudes if partners is None else torch.cat([magnitudes, partners])
-            return self.g(arrange(every.unsqueeze(1), on_cpu=True)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+            components = magnitudes if partners is None else torch.cat([magnitudes, partners])
+            return self.g(arrange(components.unsqueeze(1), on_cpu=True)).mean(dim=(2, 3))  # type: ignore[no-any-return]
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
         weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])

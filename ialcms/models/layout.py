@@ -1,6 +1,6 @@
 """In which order pictures lie in memory for the convolutions: channel by channel, or all channels of a cell together.
 
-A network's first convolution takes it from its input, and what follows goes on in it. Channels last is what tensor
+A network's first convolution takes it from its input, and the layers behind it keep it. Channels last is what tensor
 cores want, and on CPUs it makes the critic a seventh faster and the others no slower and no faster; in plain float32 on
 a GPU cuDNN is made for the other.
 """

@@ -77,7 +77,7 @@ def border_sums(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 @_constant
-def border_places(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def border_cells(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(9, height * width): spreads the nine values of `border_sums` over a picture of at least 2 x 2."""
 
     def line(size: int) -> Tensor:
@@ -145,8 +145,8 @@ def add_conv_of_constant(result: Tensor, constant: Tensor, weight: Tensor) -> Te
     channels = weight.shape[1]
     sums = weight.reshape(outputs, channels, 9) @ border_sums(weight.dtype, weight.device)
     cells = F.linear(constant, sums.transpose(1, 2).reshape(9 * outputs, channels))
-    places = border_places(height, width, cells.dtype, cells.device)
-    flat = torch.addmm(result.reshape(count * outputs, -1), cells.reshape(count * outputs, 9), places)
+    border = border_cells(height, width, cells.dtype, cells.device)
+    flat = torch.addmm(result.reshape(count * outputs, -1), cells.reshape(count * outputs, 9), border)
     return flat.view_as(result)
 
 

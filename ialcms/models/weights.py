@@ -27,20 +27,20 @@ def load_backbone(backbone: Backbone, source: str) -> str:
     """
     if source == "none":
         return ""
-    own = backbone.state_dict()
-    weights = Weights(_imagenet()) if source == "imagenet" else _part(_read(Path(source)), own, source)
+    expected = backbone.state_dict()
+    weights = Weights(_imagenet()) if source == "imagenet" else _part(_read(Path(source)), expected, source)
     state = {name: value for name, value in weights.state.items() if not name.startswith("fc.")}
-    uncounted = [name for name in own if name.endswith("num_batches_tracked") and name not in state]
-    state |= {name: own[name] for name in uncounted}  # torch before 0.4.1 did not count, and nothing here reads it
+    uncounted = [name for name in expected if name.endswith("num_batches_tracked") and name not in state]
+    state |= {name: expected[name] for name in uncounted}  # torch before 0.4.1 did not count, and nothing here reads it
     wrong = [
-        f"{name}: {tuple(state[name].shape) if name in state else 'absent'}, needed {tuple(own[name].shape)}"
-        for name in own
-        if name not in state or state[name].shape != own[name].shape
+        f"{name}: {tuple(state[name].shape) if name in state else 'absent'}, needed {tuple(expected[name].shape)}"
+        for name in expected
+        if name not in state or state[name].shape != expected[name].shape
     ]
-    wrong += [f"{name}: not known here" for name in state if name not in own]
+    wrong += [f"{name}: not known here" for name in state if name not in expected]
     if wrong:
         raise ValueError(
-            f"backbone weights '{source}' do not fit model.visual.width={own['conv1.weight'].shape[0]} in "
+            f"backbone weights '{source}' do not fit model.visual.width={expected['conv1.weight'].shape[0]} in "
             f"{len(wrong)} tensors ({wrong[0]}); {_REMEDY}"
         )
     spoilt = [name for name, value in state.items() if not torch.isfinite(value).all()]
@@ -50,9 +50,9 @@ def load_backbone(backbone: Backbone, source: str) -> str:
     return str(weights)
 
 
-def _part(weights: Weights, own: Mapping[str, Tensor], source: str) -> Weights:
+def _part(weights: Weights, expected: Mapping[str, Tensor], source: str) -> Weights:
     """The backbone in a file that may hold more."""
-    prefixes = weights.prefixes_of(list(own))
+    prefixes = weights.prefixes_of(list(expected))
     if len(prefixes) > 1:
         raise ValueError(
             f"backbone weights '{source}' hold several ResNet-18 ({', '.join(repr(p) for p in prefixes[:4])}); save "

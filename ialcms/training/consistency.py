@@ -67,7 +67,7 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     scores: (n, N). temperature, excluded: of the loss. Equal scores may be excluded in another order than there.
     """
     count, total = scores.shape
-    first = ranks.rank * count  # row i's own sound is column first + i
+    first = ranks.rank * count  # the sound of row i is column first + i
     positive = scores.diagonal(first).clone() / temperature
     negatives = scores.clone()
     negatives.diagonal(first).fill_(-torch.inf)
@@ -85,14 +85,14 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     gradient += logits.sub_(columns.logsumexp).exp_()
 
     gradient.diagonal(first).sub_(2)
-    own = slice(first, first + count)
-    terms = row_logsumexp + columns.logsumexp[own] - 2 * positive
+    local = slice(first, first + count)
+    terms = row_logsumexp + columns.logsumexp[local] - 2 * positive
     return Terms(loss=0.5 * terms.mean(), gradient=gradient.mul_(0.5 / (count * temperature)))
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """What a rank is told of all columns by the ranks that own them."""
+    """The answers of the ranks that own the columns."""
 
     logsumexp: Tensor  # (N,) over the kept scores of all ranks, divided by the temperature
     num_excluded: Tensor  # (N,) how many of this rank's largest negatives are excluded

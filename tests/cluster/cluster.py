@@ -21,7 +21,7 @@ from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "ip")
-_NETWORK = "198.51.100"  # reserved for documentation, so nobody's
+_NETWORK = "198.51.100"  # reserved for documentation
 _HERE = Path(__file__).parent
 _PENDING = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SIGNALING", "REQUEUED", "SUSPENDED"}
 
@@ -125,7 +125,7 @@ class Cluster:
     # What happens to a cluster
 
     def cut_power(self, node: str) -> None:
-        """All processes of the node end at once; nobody is told."""
+        """All processes of the node end at once, without notice."""
         process = self._nodes.pop(node)
         self._ip("-n", f"{self._prefix}head", "link", "set", f"v-{node}", "down")
         process.kill()
@@ -169,7 +169,7 @@ class Cluster:
             node.kill()
             node.wait()
         for daemon in reversed(self._daemons):
-            daemon.terminate()  # first politely: slurmctld has a child of its own
+            daemon.terminate()  # TERM first: slurmctld has a child of its own
             try:
                 daemon.wait(10)
             except subprocess.TimeoutExpired:

@@ -92,7 +92,7 @@ def number_in(path: Path) -> int:
 
 
 def losses(run: Path, gradients: bool = True) -> dict[int, dict]:
-    """Losses and their weights, and the norms of the gradients, at every step; the last word on each counts."""
+    """Losses and their weights, and the norms of the gradients, at every step; of several lines the last one counts."""
     kinds = ("loss/", "lambda/", *(["gradient_norm/"] if gradients else []))
     by_step: dict[int, dict] = {}
     for line in (run / "metrics.jsonl").read_text().splitlines():

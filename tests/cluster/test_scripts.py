@@ -26,7 +26,7 @@ def limited(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.fixture(scope="module")
 def without_daemon(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """A job on one node that has lost its step daemon: nobody else is there to miss it. Started early, too."""
+    """A job on one node that has lost its step daemon: no other node notices. Started early, too."""
     job = train(cluster, make_project(tmp_path_factory.mktemp("daemon")), "x.yaml", "steps=50")
     job.wait_for_step(1)
     (daemon,) = cluster.processes(rf"^slurmstepd: \[{job.number}\.\d+\]", job.nodes[0][0])
@@ -113,10 +113,10 @@ def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, project:
 
 def test_a_sweep_has_a_task_and_a_folder_for_each_line(cluster: Cluster, project: Path) -> None:
     (project / "sweep.txt").write_bytes(b"""seed=5 'data.shards="pipe:cat a b"'\r\nseed=6\n""")
-    told = launch_slurm(cluster, project, "--array=1-2", "sweep", "--list", "sweep.txt", "configs.d/x", "steps=2")
+    printed = launch_slurm(cluster, project, "--array=1-2", "sweep", "--list", "sweep.txt", "configs.d/x", "steps=2")
     for task, options in ((1, ["seed=5", 'data.shards="pipe:cat a b"']), (2, ["seed=6"])):
-        assert cluster.wait(f"{told['job']}_{task}").state == "COMPLETED"
-        folder = f"{told['run folder']}/line-{task}"
+        assert cluster.wait(f"{printed['job']}_{task}").state == "COMPLETED"
+        folder = f"{printed['run folder']}/line-{task}"
         words = (project / folder / "arguments").read_text().splitlines()
         assert words[:3] == ["train", "configs.d/x", "steps=2"]
         assert words[3:-2] == [*options, "--folder", folder]
@@ -129,7 +129,7 @@ def test_a_job_outlives_its_time_limit(limited: Job) -> None:
     ended = limited.wait()
     assert ended.state == "COMPLETED", limited.log
     assert ended.restarts >= 1
-    for start in range(ended.restarts):  # the last start may be told too, and finish all the same
+    for start in range(ended.restarts):  # the last start may get the signal, too, and finish all the same
         assert f"start {start}: time is nearly up" in limited.log
         assert f"start {start}: stopped; back into the queue" in limited.log
     assert "finished" in os.listdir(limited.run)

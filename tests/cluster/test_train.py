@@ -50,15 +50,15 @@ def test_two_nodes_of_two_ranks_stop_before_the_limit_and_are_preempted(
     cluster: Cluster, checkout: Path, config_file: Path, uninterrupted: Callable[[int], Path]
 ) -> None:
     options = ["--nodes=2", "--ntasks-per-node=2", "--partition", "low"]
-    told = launch_slurm(cluster, checkout, *options, "train", str(config_file))
-    assert told["curves"] == f"tensorboard --logdir {told['run folder']}"
-    job = Job(cluster, checkout, told["job"], checkout / told["run folder"])
+    printed = launch_slurm(cluster, checkout, *options, "train", str(config_file))
+    assert printed["curves"] == f"tensorboard --logdir {printed['run folder']}"
+    job = Job(cluster, checkout, printed["job"], checkout / printed["run folder"])
 
     job.wait_for_training(0)
     job.stop()
 
     job.wait_for_training(1)
-    # at the time limit; at the preemption SLURM tells the steps alone, not the batch shell
+    # at the time limit; at the preemption SLURM signals only the steps, not the batch shell
     assert job.log.count("time is nearly up: asking the ranks to stop") == 1
     assert job.log.count("stopped on request after step") == 1
     urgent = cluster.submit("--partition=high", "--nodes=4", "--exclusive", "--wrap=true", cwd=checkout)

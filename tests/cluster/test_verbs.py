@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.distributed]
 
 def test_an_array_packs_and_a_job_joins(cluster: Cluster, checkout: Path, demo_shards: Path) -> None:
     data = [str(demo_shards.parent / "tree"), "--out", "packed", "--dataset", "demo"]
-    told = launch_slurm(cluster, checkout, "--array=3-4", "pack", *data)
-    assert told["shards"] == "packed"
-    assert cluster.wait(f"{told['job']}_3").state == "COMPLETED"
+    printed = launch_slurm(cluster, checkout, "--array=3-4", "pack", *data)
+    assert printed["shards"] == "packed"
+    assert cluster.wait(f"{printed['job']}_3").state == "COMPLETED"
     (log,) = (path.read_text() for path in checkout.glob("*.log") if "joins the 2 parts" in path.read_text())
     found = re.search(r"job (\d+) joins the 2 parts when all are packed", log)
     assert found

@@ -31,10 +31,10 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     separator = separator.to(device).eval()
     recorder.add("eval.metrics: auto", metrics_of(config, device))
     known = [name for name in ("fast", "mir_eval") if name == "fast" or importlib.util.find_spec(name)]
-    for place, name in enumerate(known):
+    for index, name in enumerate(known):
         try:
             _measure_metrics(setting, recorder, config, manifest, mixes, separator, name,
-                             recorder.seconds_left / (len(known) - place))  # fmt: skip
+                             recorder.seconds_left / (len(known) - index))  # fmt: skip
         except (RuntimeError, ValueError) as error:
             recorder.missing(name, error)
     if "mir_eval" not in known:

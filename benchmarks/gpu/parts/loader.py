@@ -25,11 +25,11 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     recorder.add("data.loader_workers: auto", auto, note=f"{cores_of_a_rank()} cores, batch {base.train.global_batch}")
     counts = [auto] if setting.small else sorted({1, 4, auto}, reverse=True)
     rates = {}
-    for place, count in enumerate(counts):
+    for index, count in enumerate(counts):
         data = dataclasses.replace(base.data, shards=setting.shards, loader_workers=count)
         config = dataclasses.replace(base, data=data)
         label = f"{count} loader process{'' if count == 1 else 'es'}"
-        seconds = 5.0 if setting.small else recorder.seconds_left / (len(counts) - place)
+        seconds = 5.0 if setting.small else recorder.seconds_left / (len(counts) - index)
         try:
             rate, first_s = rate_of(config, manifest, setting, seconds)
         except (RuntimeError, ValueError) as error:

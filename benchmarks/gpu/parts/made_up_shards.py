@@ -1,4 +1,4 @@
-"""Made-up clips, packed as a user packs them: for the loader, the training and the evaluation."""
+"""Synthetic clips, packed as a user packs them: for the loader, the training and the evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTRUMENTS = ("violin", "flute", "tuba", "xylophone", "accordion")  # enough fo
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
-    """Into the folder `setting.shards`; half of the cores, so that other parts are not held up."""
+    """Into the folder `setting.shards`; half of the cores, so that other parts do not wait."""
     began = time.monotonic()
     os.nice(19)
     tree, jobs = Path(setting.work) / "tree", max(1, available_cores() // 2)

@@ -55,11 +55,11 @@ def rank_program() -> None:
     """What each rank runs: some cycles in bf16, their rate written by the first."""
     out, small = Path(sys.argv[1]), sys.argv[2] == "small"
     with Ranks() as ranks:
-        own = 2 if small else 8
-        config = sized_config(small, own * ranks.world_size, precision="bf16")
+        local = 2 if small else 8
+        config = sized_config(small, local * ranks.world_size, precision="bf16")
         set_arithmetic(config, fixed_shapes=True)
         experiment = Experiment(config, ranks, pretrained=False)
-        cycle = [make_batch(config, step, ranks.device, own) for step in range(config.train.separator_every)]
+        cycle = [make_batch(config, step, ranks.device, local) for step in range(config.train.separator_every)]
         times = []
         for number in range(4 if small else 13):
             began = time.perf_counter()
@@ -76,7 +76,7 @@ def rank_program() -> None:
         median_s = sorted(times[3:])[len(times[3:]) // 2]
         sent = {kind: count / steps for kind, count in ranks.traffic.take().items()}
         if ranks.is_first:
-            result = {"rate": config.train.global_batch * len(cycle) / median_s, "batch": own, "sent": sent}
+            result = {"rate": config.train.global_batch * len(cycle) / median_s, "batch": local, "sent": sent}
             out.write_text(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""Training steps as the trainer makes them, on made-up batches that lie on the device: rate, memory, arithmetic.
+"""Training steps as the trainer makes them, on synthetic batches that lie on the device: rate, memory, arithmetic.
 
 A cycle is `train.separator_every` steps: one in which both networks learn, and those in which only the critic does.
 """
@@ -45,7 +45,7 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
     """kind: of FORMS."""
     sizes = (4,) if setting.small else (8, 32)
     todo = [(size, name, fields) for size in sizes for name, fields in FORMS[kind].items()]
-    for place, (size, name, fields) in enumerate(todo):
+    for index, (size, name, fields) in enumerate(todo):
         label = f"{name}, batch {size}"
         unknown = [field for field in fields if not has_field(field)]
         if unknown:
@@ -53,7 +53,7 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
             continue
         try:
             _measure_form(setting, recorder, label, sized_config(setting.small, size, **fields),
-                          recorder.seconds_left / (len(todo) - place), kind)  # fmt: skip
+                          recorder.seconds_left / (len(todo) - index), kind)  # fmt: skip
         except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory is a RuntimeError
             recorder.missing(label, error)
         gc.collect()

@@ -1,4 +1,4 @@
-"""Training as a user starts it, `ialcms train`, on made-up shards: its rate, and the share of it spent waiting."""
+"""Training as a user starts it, `ialcms train`, on synthetic shards: its rate, and the share of it spent waiting."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     todo = {name: fields for name, fields in FORMS.items() if all(map(has_field, fields))}
     if setting.small:
         todo = {"float32": {}}
-    for place, (name, fields) in enumerate(todo.items()):
-        last = place == len(todo) - 1
+    for index, (name, fields) in enumerate(todo.items()):
+        last = index == len(todo) - 1
         _train(setting, recorder, name, fields, recorder.seconds_left * (1.0 if last else 0.5))
 
 
