@@ -128,7 +128,8 @@ class _Similarity(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        result = embedding_gradients(*ctx.saved_tensors, score_gradient=gradients[0])
+        visual, audio, cells = ctx.saved_tensors
+        result = embedding_gradients(visual, audio, cells, score_gradient=gradients[0])
         return result.visual.to(ctx.types[0]), result.audio.to(ctx.types[1])
 
 
