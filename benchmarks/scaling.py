@@ -39,8 +39,8 @@ from tests.engine.program import run_steps, tiny_config
 from tests.null_gpu.build import build, environment, missing
 
 _STEPS = {BOTH: 3, CRITIC: 4}  # the separator learns at every third
-_FITTED = ((8, 8), (8, 32), (512, 32))  # (ranks, mixes a rank)
-_CHECKED = ((64, 32), (512, 8))
+_FITTED = ((8, 8), (8, 32), (64, 32))  # (ranks, mixes a rank)
+_CHECKED = ((64, 8), (512, 8), (512, 32))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
+_GPUS_A_NODE = 8  # torch knows of 120 at most
 _WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
 _WATCHED = {"both learn": 36, "critic only": 37}
 
@@ -52,7 +53,7 @@ def count_steps(world: int, mixes: int, config_file: str | None, overrides: list
 
     world, mixes: the number of ranks, and of a rank's mixes in a step. config_file: None for the small networks.
     """
-    os.environ["NULL_GPU_DEVICES"] = str(world)
+    os.environ["NULL_GPU_DEVICES"] = str(min(world, _GPUS_A_NODE))
     gpu = NullGpu()
     from ialcms.engine import Ranks  # after torch has met the null GPU
     from ialcms.training.step import Experiment
@@ -118,7 +119,7 @@ def _one_of(world: int) -> Iterator[None]:
         yield
         return
     os.environ |= {
-        "RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(world),
+        "RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": str(min(world, _GPUS_A_NODE)),
         "TORCHELASTIC_RUN_ID": "null", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",  # as if torchrun had started it
     }  # fmt: skip
     init_process_group = dist.init_process_group
