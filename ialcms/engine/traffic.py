@@ -2,7 +2,8 @@
 
 A rank of W sends what the ring algorithms of NCCL send: of an all-reduce of n bytes 2 (W-1)/W n, of an
 all-gather of n bytes a rank (W-1) n, of an all-to-all or a
-reduce-scatter with n bytes of input (W-1)/W n. A test compares the sizes with what torch's profiler has seen.
+reduce-scatter with n bytes of input (W-1)/W n. Of rows for single ranks, those for other ranks count. A test compares
+the sizes with what torch's profiler has seen.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Traffic:
 
     gradients: of the networks that learn. parameters: what ZeRO collects from its shards. batchnorm: sums of forward
     and backward passes. features: embeddings of the consistency loss, their gradients, and
-    summaries of its columns. bank: the components that enter the memory bank. Left out is what is sent now and then,
-    not per step, and single numbers.
+    summaries of its columns. bank: independent partners for other ranks' components. What is sent now and then, not per
+    step, and single numbers are left out.
     """
 
     def __init__(self, world_size: int) -> None:
