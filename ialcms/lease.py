@@ -27,7 +27,7 @@ from typing import Any
 
 from ialcms.reading.text import parse_json
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 FILE_NAME = ".lock"
 RENEW_S = 3.0

@@ -1,4 +1,4 @@
-"""How far a piece of work is: a bar on a terminal, plain lines in a log file."""
+"""How far a piece of work is: a bar on a terminal, plain lines in a log file. How durations are written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import time
 from types import TracebackType
 
 LOG_INTERVAL_S = 15.0
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes, seconds, like 0:02:07: the one form of durations in what the program prints."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 class Progress:
@@ -35,7 +42,10 @@ class Progress:
             self._bar.initial += count
         self._bar.update(count)
 
-    def advance(self, count: int = 1) -> None:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more pieces are finished. note: figures to show behind the rate."""
+        if note and not self._bar.disable:
+            self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)
         self._done += count
         now = time.monotonic()
@@ -43,6 +53,6 @@ class Progress:
             self._last_line = now
             rate = self._done / (now - self._start)
             done = self._skipped + self._done
-            left_s = (self._total - done) / rate
-            line = f"{self._description}: {done}/{self._total} {self._unit}s, {rate:.1f}/s, {left_s:.0f} s left"
-            print(line, file=sys.stderr, flush=True)
+            left = duration((self._total - done) / rate)
+            parts = [f"{self._description}: {done}/{self._total} {self._unit}s", f"{rate:.1f}/s", f"{left} left", note]
+            print(", ".join(filter(None, parts)), file=sys.stderr, flush=True)

@@ -21,7 +21,7 @@ from torch import nn
 from torch.autograd.profiler_util import DeviceType, FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 SKIPPED = 6  # steps before those that are looked at; in the last of them the profiler itself gets ready
 _MODULE, _OPTIMIZER = "module ", "Optimizer.step#"

@@ -27,12 +27,12 @@ import torch
 
 from ialcms import __version__
 from ialcms.config import FORMER_NAMES, Config, binding_fields, digest, from_dict, unflatten
-from ialcms.files import flush_folder, replacing
+from ialcms.files import flush_folder, replacing, write_whole
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.text import read_json
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
@@ -52,6 +52,7 @@ class Progress:
     best_score: float | None = None  # best validation SDR in dB
     best_step: int | None = None
     bad_clips: tuple[str, ...] = ()  # keys of those that had to be replaced
+    validation_pending: bool = False  # the validation due after this step is not finished
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Progress:
@@ -60,7 +61,7 @@ class Progress:
         if not isinstance(values, dict) or values.keys() - cls.__dataclass_fields__.keys() or "step" not in values:
             raise ValueError(f"its progress is {shown(values)}")
         step, score, best_step = values["step"], values.get("best_score"), values.get("best_step")
-        bad_clips = values.get("bad_clips", [])
+        bad_clips, pending = values.get("bad_clips", []), values.get("validation_pending", False)
         if type(step) is not int or not 0 <= step < 1 << 53:
             raise ValueError(f"its step is {shown(step)}")
         if score is not None and type(score) not in (int, float):
@@ -69,7 +70,9 @@ class Progress:
             raise ValueError(f"its best_step is {shown(best_step)}")
         if not isinstance(bad_clips, list) or not all(isinstance(key, str) for key in bad_clips):
             raise ValueError(f"its bad_clips are {shown(bad_clips)}")
-        return cls(step, score, best_step, tuple(bad_clips))
+        if type(pending) is not bool:
+            raise ValueError(f"its validation_pending is {shown(pending)}")
+        return cls(step, score, best_step, bad_clips=tuple(bad_clips), validation_pending=pending)
 
 
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
@@ -112,8 +115,19 @@ def _write_files(folder: Path, config: Config, manifest_digest: str, state: Stat
     flush_folder(folder)
 
 
+def amend(root: Path, progress: Progress) -> Path:
+    """Put the outcome of a validation into the step's checkpoint, whose state stays as it is; returns its folder.
+
+    ValueError where the step has no complete checkpoint, or when it cannot be written.
+    """
+    folder = root / f"{_STEP}{progress.step:08d}"
+    meta = read_meta(folder) | {"progress": dataclasses.asdict(progress)}
+    write_whole(folder / _META, json.dumps(sealed(meta), indent=1))
+    return folder
+
+
 def keep_as_best(folder: Path) -> None:
-    """Keep a step checkpoint as the best one too, then let go of the best before.
+    """Keep a step checkpoint as the best one too, then delete the best before.
 
     By hard links, so that no room is taken, or by a copy on a file system that has none.
     """

@@ -14,7 +14,7 @@ from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.step import Experiment
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 
 def init_from(experiment: Experiment, source: Path) -> str:

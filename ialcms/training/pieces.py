@@ -18,7 +18,7 @@ from ialcms.config import Config
 from ialcms.engine import Learner, Ranks
 from ialcms.models import Critic, Separator, SeparatorOutput
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 Call = Callable[..., Any]
 BACKEND = "inductor"

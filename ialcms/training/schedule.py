@@ -1,4 +1,4 @@
-"""Loss weights, and who learns, as pure functions of the global step.
+"""Loss weights, who learns, and when a run validates and shows examples, as pure functions of the global step.
 
 The global step counts the batches of the whole job from 0, so another number of ranks or a resumed run has the
 same weight, and the same networks learn, at the same step.
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ialcms.config import Config
+from ialcms.data.manifest import Manifest
+from ialcms.data.selection import select_clips
 
 
 def ramp(step: int, final: float, steps: Sequence[int]) -> float:
@@ -41,3 +43,30 @@ def step_schedule(step: int, config: Config) -> StepSchedule:
         lambda_ind=ramp(step, loss.lambda_ind, loss.lambda_ind_steps),
         lambda_avc=ramp(step, loss.lambda_avc, loss.lambda_avc_steps),
     )
+
+
+def steps_per_epoch(config: Config, manifest: Manifest) -> int:
+    """Steps in which `data.epoch_passes` times as many mixes are drawn as there are training clips."""
+    num_clips = len(select_clips(manifest, "train", config.data.instruments))
+    return max(1, round(config.data.epoch_passes * num_clips / config.train.global_batch))
+
+
+def validation_interval(config: Config, manifest: Manifest) -> int:
+    """Steps between two validations."""
+    return config.train.validate_every or steps_per_epoch(config, manifest)
+
+
+def shows_examples(step: int, config: Config) -> bool:
+    """Whether pictures and sounds are shown after `step` finished steps.
+
+    They are every `train.visualise_every` steps and at the end, and before the first time after an eighth, a quarter
+    and half as many: a run that goes wrong shows it early.
+    """
+    interval = config.train.visualise_every
+    if not interval:
+        return False
+    early = {interval // divisor for divisor in _EARLY_EXAMPLES}
+    return step % interval == 0 or step in early or step == config.train.steps
+
+
+_EARLY_EXAMPLES = (8, 4, 2)

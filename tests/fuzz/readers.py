@@ -32,7 +32,7 @@ from ialcms.evaluation.result_files import read_results
 from ialcms.inference import load_model
 from ialcms.models.resnet import Backbone
 from ialcms.models.weights import load_backbone
-from ialcms.monitoring.monitor import drop_records_after
+from ialcms.monitoring.records import drop_records_after
 from ialcms.published import read_published
 from ialcms.reading.weights import read_weights
 from ialcms.runs import checkpoint, checkpoint_tool

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 MOMENTS = ("after a step", "after a step", "writing", "starting")
 _LONGEST_WAIT_S = 1.5  # after a step: some steps, a validation
 _LONGEST_START_S = 6.0  # imports, joining the other ranks, loading the checkpoint
-_BEGINNING = r"(?:going on from step (\d+) of \d+|from the start)$"
+_BEGINNING = r"(?:resumes from step (\d+) of \d+|from the start)$"
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,10 @@ def test_a_new_launch_with_an_old_id_does_what_was_asked(demo_shards: Path, tmp_
     assert python(*launcher, "-m", "ialcms", *train).returncode == 0
     chosen = str(folder / "checkpoints" / "step-00000001")
     again = python(*launcher, "-m", "ialcms", *train, "--resume", chosen)
-    assert "going on from step 1 of 3" in again.stderr, again.stderr
+    assert "resumes from step 1 of 3" in again.stderr, again.stderr
     assert python("-m", "launch.local", "--workers", "2", *train, "--resume", "none").returncode == 2
     with_local = python("-m", "launch.local", "--workers", "2", *train, "--resume", chosen)
-    assert "going on from step 1 of 3" in with_local.stderr
+    assert "resumes from step 1 of 3" in with_local.stderr
     other = python("-m", "ialcms", *train, "--init-from", chosen)
     assert other.returncode == 2
     assert "of a run that did not begin with" in other.stderr

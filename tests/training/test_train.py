@@ -94,7 +94,7 @@ def test_tensorboard_of_a_run(whole_run: Path) -> None:
         *(f"learning_rate/{name}" for name in ("audio", "visual", "critic")),
         *(f"speed/{name}" for name in ("mixes_per_second", "step_seconds", "slowest_rank_step_seconds",
                                        "slowest_rank", "share_waiting_for_data")),
-        *("speed_by_rank/mixes_per_second/0", "memory/process_gb", "best/SDR"),
+        *("memory/process_gb", "best/SDR"),
         *(f"validation/{metric}" for metric in metrics),
         *(f"validation_by_instrument/{metric}/{name}" for metric in metrics for name in instruments),
     }  # fmt: skip
@@ -137,7 +137,7 @@ def test_started_again_it_goes_on_where_it_was(whole_run: Path, config_file: Pat
     assert ialcms("train", str(config_file), "--folder", folder, "train.steps=3").returncode == 0
     result = ialcms("train", str(config_file), "--folder", folder)
     assert result.returncode == 0
-    assert f"going on from step 3 of {STEPS}" in result.stderr
+    assert f"resumes from step 3 of {STEPS}" in result.stderr
     by_step = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
     resumed = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
     assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
@@ -243,7 +243,7 @@ def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Pa
     assert "stopped on request after step" in errors
     (saved,) = (folder / "checkpoints").glob("step-*")
     result = ialcms(*command[3:], f"train.steps={int(saved.name[5:]) + 1}", "train.validate_every=10000")
-    assert f"going on from step {int(saved.name[5:])} of" in result.stderr
+    assert f"resumes from step {int(saved.name[5:])} of" in result.stderr
 
 
 def evaluate_scores(folder: Path) -> dict:
