@@ -33,6 +33,7 @@ from ialcms.monitoring.monitor import Monitor
 from ialcms.monitoring.profile import StepProfile, check_profile
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.run_folder import RunFolder
+from ialcms.terminal import runnable
 from ialcms.training.saving import Checkpoints, GatheredBadClips
 from ialcms.training.schedule import shows_examples, step_schedule, validation_interval
 from ialcms.training.start import Beginning, Job, begin, open_folder
@@ -119,6 +120,7 @@ class Trainer:
         )
         self._ends = contextlib.ExitStack()
         log.info("%s; %s", self._describe(), beginning.text)
+        log.info("%s", self._describe_output())
 
     def __enter__(self) -> Trainer:
         for end in (self._batches.close, self._monitor.close, self._bad_clips.close, self._checkpoints.close):
@@ -245,6 +247,14 @@ class Trainer:
             f"{self._config.name}: {len(manifest.of_split('train'))} clips of "
             f"{len(manifest.instruments('train'))} instruments, {self._config.train.global_batch} mixes a step on "
             f"{ranks.world_size} rank{'' if ranks.world_size == 1 else 's'} ({ranks.device.type})"
+        )
+
+    def _describe_output(self) -> str:
+        train = self._config.train
+        return (
+            f"every {train.log_every} steps a line: finished steps, time left, speed, validation SDR (dB), losses; "
+            f"every {self._validation_interval} steps a validation of {self._validation.num_mixes} mixes; curves: "
+            f"{runnable('tensorboard', '--logdir', self._job.folder.curves)}"
         )
 
 
