@@ -12,7 +12,7 @@ from ialcms.engine import Ranks
 from ialcms.monitoring.console import StepLine, set_up_logging
 from ialcms.monitoring.measurements import Measurements
 from ialcms.monitoring.records import Records, drop_records_after, last_value
-from ialcms.monitoring.tensorboard import BEST_SCORE
+from ialcms.monitoring.tensorboard import BEST_SCORE, SCORE_GAP
 from ialcms.monitoring.visuals import View
 from ialcms.runs.run_folder import RunFolder
 
@@ -66,7 +66,7 @@ class Monitor:
         sent = self._ranks.traffic.take()
         sent_mb = {f"sent_mb/{kind}": num_bytes / 1e6 / self._num_steps for kind, num_bytes in sent.items()}
         self._num_steps = 0
-        self.record(step + 1, {**measured.means, **values, **measured.speed, **sent_mb})
+        self.record(step + 1, {**measured.means, **_score_gap(measured.means), **values, **measured.speed, **sent_mb})
         losses = [f"{name} {measured.means[tag]:.3f}" for name, tag in _SHOWN.items() if tag in measured.means]
         rate = [f"{measured.speed['speed/mixes_per_second']:.1f} mixes/s"] if measured.speed else []
         self._line.show(step + 1, "  ".join([*rate, *self._scores(), *losses]))
@@ -125,3 +125,9 @@ class Monitor:
             return []
         best = "" if self._best is None or self._best <= self._score else f" (best {self._best:.2f})"
         return [f"SDR {self._score:.2f}{best}"]
+
+
+def _score_gap(means: Mapping[str, float]) -> dict[str, float]:
+    """How far the critic's scores of independent pairs lie above those of dependent ones, where it learned."""
+    independent, dependent = means.get("critic/independent_score"), means.get("critic/dependent_score")
+    return {} if independent is None or dependent is None else {SCORE_GAP: independent - dependent}

@@ -13,6 +13,8 @@ from ialcms.config import Config
 from ialcms.data.manifest import Manifest
 from ialcms.data.selection import select_clips
 
+_EARLY_EXAMPLES = (8, 4, 2)  # divisors of train.visualise_every
+
 
 def ramp(step: int, final: float, steps: Sequence[int]) -> float:
     """`final` / 10^n at first, n = len(steps), and ten times more after each of `steps`.
@@ -66,7 +68,4 @@ def shows_examples(step: int, config: Config) -> bool:
     if not interval:
         return False
     early = {interval // divisor for divisor in _EARLY_EXAMPLES}
-    return step % interval == 0 or step in early or step == config.train.steps
-
-
-_EARLY_EXAMPLES = (8, 4, 2)
+    return step > 0 and (step % interval == 0 or step in early or step == config.train.steps)

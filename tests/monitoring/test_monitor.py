@@ -34,7 +34,7 @@ from ialcms.runs.run_folder import RunFolder
 from ialcms.training.step import Experiment
 from ialcms.training.validation import Validation, ValidationResult
 from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
-from tests.support import ON_CPU, make_batch, small_config, torchrun
+from tests.support import ON_CPU, make_batch, small_config
 
 
 @pytest.fixture
@@ -149,6 +149,36 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     rows = rows_of(folder)
     assert [(row["step"], row["loss/separation"]) for row in rows if "loss/separation" in row] == expected
     assert [row["step"] for row in rows if "validation/SDR" in row] == [6]
+
+
+def test_a_validation_that_is_repeated_is_recorded_once(folder: RunFolder) -> None:
+    """Killed between the record and the checkpoint."""
+    config = small_config(train={"log_every": 2})
+    for again in (False, True):
+        monitor = Monitor(folder, config, Ranks(), 2 if again else 0, validates_again=again)
+        if not again:
+            train(monitor, 0, 2)
+        monitor.record_validation(2, {"validation/SDR": 3.0}, "")
+        monitor.record_best(2, 3.0)
+        monitor.close()
+    rows = rows_of(folder)
+    assert [next(iter(row.keys() - {"step", "time"})) for row in rows[1:]] == ["validation/SDR", "best/SDR"]
+    assert rows[0]["loss/separation"] == 0.5
+
+
+def test_a_long_validation_shows_how_far_it_is(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monitor = Monitor(folder, small_config(), Ranks(), 0)
+    for done in range(41):
+        monitor.show_validation(80, done, 40)
+        now[0] += 2
+    monitor.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "validation after step 80: 8/40 mixes  0:01:04 left"
+    assert len(lines) == 4
 
 
 def test_a_restart_before_the_first_checkpoint(folder: RunFolder) -> None:
@@ -404,20 +434,11 @@ def test_two_ranks_on_a_terminal(tmp_path: Path) -> None:
     assert rows[0]["speed/step_seconds"] >= slowest_s  # by the clock both take equally long
     assert rows[0]["speed/mixes_per_second"] == pytest.approx(config.train.global_batch / rows[0]["speed/step_seconds"])
     assert rows[0]["loss/separation"] == 1.5  # mean of 1 and 2
-
-
-@pytest.mark.distributed
-def test_records_do_not_grow_with_the_number_of_ranks(tmp_path: Path) -> None:
-    names = []
-    for ranks in (1, 3):
-        folder = tmp_path / str(ranks)
-        folder.mkdir()
-        script = folder / "program.py"
-        script.write_text(_PROGRAM)
-        done = torchrun(ranks, str(script), str(folder), cwd=folder)
-        assert done.returncode == 0, done.stderr
-        names.append(rows_of(RunFolder(folder))[0].keys())
-    assert names[0] == names[1]
+    with pytest.MonkeyPatch.context() as alone:  # records do not grow with the number of ranks
+        alone.setattr(sys, "argv", ["program", str(tmp_path / "alone")])
+        (tmp_path / "alone").mkdir()
+        exec(_PROGRAM, {})
+    assert rows[0].keys() == rows_of(RunFolder(tmp_path / "alone"))[0].keys()
 
 
 def _read_all(terminal: int) -> str:

@@ -231,6 +231,18 @@ def test_writer_saves_the_step_asked_for(tmp_path: Path) -> None:
     assert checkpoint.best(tmp_path) == tmp_path / "best-00000001"
 
 
+def test_the_outcome_of_a_validation_enters_the_checkpoint_of_its_step(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
+    writer.write(state(1), Progress(4, validation_pending=True), is_best=False)
+    assert writer.amend(Progress(4, best_score=1.5, best_step=4), is_best=True)
+    for folder in (tmp_path / "step-00000004", tmp_path / "best-00000004"):
+        loaded, progress = checkpoint.load(folder, CONFIG, "manifest")
+        assert progress == Progress(4, best_score=1.5, best_step=4)
+        assert float(loaded["separator"]["module"]["weight"][0]) == 1
+    assert not writer.amend(Progress(6), is_best=True)  # no such checkpoint
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
+
+
 def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("ialcms.runs.checkpoint_writer.time.monotonic", lambda: now)

@@ -80,7 +80,7 @@ def test_a_run_leaves_everything_in_its_folder(whole_run: Path) -> None:
 
 def test_tensorboard_of_a_run(whole_run: Path) -> None:
     """Read back: everything that the page is to show."""
-    events = EventAccumulator(str(whole_run / "tensorboard"))
+    events = EventAccumulator(str(whole_run))
     events.Reload()
     tags = events.Tags()
     losses = ("separation", "consistency", "independence")
