@@ -20,16 +20,16 @@ BEST_SCORE = "best/SDR"
 
 SCORE_GAP = "critic/score_gap"
 
-# Pages and charts of the "Custom Scalars" tab; the tags are regular expressions. TensorBoard colours by run, so a chart
-# of the first two pages has one curve of each run.
-_LAYOUT = {
+# Pages and charts of the "Custom Scalars" tab: a name is a tag, a list holds regular expressions of tags. TensorBoard
+# colours by run, so a chart of the first two pages has one curve of each run.
+_LAYOUT: dict[str, dict[str, str | list[str]]] = {
     "Is it learning?": {
-        "Validation SDR (dB)": ["validation/SDR$"],
-        "Validation: gain of SDR over the mix (dB)": ["validation/SDRi$"],
-        "Separation loss (negative SI-SNR, dB)": ["loss/separation$"],
-        "Critic: scores of independent less those of dependent pairs": ["critic/score_gap$"],
-        "Validation: gain of SIR over the mix (dB)": ["validation/SIRi$"],
-        "Validation SAR (dB)": ["validation/SAR$"],
+        "Validation SDR (dB)": "validation/SDR",
+        "Validation: gain of SDR over the mix (dB)": "validation/SDRi",
+        "Separation loss (negative SI-SNR, dB)": "loss/separation",
+        "Critic: scores of independent less dependent pairs": SCORE_GAP,
+        "Validation: gain of SIR over the mix (dB)": "validation/SIRi",
+        "Validation SAR (dB)": "validation/SAR",
     },
     "Losses": {
         "Separator": ["loss/separator$"],
@@ -66,7 +66,6 @@ _FIRST_SETTINGS = frozenset({
     "optim.lr_audio", "optim.lr_visual", "optim.lr_critic", "loss.lambda_ind", "loss.lambda_avc", "train.global_batch",
     "train.steps",
 })  # fmt: skip
-_FEW_POINTS = ("validation/", "validation_by_instrument/")
 
 
 class Curves:
@@ -76,9 +75,7 @@ class Curves:
         """first_step: finished steps at the start; points at that very step stay."""
         self._sample_rate = config.audio.sample_rate
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
-        pages = {
-            page: {title: ["Multiline", tags] for title, tags in charts.items()} for page, charts in _LAYOUT.items()
-        }
+        pages = {page: _charts(charts) for page, charts in _LAYOUT.items()}
         self._writer.add_custom_scalars(pages)
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for "as it is"
@@ -89,14 +86,9 @@ class Curves:
         self._add_summaries(experiment, start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Scalars after `step` finished steps.
-
-        A chart's range leaves the largest and the smallest twentieth of the values out: of a few validations, mostly
-        the last. Written twice, a point counts as two, and the chart shows all.
-        """
+        """Scalars after `step` finished steps."""
         for name, value in values.items():
-            for _ in range(2 if name.startswith(_FEW_POINTS) else 1):
-                self._writer.add_scalar(printable(name), value, step)
+            self._writer.add_scalar(printable(name), value, step)
 
     def views(self, step: int, views: Sequence[View]) -> None:
         """Pictures and sounds; the sounds of a mix share one gain, so that their levels compare."""
@@ -121,6 +113,18 @@ class Curves:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _charts(charts: Mapping[str, str | list[str]]) -> dict[str, list[Any]]:
+    """The charts of a page: of one tag, all of whose points are seen, or of all tags that match.
+
+    The range of a chart leaves the largest and the smallest twentieth of the values out: of a few validations, mostly
+    the last. A chart with a margin counts value, lower and upper end, here all the same, and so has every value thrice.
+    TensorBoard (2.21) shows those in the reverse order.
+    """
+    margins = {title: ["Margin", [tag] * 3] for title, tag in reversed(charts.items()) if isinstance(tag, str)}
+    lines = {title: ["Multiline", tags] for title, tags in charts.items() if not isinstance(tags, str)}
+    return {**margins, **lines}
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -226,6 +226,10 @@ def test_configuration_hparams_and_best_score(folder: RunFolder) -> None:
     assert values.keys() == flatten(to_dict(config)).keys()
     assert values["optim.lr_visual"].number_value == 0.002
     assert values["data.instruments"].string_value == "['cello', 'tuba']"
+    assert {setting.name for setting in hparams("experiment").experiment.hparam_infos if setting.differs} == {
+        "optim.lr_audio", "optim.lr_visual", "optim.lr_critic", "loss.lambda_ind", "loss.lambda_avc",
+        "train.global_batch", "train.steps",
+    }  # fmt: skip
     metrics = hparams("experiment").experiment.metric_infos
     assert [metric.name.tag for metric in metrics] == ["best/SDR"]
     assert hparams("session_end_info").session_end_info.status == 1  # success
@@ -265,6 +269,10 @@ def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
         for chart in page.chart:
             for pattern in chart.multiline.tag:
                 assert any(re.match(pattern, tag) for tag in tags), (page.title, chart.title, pattern)
+            for series in chart.margin.series:
+                assert series.value == series.lower == series.upper
+                assert series.value in tags
+    assert [chart.title for chart in pages[0].chart][-1] == "Validation SDR (dB)"  # shown first
 
 
 def test_learning_rates_of_both_optimizers() -> None:
