@@ -122,7 +122,7 @@ def _charts(charts: Mapping[str, str | list[str]]) -> dict[str, list[Any]]:
     the last. A chart with a margin counts value, lower and upper end, here all the same, and so has every value thrice.
     TensorBoard (2.21) shows those in the reverse order.
     """
-    margins = {title: ["Margin", [tag] * 3] for title, tag in reversed(charts.items()) if isinstance(tag, str)}
+    margins = {title: ["Margin", [tag] * 3] for title, tag in reversed(list(charts.items())) if isinstance(tag, str)}
     lines = {title: ["Multiline", tags] for title, tags in charts.items() if not isinstance(tags, str)}
     return {**margins, **lines}
 
