@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, written so that a kill at any moment leaves a whole one.
+"""Checkpoints: everything that a run needs to resume, written so that a kill at any moment leaves a whole one.
 
     checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
     checkpoints/step-00000400/meta.json       progress, binding configuration, digests, size and sha256 of state.pt, and
@@ -78,7 +78,7 @@ class Progress:
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
     """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't."""
     folder = root / f"{_STEP}{progress.step:08d}"
-    # a name of its own: if somebody else writes this step here, one of both is there then, never a mixture
+    # a random name: if another job writes this step here, one of both checkpoints is there then, never a mixture
     temporary = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
@@ -86,7 +86,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
         raise
-    if folder.exists():  # left by a run that went on from an older checkpoint
+    if folder.exists():  # left by a run that resumed from an older checkpoint
         older = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, older)
@@ -189,7 +189,7 @@ def newest_intact(root: Path) -> Path | None:
 
 
 def abandon_after(root: Path, step: int) -> None:
-    """Set the checkpoints after `step` aside: a run that goes on from there writes its own."""
+    """Set the checkpoints after `step` aside: a run that resumes from there writes new ones."""
     for prefix in (_STEP, _BEST):
         for folder in _folders(root, prefix):
             if int(folder.name.removeprefix(prefix)) > step:
@@ -245,7 +245,7 @@ def config_of(meta: dict[str, Any]) -> Config:
 
 
 def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:
-    """State and progress of a checkpoint that a run of `config` goes on from.
+    """State and progress of a checkpoint that a run of `config` resumes from.
 
     manifest_digest: of the shards, None where only the networks count and not how they were trained. ValueError names
     the first field in which the configuration or the data differ from those that the checkpoint was written with.
@@ -272,7 +272,7 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
 def load_state(folder: Path) -> State:
     """The tensors of a complete checkpoint, on the CPU; ValueError when it is damaged."""
     meta = read_meta(folder)
-    remedy = "delete it to go on from the one before"
+    remedy = "delete it to resume from the one before"
     try:
         if _sha256(folder / _STATE) != meta["state_sha256"]:
             raise Unreadable("its content has changed")
@@ -334,7 +334,7 @@ def _folders(root: Path, prefix: str) -> list[Path]:
 
 
 def _damage(folder: Path) -> str | None:
-    """Why a step checkpoint cannot be gone on from, None where it can."""
+    """Why a step checkpoint cannot be resumed from, None where it can."""
     try:
         meta = read_json(folder / _META)
         if (folder / _STATE).stat().st_size != meta["state_bytes"]:

@@ -22,7 +22,7 @@ MAX_FAILURES = 3  # failed writes in a row after which the run stops
 
 
 class CheckpointWriter:
-    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training goes on.
+    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training continues.
 
     lease: of the run's folder; when it is lost nothing is written any more.
     """
@@ -103,7 +103,7 @@ class CheckpointWriter:
             self.failures += 1
             self.last_failure = str(error).partition("\n")[0]
             log.warning(
-                "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training goes on",
+                "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training continues",
                 progress.step,
                 self._root,
                 self.last_failure,
