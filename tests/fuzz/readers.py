@@ -45,10 +45,10 @@ from shards.report import Report
 from shards.stats import collect_stats, table_lines
 from shards.verify import check_manifest, verify
 from shards.video_lists import read_list
-from tests.data.data_support import small_config as small_data_config
-from tests.data.data_support import write_shards
 from tests.fuzz import mutations
 from tests.support import ROOT, small_config
+from tests.support.data import small_config as small_data_config
+from tests.support.data import write_shards
 
 Reader = Callable[[Path], object]
 Kind = tuple[Callable[[random.Random, Path], None], list[Reader]]  # puts a changed file into a folder; who reads it

@@ -33,8 +33,8 @@ from ialcms.monitoring.records import drop_records_after
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.step import Experiment
 from ialcms.training.validation import Validation, ValidationResult
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, make_batch, small_config
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A disk that cannot be written for a while: training continues, older checkpoints stay, and nothing is lost at the end.
+"""A disk that cannot be written for a while: training continues, older checkpoints stay, nothing is lost at the end.
 
 On a real small file system, which takes root (and Linux) to mount.
 """

@@ -13,8 +13,8 @@ import pytest
 from ialcms.engine import Ranks
 from ialcms.runs import checkpoint
 from ialcms.training.validation import Validation, most_mixes
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, ROOT, wait_for, write_small_config
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 from tests.training.kill_runs import differences
 
 MANY = ["eval.validation_draws=500", "eval.validation_mixes=5000"]  # minutes, for networks of any size
