@@ -16,14 +16,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _OUTPUTS = (1, 2)  # descriptors
 _POLL_S = 1.0
 _ANSWER = b"stopping: the run saves and ends after this step; Ctrl-C ends it at once\n"
+_CLEAR_LINE = b"\r\x1b[K"  # of the bar
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
 def end_with_agent() -> None:
     """Let the kernel end this rank when the torchrun agent that started it dies (Linux).
 
-    torchrun starts ranks in sessions of their own: without this, those of a killed agent train on unseen, hold their
-    GPUs, and write into the run's folder beside the ranks of the agent that takes over.
+    torchrun starts each rank in a new session. Without this, the ranks of a killed agent would train on, keep their GPUs,
+    and write into the run's folder beside the ranks of the agent that takes over.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -76,7 +77,8 @@ class StopRequest:
     def _notice(self) -> None:
         if self._answers and not self._signalled:
             with contextlib.suppress(OSError):  # nobody reads it
-                os.write(_OUTPUTS[1], _ANSWER)  # not by logging: a handler may interrupt a line that is being written
+                # not by logging: a handler may interrupt a line that is being written
+                os.write(_OUTPUTS[1], _CLEAR_LINE * os.isatty(_OUTPUTS[1]) + _ANSWER)
         self._signalled = True
 
     def _leave_terminal(self) -> None:

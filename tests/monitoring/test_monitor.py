@@ -1,4 +1,4 @@
-"""What a run tells: read back from TensorBoard's event files, metrics.jsonl, the log and the terminal."""
+"""What a run shows: read back from TensorBoard's event files, metrics.jsonl, the log and the terminal."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def train(monitor: Monitor, first: int, last: int, offset: float = 0.0) -> None:
 
 
 def test_means_since_the_last_record(folder: RunFolder) -> None:
-    """Scalars of turns that do not fall on a logged step are not lost."""
+    """Scalars of steps between two records are not lost."""
     monitor = Monitor(folder, small_config(train={"log_every": 4, "steps": 10}), Ranks(), 0)
     train(monitor, 0, 10)
     monitor.close()
@@ -130,7 +130,7 @@ def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.M
 
 
 def test_one_curve_over_restarts(folder: RunFolder) -> None:
-    """Killed at step 9, it goes on from the checkpoint of step 6: what lies behind that is written anew."""
+    """Killed at step 9, it resumes from the checkpoint of step 6: what comes after that is written again."""
     config = small_config(train={"log_every": 2, "steps": 12})
     monitor = Monitor(folder, config, Ranks(), 0)
     train(monitor, 0, 6)
@@ -365,8 +365,8 @@ def test_other_ranks_write_nothing_but_warnings(folder: RunFolder, capsys: pytes
     assert capsys.readouterr().err == "[rank 1] a clip is bad\n"
 
 
-def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal lines take the bar's place; the log file has them in either case."""
+def test_terminal_and_log_file_show_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal there are lines instead of the bar; the log file always has them."""
     monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Ranks(), 0)
     train(monitor, 0, 2)
     monitor.record_validation(2, {"validation/SDR": 3.25}, "fine")

@@ -134,7 +134,7 @@ def _phase(folder: Path, ranks: list[psutil.Process]) -> str:
         validate_every = yaml.safe_load((folder / "config.yaml").read_text())["train"]["validate_every"]
     except (OSError, ValueError, psutil.NoSuchProcess):
         return "starting"
-    if log_time < born or re.search(_BEGINNING, lines[-1]):
+    if log_time < born or any(re.search(_BEGINNING, line) for line in lines[-2:]):
         return "starting"
     last = re.search(r" step (\d+)/", lines[-1])
     # the line of a step is followed by that of its validation

@@ -128,7 +128,7 @@ AGENT = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 def test_a_rank_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_path: Path, after_s: float) -> None:
-    """Before it has told the kernel, too; the seconds that torch's import takes are long for a run that is killed."""
+    """Also before it has asked the kernel; the seconds that torch's import takes are long for a run that is killed."""
     config = config_file(tmp_path, demo_shards, steps=10_000)
     folder = tmp_path / "run"
     command = [sys.executable, "-c", AGENT, sys.executable, "-m", "ialcms", "train", str(config), "--folder", folder]
