@@ -23,8 +23,8 @@ _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 def end_with_agent() -> None:
     """Let the kernel end this rank when the torchrun agent that started it dies (Linux).
 
-    torchrun starts each rank in a new session. Without this, the ranks of a killed agent would train on, keep their GPUs,
-    and write into the run's folder beside the ranks of the agent that takes over.
+    torchrun starts each rank in a new session. Without this, the ranks of a killed agent would train on, keep their
+    GPUs, and write into the run's folder beside the ranks of the agent that takes over.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
