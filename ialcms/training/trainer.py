@@ -250,11 +250,10 @@ class Trainer:
         )
 
     def _describe_output(self) -> str:
-        train = self._config.train
+        validations = f"a validation of {self._validation.num_mixes} mixes every {self._validation_interval}"
         return (
-            f"every {train.log_every} steps a line: finished steps, time left, speed, validation SDR (dB), losses; "
-            f"every {self._validation_interval} steps a validation of {self._validation.num_mixes} mixes; curves: "
-            f"{runnable('tensorboard', '--logdir', self._job.folder.curves)}"
+            f"a line every {self._config.train.log_every} steps: steps, time left, speed, validation SDR (dB), losses; "
+            f"{validations}; curves: {runnable('tensorboard', '--logdir', self._job.folder.curves)}"
         )
 
 
