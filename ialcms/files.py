@@ -54,9 +54,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 def check_writable(path: Path) -> None:
     """ValueError where a file cannot be written: asked before the work whose result it is to hold. Leaves nothing."""
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; name a file in it, like {path / 'result.pt'}")
     try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file in it, like {path / 'result.pt'}")
+        if path.exists() and not path.is_file():  # whoever may do so would replace it
+            raise ValueError(f"{path} is a device or a pipe; name a file")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as probe:
             for name in path.absolute().relative_to(folder).parts:  # a file system refuses some names, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.support.evaluation import RATE, evaluation_config, make_run, write_ev
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     folder = tmp_path_factory.mktemp("outputs")
     shards = write_evaluation_shards(folder / "shards")
-    soundfile.write(folder / "sound.wav", np.zeros(2 * RATE), RATE)
+    soundfile.write(folder / "sound.wav", np.sin(np.arange(2 * RATE)), RATE)
     Image.new("RGB", (40, 30)).save(folder / "picture.png")
     return make_run(folder / "run", evaluation_config(shards.folder), shards)
 
@@ -63,7 +64,7 @@ def test_a_place_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").touch()
     out = where.format(file=tmp_path / "file", long=tmp_path / ("x" * 300))
-    refusal(capsys, *command(run, Path(out)))
+    assert "out.pt" in refusal(capsys, *command(run, Path(out)))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -75,6 +76,18 @@ def test_a_folder_for_a_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert f"{tmp_path} is a folder" in refusal(capsys, *command(run, tmp_path))
+
+
+@pytest.mark.parametrize("command", [export, export_checkpoint, pretrain])
+def test_a_pipe_for_a_file(
+    command: Callable[[RunFolder, Path], list[str | Path]],
+    run: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device or a pipe" in refusal(capsys, *command(run, tmp_path / "pipe"))
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_configurations_of_another_kind(run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
