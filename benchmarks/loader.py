@@ -3,7 +3,8 @@
     python -m benchmarks.loader --work /tmp/loader --out benchmarks/results/loader.txt
 
 1. Samples per second of one process (one core): from shards, and from a plain Dataset over the prepared tree the
-   shards were packed from (frames as PNG files, the whole wav read and cropped), by turns, on the same made-up clips.
+   shards were packed from (frames as PNG files, the whole wav read and cropped): alternately, on the same synthetic
+   clips.
 2. What it costs to read and decode the parts of a clip.
 3. The share of a step that the demo's training waits for its batches.
 
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 def make_tree(tree: Path) -> Path:
-    """A prepared tree of made-up videos, with frames as PNG files."""
+    """A prepared tree of synthetic videos, with frames as PNG files."""
     if not (tree / "png").is_file():
         make_dataset(tree, VIDEOS, CLIPS_PER_VIDEO, frame_size=FRAME_SIZE, jpeg_quality=90)
         frames = sorted(tree.glob("solo_extract/*/*/*.jpg"))
@@ -123,14 +124,14 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
     dataset = PlainDataset(tree, shards["whole frames"], config)
     plain = map(lambda batch: len(batch[0]), DataLoader(dataset, batch_size=GLOBAL_BATCH))
     sources: dict[str, Iterator[int]] = {"plain Dataset": plain}
-    held: dict[str, float] = {}
+    cached: dict[str, float] = {}
     for name, manifest in shards.items():
         for world_size in (GLOBAL_BATCH, 1):
             lanes = GLOBAL_BATCH // world_size
             label = f"shards, {name}, {lanes} lane{'s' if lanes > 1 else ''} of {GLOBAL_BATCH}"
-            sources[label] = shard_samples(config, manifest, world_size, label, held)
+            sources[label] = shard_samples(config, manifest, world_size, label, cached)
     label = f"shards, whole frames, 1 lane of {GLOBAL_BATCH}, normalised on the CPU"
-    sources[label] = shard_samples(config, shards["whole frames"], GLOBAL_BATCH, label, held, normalise=True)
+    sources[label] = shard_samples(config, shards["whole frames"], GLOBAL_BATCH, label, cached, normalise=True)
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for source in sources.values():
         next(source)
@@ -144,18 +145,18 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
     reference = statistics.median(rates["plain Dataset"])
     for name, values in rates.items():
         rate = statistics.median(values)
-        memory = f"  {held[name] / 1e6:6.0f} MB held" if name in held else ""
+        memory = f"  {cached[name] / 1e6:6.0f} MB cached" if name in cached else ""
         lines.append(f"  {name:<58}{rate:7.1f} /s  {rate / reference:5.2f} x{memory}")
     return lines
 
 
 def shard_samples(
-    config: Config, manifest: Manifest, world_size: int, label: str, held: dict[str, float], normalise: bool = False
+    config: Config, manifest: Manifest, world_size: int, label: str, cached: dict[str, float], normalise: bool = False
 ) -> Iterator[int]:
     """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
     with closing(train_batches(config, manifest, 0, 0, world_size)) as batches:
         for batch in itertools.islice(batches, WARM_UP, None):
-            held[label] = max(held.get(label, 0.0), batch.cached_bytes)
+            cached[label] = max(cached.get(label, 0.0), batch.cached_bytes)
             if normalise:
                 normalise_objects(batch.objects)
             yield len(batch.keys)
@@ -239,7 +240,7 @@ def measure_waiting(shards: Path, work: Path, steps: int) -> list[str]:
         seconds = statistics.mean(record["speed/step_seconds"] for record in records[1:])
         name = f"{ranks} rank{'s' if ranks > 1 else ''}"
         lines.append(
-            f"  {name}, 1 loader process each: {statistics.mean(others):.2f} % of {seconds:.2f} s "
+            f"  {name}, 1 loader worker each: {statistics.mean(others):.2f} % of {seconds:.2f} s "
             f"(worst ten steps {max(others):.2f} %; the first ten, when the loader starts, {first:.0f} %)"
         )
     return lines
@@ -264,7 +265,7 @@ def describe_data(tree: Path, shards: dict[str, Manifest]) -> list[str]:
     manifest = shards["whole frames"]
     pngs = list(tree.glob("solo_extract/*/*/*.png"))
     lines = [
-        f"data: {len(manifest.clips)} made-up clips of 10 s ({len(manifest.of_split('train'))} for training), "
+        f"data: {len(manifest.clips)} synthetic clips of 10 s ({len(manifest.of_split('train'))} for training), "
         f"{len(manifest.instruments())} instruments; tree: {len(pngs):,} PNG frames of "
         f"{FRAME_SIZE[0]} x {FRAME_SIZE[1]}, "
         f"{sum(path.stat().st_size for path in pngs) / len(pngs) / 1e3:.0f} kB each; all in the page cache"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode  # the only way in that torch has
 
 from ialcms.config import Config, check_world_size
 from ialcms.data.clip_store import ClipStore
@@ -23,8 +25,9 @@ from ialcms.training.schedule import ramp, steps_per_epoch
 def describe(config: Config, ranks: int = 1) -> str:
     """The text that `ialcms info` prints. ValueError where the configuration can't be trained on `ranks` ranks."""
     check_world_size(config, ranks)
-    separator, critic = build_networks(config, pretrained=False)
-    lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes without contents: full-size networks take no memory
+        separator, critic = build_networks(config, pretrained=False)
+        lines = [f"{config.name}", "", *_parameters(separator, critic), "", *_shapes(config, separator), ""]
     lines += [*_batch(config, ranks), "", *_schedule(config), ""]
     try:
         manifest = open_manifest(config.data.shards)
@@ -36,7 +39,7 @@ def describe(config: Config, ranks: int = 1) -> str:
 def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = False) -> str:
     """The text that `ialcms info --plan STEP` prints: what every mix of global step `step` (0-based) is made of.
 
-    read_clips: read the step's clips and show those that took the place of clips that cannot be used. ValueError where
+    read_clips: read the step's clips and show what replaced clips that cannot be used. ValueError where
     the configuration can't be trained on `ranks` ranks, or shards cannot be read.
     """
     if step < 0:
@@ -63,15 +66,15 @@ def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = 
         rank = str(lane * ranks // batch)
         rows += [[str(lane), rank, *cells] for cells in _plan_of_mix(config, manifest, mix)]
     if not read_clips:
-        replaced = ["clips were not read: one that cannot be used gives way to another (see --read-clips)"]
+        replaced = ["clips were not read: one that cannot be used is replaced (see --read-clips)"]
     return "\n".join([*lines, "", *_aligned(rows), "", *replaced]).rstrip()
 
 
 def _plan_of_mix(config: Config, manifest: Manifest, mix: PlannedMix) -> Iterator[list[str]]:
-    for place, planned in enumerate(mix.clips):
+    for slot, planned in enumerate(mix.clips):
         clip = manifest.clips[planned.clip]
         yield [
-            str(place // config.data.num_objects + 1),
+            str(slot // config.data.num_objects + 1),
             clip.instrument,
             clip.key,
             manifest.shards[clip.shard].name,
@@ -172,13 +175,15 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
     size = sum(shard.num_bytes for shard in manifest.shards) / 1e6
     lines = [f"shards: {len(manifest.shards)} in {manifest.folder} ({size:.0f} MB), {FILE_NAME} {manifest.digest}"]
     lines.append(f"  {'clips (videos)':<18}" + "".join(f"{split:>12}" for split in splits))
+    table = manifest.table
+    of_split = {split: table.is_any("split", [split]) for split in splits}
     for name in (*names, "all"):
+        of_instrument = table.is_any("instrument", names if name == "all" else [name])
         cells = []
-        for split in splits:
-            clips = [
-                c for c in manifest.of_split(split) if c.instrument == name or (name == "all" and c.instrument in names)
-            ]
-            cells.append(f"{len(clips)} ({len({c.video for c in clips})})")
+        for is_split in of_split.values():
+            is_here = is_split & of_instrument
+            num_videos = len(np.unique(table.codes["video"][is_here]))
+            cells.append(f"{np.count_nonzero(is_here)} ({num_videos})")
         lines.append(f"  {name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     epoch = steps_per_epoch(config, manifest)
     lines.append(f"an epoch: {epoch} steps ({config.data.epoch_passes:g} mixes per training clip); "

@@ -9,6 +9,7 @@ Everything is checked here, before any rank starts. Errors are `ValueError`s tha
     loading.py       YAML and overrides -> a checked `Config`
     checks.py        ranges, choices, and fields that must fit each other
     flat.py          plain values; the fields that a resumed run, or all ranks, must share
+    large_batch.py   numbers of steps and learning rates of a recipe at another batch size
     former_names.py  fields that have been renamed
 """
 

@@ -43,6 +43,7 @@ def check(config: Config) -> None:
         steps = getattr(config.loss, name)
         if list(steps) != sorted(set(steps)):
             raise ValueError(f"loss.{name} is {shown(list(steps))}; give increasing global steps")
+    _check_training_options(config)
 
 
 def check_world_size(config: Config, world_size: int) -> None:
@@ -65,6 +66,30 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """Text like " (did you mean 'x'?)" where a choice is close to the name, else an empty one."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _check_training_options(config: Config) -> None:
+    data, loss, optim, train = config.data, config.loss, config.optim, config.train
+    if data.pictures_per_object > data.pictures_per_clip:
+        raise ValueError(
+            f"data.pictures_per_object is {data.pictures_per_object}, but a lane takes pictures of "
+            f"{data.pictures_per_clip} detections of a clip; raise data.pictures_per_clip to as many"
+        )
+    if loss.spectral_weight and not loss.spectral_windows:
+        raise ValueError("loss.spectral_windows is empty; give window lengths, or loss.spectral_weight=0")
+    for window in loss.spectral_windows if loss.spectral_weight else ():
+        if window % 4 or window > config.audio.num_samples:
+            raise ValueError(
+                f"loss.spectral_windows has {window}; give multiples of 4 up to audio.num_samples, "
+                f"{config.audio.num_samples}"
+            )
+    if optim.cosine_steps and optim.cosine_steps <= optim.warmup_steps:
+        raise ValueError(
+            f"optim.cosine_steps is {optim.cosine_steps}, where optim.warmup_steps is {optim.warmup_steps}; the decay "
+            "begins after the warm-up: choose more, or 0 for constant rates"
+        )
+    if train.ema_decay >= 1:
+        raise ValueError(f"train.ema_decay is {train.ema_decay:g}; give less than 1, like 0.999")
 
 
 def _check_field(field: Field, value: Any) -> None:

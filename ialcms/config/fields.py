@@ -27,6 +27,7 @@ class Facts:
     choices: tuple[str, ...] = ()  # of a text; empty: any
     may_change: bool = False  # a resumed run may have another value: it does not change what a step computes
     may_differ: bool = False  # ranks of one job may have different values: where data lies, how it is read
+    counts_steps: bool = False  # a number of steps of `train.reference_batch` mixes: see large_batch.py
 
 
 def option(
@@ -38,6 +39,7 @@ def option(
     choices: tuple[str, ...] = (),
     may_change: bool = False,
     may_differ: bool = False,
+    counts_steps: bool = False,
 ) -> Value:
     """A field with its default and its facts (see `Facts`), for the dataclasses of the schema."""
     facts = Facts(
@@ -47,6 +49,7 @@ def option(
         choices=choices,
         may_change=may_change or may_differ,
         may_differ=may_differ,
+        counts_steps=counts_steps,
     )
     return dataclasses.field(default=default, metadata={_FACTS: facts})
 

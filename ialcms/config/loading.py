@@ -12,6 +12,7 @@ from typing import Any
 
 from ialcms.config.checks import check, nearest
 from ialcms.config.former_names import current_name, with_current_names
+from ialcms.config.large_batch import at_global_batch
 from ialcms.config.schema import Config
 from ialcms.own_files import find_own, own_names
 from ialcms.reading import Unreadable, bare, shown
@@ -53,10 +54,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def from_dict(values: dict[str, Any], source: str = "configuration") -> Config:
-    """Build and check a Config from nested plain values, as YAML and JSON give them."""
+    """Build and check a Config from nested plain values, as YAML and JSON give them.
+
+    Numbers of steps come out for `train.global_batch` (see large_batch.py).
+    """
     config: Config = _build(Config, values, "", source)
     check(config)
-    return config
+    return at_global_batch(config)
 
 
 def _parse_override(name: str, text: str) -> Any:

@@ -47,6 +47,9 @@ class DataConfig:
     pictures_per_clip: int = option(
         3, "detections that a lane takes pictures of while a clip is in its window", largest=10**5
     )
+    pictures_per_object: int = option(
+        1, "of these, how many the separator sees of an object at a time in training", largest=64
+    )
     epoch_passes: float = option(
         10.0, "samples in an epoch, in multiples of the number of training clips", may_be_zero=True
     )
@@ -115,10 +118,20 @@ class LossConfig:
     """The losses, their weights and the ramps of those."""
 
     lambda_ind: float = option(0.01, "final weight of the independence loss; 0: no critic", may_be_zero=True)
-    lambda_ind_steps: tuple[int, ...] = option((8_000, 16_000, 24_000), "global steps after which it grows tenfold")
+    lambda_ind_steps: tuple[int, ...] = option(
+        (8_000, 16_000, 24_000), "global steps after which it grows tenfold", counts_steps=True
+    )
     lambda_avc: float = option(0.05, "final weight of the audio-visual consistency loss", may_be_zero=True)
-    lambda_avc_steps: tuple[int, ...] = option((4_000, 8_000, 12_000), "global steps after which it grows tenfold")
+    lambda_avc_steps: tuple[int, ...] = option(
+        (4_000, 8_000, 12_000), "global steps after which it grows tenfold", counts_steps=True
+    )
     si_snr_cap_db: float = option(30.0, "SI-SNR that a perfect estimate is credited with, in dB")
+    spectral_weight: float = option(
+        0.0, "weight of the multi-resolution STFT loss beside SI-SNR; 0: without it", may_be_zero=True
+    )
+    spectral_windows: tuple[int, ...] = option(
+        (512, 1_024, 2_048), "window lengths of the multi-resolution STFT loss, in samples; its hop is a quarter"
+    )
     temperature: float = option(0.3, "of the consistency loss")
     excluded_negatives: int = option(
         6, "largest negatives of a row that are left out as likely false", may_be_zero=True
@@ -138,6 +151,26 @@ class OptimConfig:
     critic_betas: tuple[float, float] = option((0.0, 0.9), "Adam's, for the critic", may_be_zero=True, largest=1)
     critic_weight_decay: float = option(1e-3, "Adam's, added to the gradient of the critic", may_be_zero=True)
     clip_norm: float = option(0.0, "largest gradient norm of each network; 0: no clipping", may_be_zero=True)
+    warmup_steps: int = option(
+        0, "global steps over which the learning rates rise linearly", may_be_zero=True, counts_steps=True
+    )
+    cosine_steps: int = option(
+        0,
+        "global step at which a cosine decay of the learning rates ends; 0: constant rates",
+        may_be_zero=True,
+        counts_steps=True,
+    )
+    lr_floor: float = option(
+        0.0, "share of the learning rates at which the cosine decay ends", may_be_zero=True, largest=1
+    )
+    lr_scaling: str = option(
+        "none",
+        "how the separator's learning rates grow with train.global_batch / train.reference_batch",
+        choices=("none", "square_root", "linear"),
+    )
+    critic_lr_scaling: str = option(
+        "none", "the same for the critic's learning rate", choices=("none", "square_root", "linear")
+    )
 
 
 @dataclass(frozen=True)
@@ -145,11 +178,26 @@ class TrainConfig:
     """Length, batch, engine, precision, and what a run writes."""
 
     steps: int = option(
-        100_000, "global steps: one is a batch of the whole job, whatever the number of ranks", may_change=True
+        100_000,
+        "global steps: one is a batch of the whole job, whatever the number of ranks",
+        may_change=True,
+        counts_steps=True,
     )
     global_batch: int = option(8, "G, mixes in a global batch", largest=10**6)
+    reference_batch: int = option(
+        0,
+        "mixes in the batch for which the numbers of steps are written (docs/quality.md); 0: train.global_batch",
+        may_be_zero=True,
+        largest=10**6,
+    )
     critic_every: int = option(1, "the critic learns at every n-th step")
     separator_every: int = option(3, "the separator learns at every n-th step; without a critic at every step")
+    ema_decay: float = option(
+        0.0,
+        "decay of the moving average of the separator's weights that is used outside training; 0: none",
+        may_be_zero=True,
+        largest=1,
+    )
     accumulation: int = option(
         1, "micro-batches in which a rank goes through its share of the global batch", largest=10**6
     )
@@ -189,8 +237,10 @@ class TrainConfig:
     )
     tf32: bool = option(False, "TensorFloat-32 in float32 matrix products and convolutions on GPUs that have it")
     sync_batchnorm: bool = option(True, "BatchNorm statistics over the global batch")
-    validate_every: int = option(0, "steps between validations; 0: once an epoch", may_be_zero=True, may_change=True)
-    checkpoint_every: int = option(1_000, "steps between checkpoints", may_change=True)
+    validate_every: int = option(
+        0, "steps between validations; 0: once an epoch", may_be_zero=True, may_change=True, counts_steps=True
+    )
+    checkpoint_every: int = option(1_000, "steps between checkpoints", may_change=True, counts_steps=True)
     checkpoint_minutes: float = option(
         30.0,
         "minutes after which a checkpoint is due at the latest; 0: by steps only",
@@ -199,9 +249,13 @@ class TrainConfig:
         may_change=True,
     )
     keep_checkpoints: int = option(2, "newest checkpoints that are kept; the best is kept besides", may_change=True)
-    log_every: int = option(10, "steps between records of the curves", may_change=True)
+    log_every: int = option(10, "steps between records of the curves", may_change=True, counts_steps=True)
     visualise_every: int = option(
-        800, "steps between pictures and sounds in TensorBoard; 0: none", may_be_zero=True, may_change=True
+        800,
+        "steps between pictures and sounds in TensorBoard; 0: none",
+        may_be_zero=True,
+        may_change=True,
+        counts_steps=True,
     )
 
 

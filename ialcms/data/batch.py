@@ -6,6 +6,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ialcms.config import DataConfig
+
+
+def objects_shape(data: DataConfig) -> tuple[int, ...]:
+    """Of a mix's object pictures: (M, O, 3, S, S), with P > 1 pictures of each object (M, O, P, 3, S, S)."""
+    pictures = (data.pictures_per_object,) if data.pictures_per_object > 1 else ()
+    return (data.num_mixtures, data.num_objects, *pictures, 3, data.image_crop, data.image_crop)
+
 
 @dataclass
 class Batch:
@@ -14,7 +22,7 @@ class Batch:
     step: int  # global step
     mix: torch.Tensor  # (B, L) float32
     mixtures: torch.Tensor  # (B, M, L) float32
-    objects: torch.Tensor  # (B, M, O, 3, S, S) uint8; see normalise_objects
+    objects: torch.Tensor  # (B, *objects_shape) uint8; see normalise_objects
     keys: list[tuple[str, ...]]  # per mix, the M * O keys of its clips
     bad: dict[str, str]  # clips of the plan that had to be replaced: key -> one line with shard and reason
     cached_bytes: int = 0  # memory that the decoded clips of this rank's loader took not long before

@@ -57,7 +57,7 @@ class ReadBuffer:
         self._bytes = bytearray()
 
     def of_size(self, size: int) -> memoryview:
-        """What the memory held before is overwritten."""
+        """What was in the memory before is overwritten."""
         if len(self._bytes) < size:
             self._bytes = bytearray(size)
         return memoryview(self._bytes)[:size]

@@ -1,4 +1,4 @@
-"""Holding a bounded number of clips: each is read, and its sound and pictures are decoded, once while it is in use."""
+"""Caching a bounded number of clips: each is read, and its sound and pictures are decoded, once while it is in use."""
 
 from __future__ import annotations
 
@@ -79,19 +79,19 @@ class ClipStore:
         """Clip `index` of the manifest, for a lane that takes pictures of `rows` only; raises like `read_clip`."""
         if index in self._bad:
             raise BadClip(self._bad[index])
-        held = self._clips.get(index)
-        if held is None:
+        cached = self._clips.get(index)
+        if cached is None:
             while len(self._clips) >= self.limit:
                 self._clips.popitem(last=False)
-            held = self._clips[index] = CachedClip(self._read(index, rows), self.resize, {lane: rows})
-        elif held.rows.get(lane) != rows:
-            held.rows[lane] = rows
-            missing = [row for row in held.undecoded() if held.frame(row) not in held.clip.frames]
+            cached = self._clips[index] = CachedClip(self._read(index, rows), self.resize, {lane: rows})
+        elif cached.rows.get(lane) != rows:
+            cached.rows[lane] = rows
+            missing = [row for row in cached.undecoded() if cached.frame(row) not in cached.clip.frames]
             if missing:  # another lane had no use for these frames
-                held.clip.frames.update(self._read(index, missing, (0, 0)).frames)
-            held.forget()
+                cached.clip.frames.update(self._read(index, missing, (0, 0)).frames)
+            cached.forget()
         self._clips.move_to_end(index)
-        return held
+        return cached
 
     def _read(self, index: int, rows: Iterable[int], samples: tuple[int, int] | None = None) -> LoadedClip:
         self.num_reads += 1
@@ -102,16 +102,16 @@ class ClipStore:
             raise
 
     def move_window(self, lane: int, clips: Iterable[int]) -> None:
-        """Tell the store which clips a lane draws from; what no lane draws from any more is dropped."""
+        """Set the clips that a lane draws from; what no lane draws from any more is dropped."""
         window = frozenset(clips)
         if self._windows.get(lane) == window:
             return
         self._windows[lane] = window
-        for index in [index for index, held in self._clips.items() if lane in held.rows and index not in window]:
-            held = self._clips[index]
-            del held.rows[lane]
-            if held.rows:
-                held.forget()
+        for index in [index for index, cached in self._clips.items() if lane in cached.rows and index not in window]:
+            cached = self._clips[index]
+            del cached.rows[lane]
+            if cached.rows:
+                cached.forget()
             else:
                 del self._clips[index]
 
@@ -121,4 +121,4 @@ class ClipStore:
 
     @property
     def num_bytes(self) -> int:
-        return sum(held.num_bytes for held in self._clips.values())
+        return sum(cached.num_bytes for cached in self._clips.values())

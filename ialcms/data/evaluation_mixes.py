@@ -55,21 +55,22 @@ def list_mixes(
     instrument once before it uses one again. The list depends on nothing but the arguments. Raises ValueError when the
     split has fewer instruments than a mix needs.
     """
-    by_instrument: dict[str, list[int]] = {}
-    for index in select_clips(manifest, split, instruments).tolist():
-        by_instrument.setdefault(manifest.clips[index].instrument, []).append(index)
-    require_instruments(manifest, split, by_instrument, num_sources, "eval.num_sources or data.num_mixtures")
+    table = manifest.table
+    selected = select_clips(manifest, split, instruments)
+    names_of_split = table.distinct("instrument", selected)
+    require_instruments(manifest, split, names_of_split, num_sources, "eval.num_sources or data.num_mixtures")
+    by_instrument = {name: selected[table.is_any("instrument", [name])[selected]] for name in names_of_split}
     num_samples = round(seconds * manifest.sample_rate)
     mixes: list[EvaluationMix] = []
-    for names in itertools.combinations(sorted(by_instrument), num_sources):
+    for names in itertools.combinations(names_of_split, num_sources):
         key = (seed, "evaluation", split, names)
         orders = [permutation(len(by_instrument[name]), *key, name) for name in names]
         for draw in range(draws):
-            clips = [by_instrument[name][order[draw % len(order)]] for name, order in zip(names, orders)]
+            clips = [int(by_instrument[name][order[draw % len(order)]]) for name, order in zip(names, orders)]
             numbers = uniforms(2 * num_sources, *key, draw).reshape(2, num_sources)
-            rows = [int(u * manifest.clips[clip].num_boxes) for u, clip in zip(numbers[0], clips)]
+            rows = [int(u * int(table.numbers["num_boxes"][clip])) for u, clip in zip(numbers[0], clips)]
             starts = [
-                int(u * max(manifest.clips[clip].num_samples - num_samples + 1, 1))
+                int(u * max(int(table.numbers["num_samples"][clip]) - num_samples + 1, 1))
                 for u, clip in zip(numbers[1], clips)
             ]
             mixes.append(EvaluationMix(len(mixes), tuple(clips), tuple(rows), tuple(starts)))
@@ -79,7 +80,7 @@ def list_mixes(
 def load_mix(
     manifest: Manifest, mix: EvaluationMix, data: DataConfig, num_samples: int, num_pictures: int = 1
 ) -> EvaluationItem:
-    """Read and decode one mix. Raises ValueError for a clip that cannot be used: nothing takes its place here.
+    """Read and decode one mix. Raises ValueError for a clip that cannot be used: it is not replaced here.
 
     num_pictures: P, of each object: the detection of the mix, and others spread evenly over the clip's detections. A
     clip that has fewer gives some of them more than once.

@@ -1,6 +1,6 @@
-"""Preparing lanes in loader processes and putting their parts together.
+"""Preparing lanes in loader workers and putting their parts together.
 
-Loader process j of P prepares the rank's lanes j, j + P, ... of every step, one step after the other, each lane in
+Loader worker j of P prepares the rank's lanes j, j + P, ... of every step, one step after the other, each lane in
 one process only: sound and pictures of a clip are decoded once while it is in the lane's window.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import logging
+import math
 import multiprocessing
 import signal
 import sys
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from ialcms.data.batch import Batch
+from ialcms.data.batch import Batch, objects_shape
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.mixtures import MixArrays, make_mix
 from ialcms.data.part_transport import SHARED_MEMORY, PipedPart, why_pipes
@@ -41,15 +42,15 @@ STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 
 @dataclass(frozen=True)
 class Failure:
-    """A ValueError of a loader process; the DataLoader would wrap it in a traceback."""
+    """A ValueError of a loader worker; the DataLoader would wrap it in a traceback."""
 
     message: str
 
 
 class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
-    """Batches of the lanes of one loader process (of all lanes, when iterated in the training process).
+    """Batches of the lanes of one loader worker (of all lanes, when iterated in the training process).
 
-    by_pipe: whether a loader process hands its parts over through a pipe instead of shared memory.
+    by_pipe: whether a loader worker hands its parts over through a pipe instead of shared memory.
     """
 
     def __init__(self, plan: Plan, lanes: range, start_step: int) -> None:
@@ -77,23 +78,23 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
     def part_bytes(self, num_lanes: int) -> int:
         """Of the tensors of a part with `num_lanes` lanes."""
         data, samples = self.plan.data, self.plan.audio.num_samples
-        pictures = data.num_mixtures * data.num_objects * 3 * data.image_crop**2
+        pictures = math.prod(objects_shape(data))
         return num_lanes * (4 * samples * (1 + data.num_mixtures) + pictures)
 
     def _part(self, store: ClipStore, lanes: range, step: int) -> Batch:
-        data, side = self.plan.data, self.plan.data.image_crop
+        data = self.plan.data
         batch = Batch(
             step,
             torch.empty(len(lanes), self.plan.audio.num_samples),
             torch.empty(len(lanes), data.num_mixtures, self.plan.audio.num_samples),
-            torch.empty(len(lanes), data.num_mixtures, data.num_objects, 3, side, side, dtype=torch.uint8),
+            torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
             [],
             {},
         )
         manifest = self.plan.manifest
         if isinstance(manifest, RemoteManifest) and (step == self.start_step or step % self.plan.draws_per_round == 0):
             for lane in lanes:
-                manifest.fetch_ahead(self.plan.shards_ahead(lane, step))
+                manifest.prefetch(self.plan.shards_to_prefetch(lane, step))
         mix, mixtures, objects = batch.mix.numpy(), batch.mixtures.numpy(), batch.objects.numpy()
         for row, lane in enumerate(lanes):
             made_of = make_mix(self.plan, store, lane, step, MixArrays(mix[row], mixtures[row], objects[row]))
@@ -108,28 +109,28 @@ def most_clips(plan: Plan, num_lanes: int) -> int:
 
 
 def load(
-    plan: Plan, lanes: range, start_step: int, num_processes: int, prefetch: int, device: torch.device
+    plan: Plan, lanes: range, start_step: int, num_workers: int, prefetch: int, device: torch.device
 ) -> Generator[Batch]:
     """Batches of `lanes` from step `start_step` on, on `device`, without end.
 
-    num_processes: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
-    prepares ahead. For a GPU, batches are joined in page-locked memory and copied in threads of their own, beside the
+    num_workers: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
+    prefetches. For a GPU, batches are joined in page-locked memory and copied in threads of their own, beside the
     training step. Raises ValueError when a process met one, RuntimeError when a process died.
     """
-    assert num_processes <= len(lanes)
+    assert num_workers <= len(lanes)
     is_gpu = device.type == "cuda"
-    batches = _joined(LaneParts(plan, lanes, start_step), num_processes, prefetch, pin=is_gpu)
+    batches = _joined(LaneParts(plan, lanes, start_step), num_workers, prefetch, pin=is_gpu)
     return on_gpu(in_thread(batches), device) if is_gpu else batches
 
 
-def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> Generator[Batch]:
-    if num_processes == 0:
+def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Generator[Batch]:
+    if num_workers == 0:
         for part in parts:
             yield _join([part], pin)
         return
-    first = parts.lanes.start == 0  # of all ranks, the one that speaks
+    first = parts.lanes.start == 0  # of all ranks, the one that logs
     # a part more than those that are prefetched is on its way, and another one in use
-    reason = why_pipes(parts.part_bytes(-(-len(parts.lanes) // num_processes)), num_processes * (prefetch + 2))
+    reason = why_pipes(parts.part_bytes(-(-len(parts.lanes) // num_workers)), num_workers * (prefetch + 2))
     parts.by_pipe = reason != ""
     if reason and first:
         log.warning("%s: batches come through pipes, which is slower", reason)
@@ -139,7 +140,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
     loader: DataLoader[Batch | PipedPart | Failure] = DataLoader(
         parts,
         batch_size=None,
-        num_workers=num_processes,
+        num_workers=num_workers,
         prefetch_factor=prefetch,
         multiprocessing_context=context,
         worker_init_fn=_init_process,
@@ -156,7 +157,7 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
             raise
         if first:
             log.warning(
-                "no loader processes can be started (%s; raise %s and 'ulimit -n'): data are loaded between the steps",
+                "no loader workers can be started (%s; raise %s and 'ulimit -n'): data are loaded between the steps",
                 error.strerror, SHARED_MEMORY,
             )  # fmt: skip
         yield from _joined(parts, 0, prefetch, pin)
@@ -167,10 +168,10 @@ def _joined(parts: LaneParts, num_processes: int, prefetch: int, pin: bool) -> G
     try:
         while True:
             try:
-                prepared = [next(iterator) for _ in range(num_processes)]
+                prepared = [next(iterator) for _ in range(num_workers)]
             except (RuntimeError, EOFError, ConnectionError) as error:  # by the moment at which it went
                 raise LostProcess(
-                    f"a loader process was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
+                    f"a loader worker was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
                 ) from error
             yield _join(prepared, pin)
     finally:
@@ -242,7 +243,7 @@ def _init_process(_: int) -> None:
 def blocked_signals() -> Iterator[None]:
     """Processes started in here never see the signals by which the training process is asked to save or to stop.
 
-    It decides for them: a loader process that died of a SIGTERM sent to the whole job would take the last checkpoint
+    It decides for them: a loader worker that died of a SIGTERM sent to the whole job would take the last checkpoint
     along. They end when their DataLoader ends or when the training process is gone.
     """
     resource_tracker.ensure_running()  # unblocks some of the signals when it starts

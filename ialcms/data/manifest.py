@@ -9,60 +9,46 @@ A shard is a plain WebDataset tar; a clip is the run of its members that share a
     <key>.json               {"clip", "instrument", "video", "split", "sample_rate", "num_samples", ...}
 
 A clip's members lie side by side: the `size` bytes from `offset` on hold its tar headers and contents and nothing
-else. `manifest.json` is what makes planning, exact resume and verification possible.
+else. `manifest.json` is what makes planning, exact resume and verification possible. Beside it lies `manifest.columns`
+(table_file.py), the same in a form that processes share and that is read in no time.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
-import json
-import os
+import logging
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ialcms.data.members import Naming
-from ialcms.files import write_whole
-from ialcms.reading import Unreadable, one_line, shown
-from ialcms.reading.text import check_depth, parse_json
+import numpy as np
 
-FORMAT = "ialcms-shards"
-VERSION = 1
+from ialcms.data.cache_folder import cached_columns
+from ialcms.data.clip_table import Clip, ClipTable, OfSplit, Shard
+from ialcms.data.manifest_checks import SPLITS, check_manifest_values, is_file_name, is_text
+from ialcms.data.manifest_json import FORMAT, VERSION, OtherFormat, header_values, json_pieces, parse_manifest
+from ialcms.data.members import Naming
+from ialcms.data.table_file import SUFFIX, map_columns, sha256_of_columns, write_columns
+from ialcms.files import replacing
+from ialcms.reading import one_line, shown
+
+__all__ = [
+    "FILE_NAME", "FORMAT", "SPLITS", "VERSION", "Clip", "Manifest", "Shard", "check_values", "is_file_name", "is_text",
+    "manifest_path", "read_manifest", "refuse_tars", "write_manifest",
+]  # fmt: skip
+
 FILE_NAME = "manifest.json"
-SPLITS = ("train", "val", "test")
 
 _REMAKE = "write it again with 'ialcms data pack', or from the shards: move it away, then 'ialcms data verify --fix'"
 # One tar or many: train.tar, train-{000000..000099}.tar, train-*.tar, a.tar::b.tar, also compressed ones.
 _TARS = re.compile(r"\.(tar|tgz)(\.\w+)?$|::|\{[^{}/]*(\.\.|,)[^{}/]*\}|\.tar[*?]")
-_MOST_SAMPLES_PER_SECOND = 10_000_000
-_MOST_SAMPLES_A_BYTE = 65_536  # FLAC writes a block of that many equal samples in some bytes
-_LARGEST_CLIP = 1 << 32  # bytes
-_FEWEST_BYTES_A_BOX = 14  # seven numbers of 16 bits
+_FEW_BYTES = 4_000_000  # a manifest.json without columns is parsed in about a quarter of a second
 
-
-@dataclass(frozen=True)
-class Shard:
-    name: str  # file name in the manifest's folder
-    num_bytes: int
-    sha256: str
-    num_clips: int
-
-
-@dataclass(frozen=True)
-class Clip:
-    key: str  # WebDataset key, without dots; unique in the manifest
-    instrument: str
-    video: str
-    split: str  # train, val or test
-    shard: int  # index into `shards`
-    offset: int  # of the first tar header, in bytes
-    size: int  # bytes of all members, headers and padding included
-    num_samples: int  # of the sound
-    num_boxes: int  # D, rows of the .npy
-    crc32: int  # of the `size` bytes
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,44 +56,69 @@ class Manifest:
     folder: Path  # where manifest and shards lie
     sample_rate: int
     shards: tuple[Shard, ...]
-    clips: tuple[Clip, ...]  # in shard order, then in file order
+    clips: Sequence[Clip]  # in shard order, then in file order; a ClipTable, whatever sequence is given
     info: dict[str, Any]  # how the shards were made: packer's options, seed, cleaning, ...
     digest: str = ""  # of the manifest file's contents
 
-    def of_split(self, split: str) -> list[Clip]:
-        return [clip for clip in self.clips if clip.split == split]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "clips", ClipTable.of(self.clips))
+
+    @property
+    def table(self) -> ClipTable:
+        """The clips as columns."""
+        assert isinstance(self.clips, ClipTable)
+        return self.clips
+
+    def indices_of(self, split: str) -> np.ndarray:
+        """Indices into `clips` of those of a split."""
+        return np.flatnonzero(self.table.is_any("split", [split]))
+
+    def of_split(self, split: str) -> Sequence[Clip]:
+        return OfSplit(self.table, self.indices_of(split))
 
     def instruments(self, split: str | None = None) -> list[str]:
         """Sorted names of the instruments, of one split or of all."""
-        return sorted({clip.instrument for clip in self.clips if split in (None, clip.split)})
+        return self.table.distinct("instrument", slice(None) if split is None else self.indices_of(split))
 
     @property
     def naming(self) -> Naming:
         """How the members of its clips are named."""
         return Naming.of(self.info)
 
+    def on_this_machine(self) -> Manifest:
+        """The same, of another rank's: with the folder that the shards lie in here."""
+        return self
+
     def shard_path(self, clip: Clip) -> Path:
         return self.folder / self.shards[clip.shard].name
 
 
 def write_manifest(manifest: Manifest) -> Path:
-    """Write `manifest.json` whole: under a temporary name, flushed, renamed. Raises ValueError when that fails."""
+    """Write `manifest.json` and `manifest.columns`, each whole: under a temporary name, flushed, renamed.
+
+    Raises ValueError when that fails.
+    """
     path = manifest.folder / FILE_NAME
-    values: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "sample_rate": manifest.sample_rate,
-        "info": manifest.info,
-        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
-        "clip_fields": [f.name for f in dataclasses.fields(Clip)],
-        "clips": [list(dataclasses.astuple(clip)) for clip in manifest.clips],
-    }
-    # one clip a line: a manifest of 100,000 clips stays readable and diffable
-    clips = values.pop("clips")
-    head = json.dumps(values, indent=1)[:-2]
-    lines = ",\n".join("  " + json.dumps(clip) for clip in clips)
-    write_whole(path, head + ',\n "clips": [\n' + lines + "\n ]\n}\n")
+    values = header_values(manifest.sample_rate, manifest.info, manifest.shards)
+    sha256 = hashlib.sha256()
+    try:
+        with replacing(path) as temporary:
+            with open(temporary, "wb") as file:
+                for piece in json_pieces(values, manifest.table):
+                    file.write(piece.encode())
+                    sha256.update(piece.encode())
+            # Before the JSON has its name: a kill in between leaves columns that no manifest.json fits.
+            write_columns(columns_of(path), manifest.table, values, sha256.hexdigest())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
+        ) from error
     return path
+
+
+def columns_of(path: Path) -> Path:
+    """Where the columns of a manifest.json lie."""
+    return path.with_name(path.name.removesuffix(".json") + SUFFIX)
 
 
 def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
@@ -117,38 +128,31 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
     when a shard is missing or has another size than the manifest says.
     """
     refuse_tars(str(folder))
-    folder = Path(folder)
-    path = folder / FILE_NAME if folder.is_dir() or not folder.suffix else folder
+    path = manifest_path(folder)
     folder = path.parent
     if not path.is_file():
         raise ValueError(f"no {FILE_NAME} in '{folder}'; {_how_to_make_one(folder)}")
     try:
-        raw = path.read_bytes()
-        values = parse_json(raw)
+        manifest = _from_columns(path) or _from_json(path)
     except OSError as error:
         raise ValueError(
             f"{path} cannot be read ({error.strerror}); make it readable or correct data.shards"
         ) from error
-    except Unreadable as error:
-        raise ValueError(f"{path} is damaged ({error}); {_REMAKE}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise ValueError(f"{path} is not a manifest of {FORMAT}; write one with 'ialcms data pack'")
-    if values.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has version {shown(values.get('version'))}, this program reads {VERSION}; pack the shards again"
-        )
-    try:
-        shards = tuple(Shard(**shard) for shard in values["shards"])
-        names = values["clip_fields"]
-        clips = tuple(Clip(**dict(zip(names, row, strict=True))) for row in values["clips"])
-        manifest = Manifest(
-            folder, values["sample_rate"], shards, clips, values["info"], hashlib.sha256(raw).hexdigest()[:16]
-        )
-        check_values(manifest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({one_line(error)}); {_REMAKE}") from error
-    for shard in shards if check_shards else ():
-        file = folder / shard.name
+    if check_shards:
+        check_shard_sizes(manifest)
+    return manifest
+
+
+def manifest_path(folder: str | Path) -> Path:
+    """The manifest.json of a folder of shards; the folder may be named by that file, too."""
+    folder = Path(folder)
+    return folder / FILE_NAME if folder.is_dir() or not folder.suffix else folder
+
+
+def check_shard_sizes(manifest: Manifest) -> None:
+    """Raises ValueError for a shard that is missing or has another size than the manifest says."""
+    for shard in manifest.shards:
+        file = manifest.folder / shard.name
         if not file.is_file():
             raise ValueError(f"shard {file} is missing; the manifest lists it: copy it there or pack again")
         if file.stat().st_size != shard.num_bytes:
@@ -156,11 +160,72 @@ def read_manifest(folder: str | Path, check_shards: bool = True) -> Manifest:
                 f"shard {file} has {file.stat().st_size} bytes, the manifest says {shard.num_bytes}: "
                 "manifest and shards do not belong together; copy them again or pack again"
             )
-    return manifest
+
+
+def _from_columns(path: Path) -> Manifest | None:
+    """The manifest from its columns, beside it or in the cache; None where there are none, or damaged ones."""
+    beside, is_small = columns_of(path), path.stat().st_size < _FEW_BYTES
+    made_from = sha256_of_columns(beside)
+    if is_small and not made_from:
+        return None
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    candidates = [] if is_small else [kept for kept in cached_columns(sha256) if sha256_of_columns(kept) == sha256]
+    if made_from == sha256:
+        candidates.insert(0, beside)
+    for columns in candidates:
+        try:
+            return _mapped(columns, path.parent)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s cannot be used (%s): reading %s instead", columns, one_line(error), path)
+    return None
+
+
+def _mapped(columns: Path, folder: Path) -> Manifest:
+    """Raises KeyError, TypeError or ValueError for damaged columns, and OSError as the system does."""
+    found = map_columns(columns)
+    shards = tuple(Shard(**shard) for shard in found.values["shards"])
+    rate, info = found.values["sample_rate"], found.values["info"]
+    check_manifest_values(rate, info, shards, found.table)
+    return Manifest(folder, rate, shards, clips=found.table, info=info, digest=found.manifest_sha256[:16])
+
+
+def _from_json(path: Path) -> Manifest:
+    try:
+        parsed = parse_manifest(path)
+        values = parsed.values
+        shards = tuple(Shard(**shard) for shard in values["shards"])
+        rate, info = values["sample_rate"], values["info"]
+        check_manifest_values(rate, info, shards, parsed.table)
+    except OtherFormat as error:
+        if error.version is None:
+            raise ValueError(f"{path} is not a manifest of {FORMAT}; write one with 'ialcms data pack'") from None
+        raise ValueError(
+            f"{path} has version {shown(error.version)}, this program reads {VERSION}; pack the shards again"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)}); {_REMAKE}") from error
+    table = parsed.table
+    if path.stat().st_size >= _FEW_BYTES:
+        table = _cached(table, header_values(rate, info, shards), parsed.sha256, path)
+    return Manifest(path.parent, rate, shards, clips=table, info=info, digest=parsed.sha256[:16])
+
+
+def _cached(table: ClipTable, values: dict[str, Any], sha256: str, path: Path) -> ClipTable:
+    """The table, mapped from a file in the cache, which the next process need not make again; where that can be.
+
+    values: what the manifest says beside the clips. sha256: of the manifest. path: of the manifest, for the log.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        for columns in cached_columns(sha256):
+            write_columns(columns, table, values, sha256)
+            log.info("%s has no columns beside it: they are kept in %s from now on", path, columns)
+            return map_columns(columns).table
+    return table
 
 
 def refuse_tars(location: str) -> None:
-    """Raises ValueError where one or many tars stand in the place of their folder, as other programs take them."""
+    """Raises ValueError where tars are named instead of their folder, as other programs take them."""
     if location.startswith("pipe:") or not _TARS.search(location) or Path(location).is_dir():
         return
     folder = Path(location.partition("::")[0]).parent
@@ -181,62 +246,4 @@ def _how_to_make_one(folder: Path) -> str:
 
 def check_values(manifest: Manifest) -> None:
     """Raises ValueError for values of a wrong kind, for ones that contradict each other, and for impossible sizes."""
-    rate, info = manifest.sample_rate, manifest.info
-    if type(rate) is not int or not 1 <= rate < _MOST_SAMPLES_PER_SECOND or not isinstance(info, dict):
-        raise ValueError(f"sample_rate is {shown(rate)}, info of type {type(info).__name__}")
-    check_depth(info)
-    Naming.of(info)
-    for items in (manifest.shards, manifest.clips):
-        for field in dataclasses.fields(items[0]) if items else ():
-            kind = {"str": str, "int": int}[str(field.type)]
-            for item in items:
-                value = getattr(item, field.name)
-                if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 1 << 63):
-                    raise ValueError(f"{field.name} of a {type(item).__name__.lower()} is {shown(value)}")
-    for shard in manifest.shards:
-        if not is_file_name(shard.name):
-            raise ValueError(f"it names a shard {shown(shard.name)}, which is no file of its folder")
-    for clip in manifest.clips:
-        if fault := _fault_of(clip, manifest.shards):
-            raise ValueError(f"a clip {fault} ({shown(clip.key)})")
-    removed = info.get("removed", [])
-    if not isinstance(removed, list) or not all(map(_is_removed_clip, removed)):
-        raise ValueError(f"the removed clips are {shown(removed)}")
-
-
-def _is_removed_clip(item: Any) -> bool:
-    if not isinstance(item, dict) or not isinstance(item.get("shard"), str):
-        return False
-    return all(type(item.get(name)) is int and 0 <= item[name] < 1 << 62 for name in ("offset", "size"))
-
-
-def _fault_of(clip: Clip, shards: tuple[Shard, ...]) -> str:
-    """What is impossible about a clip, '' where nothing is."""
-    if not (clip.key and clip.instrument and clip.video):
-        return "has a name that is none"
-    if not (is_text(clip.key) and is_text(clip.instrument) and is_text(clip.video)):
-        return "has a name that is none"
-    if clip.shard >= len(shards):
-        return "lies in a shard that it does not list"
-    if clip.split not in SPLITS:
-        return f"has the split {shown(clip.split)}, not {', '.join(SPLITS)}"
-    if clip.offset + clip.size > shards[clip.shard].num_bytes:
-        return f"ends at byte {clip.offset + clip.size}, after its shard's {shards[clip.shard].num_bytes}"
-    if clip.size > _LARGEST_CLIP:
-        return f"has {clip.size} bytes, more than the {_LARGEST_CLIP} that are read at once"
-    if clip.num_boxes * _FEWEST_BYTES_A_BOX > clip.size or clip.num_samples > clip.size * _MOST_SAMPLES_A_BYTE:
-        return f"has {clip.num_samples} samples and {clip.num_boxes} boxes in {clip.size} bytes"
-    return ""
-
-
-def is_text(text: str) -> bool:
-    """Whether it can be written: characters, or the bytes of a file's name that is no UTF-8 (as Python holds them)."""
-    try:
-        return text.isascii() or bool(text.encode(errors="surrogateescape"))
-    except UnicodeEncodeError:
-        return False
-
-
-def is_file_name(name: str) -> bool:
-    """Whether a text names a file of a folder, and nothing outside of it."""
-    return is_text(name) and Path(name).name == name != ".." and 0 < len(os.fsencode(name)) <= 255 and "\0" not in name
+    check_manifest_values(manifest.sample_rate, manifest.info, manifest.shards, manifest.table)

@@ -1,4 +1,4 @@
-"""Lists of mixes in CSV: a line per source, so that an evaluation's own `mixes.csv` is such a list too.
+"""Lists of mixes in CSV: a line per source, so that the `mixes.csv` of an evaluation is such a list, too.
 
     mix,clip,box,start
     0,violin_7_3,12,0
@@ -13,6 +13,7 @@ not read.
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 
 from ialcms.csv_cells import text_cell
@@ -31,8 +32,6 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     """
     if not path.is_file():
         raise ValueError(f"list of mixes {path} does not exist")
-    index_of = {text_cell(clip.key): index for index, clip in enumerate(manifest.clips)}  # as an evaluation writes them
-    index_of |= {clip.key: index for index, clip in enumerate(manifest.clips)}
     sources: dict[str, list[tuple[int, int, int]]] = {}
     try:
         with open_text(path, ENCODING_ERRORS) as file:
@@ -43,6 +42,7 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     missing = {"mix", "clip"} - set(reader.fieldnames or ())
     if missing:
         raise ValueError(f"{path} has no column '{min(missing)}'; its first line must be like mix,clip,box,start")
+    index_of = _indices_of({row["clip"] for _, row in rows}, manifest)
     for number, row in rows:
         where = f"{path}, line {number}"
         index = index_of.get(row["clip"])
@@ -69,6 +69,18 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
         EvaluationMix(number, *(tuple(part[n] for part in parts) for n in range(3)))
         for number, parts in enumerate(sources.values())
     ]
+
+
+def _indices_of(keys: Collection[str | None], manifest: Manifest) -> dict[str | None, int]:
+    """Indices into manifest.clips of the clips with these keys, or with keys that an evaluation writes so."""
+    exact: dict[str | None, int] = {}
+    as_written: dict[str | None, int] = {}
+    for index, key in enumerate(manifest.table.key):
+        if key in keys:
+            exact[key] = index
+        if (cell := text_cell(key)) in keys:
+            as_written[cell] = index
+    return as_written | exact
 
 
 def _count(text: str | None, name: str, where: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ialcms.data.batch import objects_shape
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.object_pictures import BadClip
 from ialcms.data.plan import Plan, PlannedClip
@@ -20,24 +21,24 @@ class MixArrays:
 
     mix: np.ndarray  # (L,) float32, sum of the mixtures
     mixtures: np.ndarray  # (M, L) float32, each the mean of its O solos
-    objects: np.ndarray  # (M, O, 3, S, S) uint8
+    objects: np.ndarray  # of `objects_shape`, uint8
 
 
 @dataclass(frozen=True)
 class MadeOf:
     """What a training sample was made of."""
 
-    clips: tuple[PlannedClip, ...]  # M * O, as they were used: a clip that took another's place is here
+    clips: tuple[PlannedClip, ...]  # M * O, as they were used: after replacements
     keys: tuple[str, ...]  # of the clips
     bad: dict[str, str]  # clips that had to be replaced: key -> one line with shard and reason
 
 
 def empty_arrays(plan: Plan) -> MixArrays:
-    data, side = plan.data, plan.data.image_crop
+    data = plan.data
     return MixArrays(
         np.empty(plan.audio.num_samples, dtype=np.float32),
         np.empty((data.num_mixtures, plan.audio.num_samples), dtype=np.float32),
-        np.empty((data.num_mixtures, data.num_objects, 3, side, side), dtype=np.uint8),
+        np.empty(objects_shape(data), dtype=np.uint8),
     )
 
 
@@ -50,17 +51,17 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     planned = list(plan.mix(lane, draw).clips)
     clips = plan.manifest.clips
     solos = np.empty((*out.objects.shape[:2], plan.audio.num_samples), dtype=np.float32)
-    places = list(np.ndindex(*out.objects.shape[:2]))  # (mixture, object)
+    slots = list(np.ndindex(*out.objects.shape[:2]))  # (mixture, object)
     bad: dict[str, str] = {}
-    for number, place in enumerate(places):
+    for number, slot in enumerate(slots):
         try:
-            _solo(plan, store, lane, planned[number], solos[place], out.objects[place])
+            _solo(plan, store, lane, planned[number], solos[slot], out.objects[slot])
         except BadClip as error:
             bad[clips[planned[number].clip].key] = str(error)
             taken = {clips[other.clip].instrument for other in planned[:number] + planned[number + 1 :]}
             for alternate in plan.alternates(lane, draw, number, taken):
                 try:
-                    _solo(plan, store, lane, alternate, solos[place], out.objects[place])
+                    _solo(plan, store, lane, alternate, solos[slot], out.objects[slot])
                 except BadClip as next_error:
                     bad[clips[alternate.clip].key] = str(next_error)
                     continue
@@ -68,20 +69,22 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
                 break
             else:
                 raise ValueError(
-                    f"{error}; none of the clips that could take its place can be used either: "
-                    "run 'ialcms data verify --fix'"
+                    f"{error}; no clip that could replace it can be used either: run 'ialcms data verify --fix'"
                 ) from error
     np.mean(solos, axis=1, dtype=np.float32, out=out.mixtures)
     np.sum(out.mixtures, axis=0, dtype=np.float32, out=out.mix)
     return MadeOf(tuple(planned), tuple(clips[clip.clip].key for clip in planned), bad)
 
 
-def _solo(plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, picture: np.ndarray) -> None:
-    """Write window (L,) float32 with its gain, clipped to [-1, 1], and picture (3, S, S) uint8."""
-    held = store.get(lane, planned.clip, planned.rows)
+def _solo(
+    plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, pictures: np.ndarray
+) -> None:
+    """Write window (L,) float32 with its gain, clipped to [-1, 1], and pictures ([P,] 3, S, S) uint8."""
+    cached = store.get(lane, planned.clip, planned.rows)
     side = plan.data.image_crop
-    crop = held.picture(planned.row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
-    picture[...] = crop[:, :, ::-1] if planned.flip else crop
-    wave[:] = held.clip.window(planned.start, plan.audio.num_samples)
+    for row, picture in zip((planned.row, *planned.other_rows), pictures.reshape(-1, 3, side, side)):
+        crop = cached.picture(row)[:, planned.top : planned.top + side, planned.left : planned.left + side]
+        picture[...] = crop[:, :, ::-1] if planned.flip else crop
+    wave[:] = cached.clip.window(planned.start, plan.audio.num_samples)
     wave *= np.float32(planned.gain)
     np.clip(wave, -1.0, 1.0, out=wave)

@@ -1,4 +1,4 @@
-"""How parts of batches come from loader processes: by shared memory, or by pipes where there is too little of it.
+"""How parts of batches come from loader workers: by shared memory, or by pipes where there is too little of it.
 
 torch hands tensors over in shared memory, as a file and an open file each. Containers have 64 MB of it unless they ask
 for more, and a process may be allowed few open files. Both end a run in the middle, with a bus error or worse. Through
@@ -53,7 +53,7 @@ def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tupl
 def why_pipes(part_bytes: int, num_parts: int) -> str:
     """Why parts must go through pipes, '' where shared memory will do.
 
-    part_bytes: of one; num_parts: that all loader processes of this rank have ready at most.
+    part_bytes: of one; num_parts: that all loader workers of this rank have ready at most.
     """
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     needed = part_bytes * num_parts * ranks * _SPARE

@@ -1,16 +1,30 @@
 """The plan: which clips, windows and crops every sample is made of, as a pure function of (manifest, seed, lane, draw).
 
-A global batch of G mixes has G lanes. Lane b reads the clips of its split over and over; every pass goes through the
-shards in another order (keyed by seed, lane and pass) and through each shard from front to back. The clips that a lane
-can draw from are a window of that stream, which moves forward as draws go by. Nothing is carried from draw to draw, so
-a run can start at any step, and neither ranks nor loader processes have a say.
+A global batch of G mixes has G lanes; draw d of a lane is its mix of step d. A lane reads the clips of its split over
+and over. Every pass goes through the shards in another order (keyed by seed, lane and pass) and through each shard from
+front to back. This endless stream of clips is cut into windows, which overlap and move forward as draws go by:
 
-Draws come in rounds of `window // K` draws, K = M * O clips each; the window stands still during a round. A round deals
-the window's clips out like cards (deal.py). Where no instrument has more than 1/K of the window, each clip is used once
-a round and `reuse` times (give or take one) before the window has left it behind.
+    stream of lane b   | shard 7           | shard 2           | shard 9           | shard 4           |  pass 0, then
+    position           0                   500                 1000                1500                   pass 1, ...
+
+    round 0            [------ window ------]                      R = window // K draws of K clips each, from these
+    round 1                 [------ window ------]                 K clips a draw, `reuse` uses a clip:
+    round 2                      [------ window ------]            it moves R K / reuse clips from round to round
+
+    draw d             is number d % R of round d // R; its clips are of K different instruments:
+
+                       round's table     draw 0   draw 1   draw 2   ...  draw R-1
+                       (deal.py)         violin   tuba     violin        flute
+                                         flute    cello    harp          violin
+                                         tuba     harp     cello         cello        K = M * O = 4
+                                         cello    flute    tuba          harp
+
+Nothing is carried from draw to draw: a run can start at any step, and the plan is the same for any number of ranks and
+loader workers. A round deals the clips of its window out like cards. Where no instrument has more than 1/K of the
+window, each clip is used once a round, and `reuse` times (give or take one) before the window has left it behind.
 
   * An instrument with more than 1/K of the window is in every draw of the round, with some of its clips left out.
-  * A window that cannot give every place of the round a clip of its own reaches further ahead. Instruments that are so
+  * A window that cannot give every slot of the round a clip of its own reaches further. Instruments that are so
     rare that twice the window would not do (on average over the split) may use a clip several times a round.
 
 Over a first pass of eight lanes (`8 * reuse` uses of a clip on average), for 600 clips of instruments in shares like
@@ -28,6 +42,7 @@ import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +67,7 @@ class PlannedClip:
     top: int  # of the crop in the resized picture, pixels
     left: int
     flip: bool  # mirrored horizontally
+    other_rows: tuple[int, ...] = ()  # with `row`, the `pictures_per_object` detections that the separator sees
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ class _Round:
     number: int
     end: int  # first stream position after the window
     window: np.ndarray  # indices into manifest.clips, in stream order
-    passes: dict[int, int]  # by clip of the window: pass of the lane that its place in the window belongs to
+    passes: dict[int, int]  # by clip of the window: pass of the lane that its position in the window belongs to
     table: np.ndarray  # (draws of the round, K) indices into manifest.clips
 
 
@@ -83,24 +99,29 @@ class Plan:
         split: str = "train",
     ) -> None:
         """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
-        self.manifest, self.data, self.audio, self.seed, self.num_lanes = manifest, data, audio, seed, num_lanes
+        self.manifest, self.data, self.audio = manifest, data, audio
+        self.seed, self.num_lanes, self.split = seed, num_lanes, split
         self.clips_per_mix = data.num_mixtures * data.num_objects
-        selected = select_clips(manifest, split, data.instruments)
-        self.clip_indices = selected  # into manifest.clips
+        selected = select_clips(manifest, split, data.instruments).astype(np.int32)
+        self.clip_indices = selected  # into manifest.clips; int32
         self.num_clips = len(selected)
-        names = sorted({manifest.clips[index].instrument for index in selected})
+        table = manifest.table
+        names = table.distinct("instrument", selected)
         require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mixtures x data.num_objects")
         codes = {name: code for code, name in enumerate(names)}
-        self._instrument = np.array([codes.get(clip.instrument, -1) for clip in manifest.clips])
-        shard_of = np.array([manifest.clips[index].shard for index in selected])
-        self._shards = [selected[shard_of == shard] for shard in np.unique(shard_of)]
+        self._code_of = np.array([codes.get(name, -1) for name in table.names["instrument"]])  # by the table's code
+        self._shards = _by_shard(selected, table.numbers["shard"][selected])
         self.window = min(max(data.window, self.clips_per_mix), self.num_clips)
         self.draws_per_round = max(self.window // self.clips_per_mix, 1)
-        places = self.draws_per_round * self.clips_per_mix
-        self._most_places = self.draws_per_round if data.balance == "clips" else -(-places // len(names))  # rounded up
-        self._usual_uses = self._find_usual_uses(np.bincount(self._instrument[selected]))
+        slots = self.draws_per_round * self.clips_per_mix
+        self._most_slots = self.draws_per_round if data.balance == "clips" else -(-slots // len(names))  # rounded up
+        self._usual_uses = self._find_usual_uses(np.bincount(self._codes(selected)))
         self._orders: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
         self._rounds: dict[int, _Round] = {}
+
+    def __reduce__(self) -> Any:
+        """A plan goes to another process as what it is made of: some kilobytes where the manifest is mapped."""
+        return Plan, (self.manifest, self.data, self.audio, self.seed, self.num_lanes, self.split)
 
     def mix(self, lane: int, draw: int) -> PlannedMix:
         """The plan of draw `draw` (the global step) in a lane."""
@@ -109,13 +130,13 @@ class Plan:
         current = self._round(lane, draw // self.draws_per_round)
         clips = current.table[draw % self.draws_per_round].tolist()
         numbers = uniforms(7 * len(clips), self.seed, "draw", lane, draw).reshape(7, -1)
-        places = np.argsort(numbers[0], kind="stable")
+        order = np.argsort(numbers[0], kind="stable")
         return PlannedMix(
             lane,
             draw,
             tuple(
-                self._planned_clip(lane, current.passes[clips[place]], clips[place], numbers[1:, place])
-                for place in places.tolist()
+                self._planned_clip(lane, current.passes[clips[number]], clips[number], numbers[1:, number])
+                for number in order.tolist()
             ),
         )
 
@@ -123,28 +144,29 @@ class Plan:
         """Indices into manifest.clips of the window that a draw takes its clips from."""
         return self._round(lane, draw // self.draws_per_round).window
 
-    def shards_ahead(self, lane: int, draw: int) -> list[int]:
+    def shards_to_prefetch(self, lane: int, draw: int) -> list[int]:
         """Indices into manifest.shards: those of a draw's window in reading order, and the one that comes after it."""
         current = self._round(lane, draw // self.draws_per_round)
-        ahead: dict[int, None] = {self.manifest.clips[index].shard: None for index in current.window.tolist()}
-        in_window = len(ahead)
+        shard_of = self.manifest.table.numbers["shard"]
+        shards = dict.fromkeys(shard_of[current.window].tolist())
+        in_window = len(shards)
         for _, block in self._stream_blocks(lane, current.end):
-            ahead[self.manifest.clips[block[0]].shard] = None
-            if len(ahead) > in_window:
+            shards[int(shard_of[block[0]])] = None
+            if len(shards) > in_window:
                 break
-        return list(ahead)
+        return list(shards)
 
-    def alternates(self, lane: int, draw: int, place: int, taken: Collection[str]) -> Iterator[PlannedClip]:
-        """Next choices for a place of a mix whose clip cannot be used: a fixed order, first clips of its instrument.
+    def alternates(self, lane: int, draw: int, slot: int, taken: Collection[str]) -> Iterator[PlannedClip]:
+        """Next choices for a slot of a mix whose clip cannot be used: a fixed order, first clips of its instrument.
 
-        lane, draw, place: the mix and the index into its clips. taken: instruments of the mix's other clips. After
+        lane, draw, slot: the mix and the index into its clips. taken: instruments of the mix's other clips. After
         the clips of the same instrument in the window come the clips behind it, of any instrument that is not taken,
-        until every clip has had its turn.
+        until all clips have been named.
         """
         current = self._round(lane, draw // self.draws_per_round)
-        failed = self.mix(lane, draw).clips[place].clip
-        key = (self.seed, "alternate", lane, draw, place)
-        same = current.window[self._instrument[current.window] == self._instrument[failed]]
+        failed = self.mix(lane, draw).clips[slot].clip
+        key = (self.seed, "alternate", lane, draw, slot)
+        same = current.window[self._codes(current.window) == self._codes(failed)]
         order = permutation(len(same), *key)
         seen = {failed}
         in_window = ((current.passes[index], index) for index in same[order].tolist())
@@ -158,20 +180,28 @@ class Plan:
 
     def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
         """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass."""
-        clip = self.manifest.clips[index]
-        rows = permutation(clip.num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
+        table = self.manifest.table
+        num_boxes, num_samples = int(table.numbers["num_boxes"][index]), int(table.numbers["num_samples"][index])
+        rows = permutation(num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
         lowest, highest = self.data.gain
-        places = self.data.image_resize - self.data.image_crop + 1
+        first = int(numbers[0] * len(rows))  # the others come after it, over again where there are too few
+        others = [int(rows[(first + n) % len(rows)]) for n in range(1, self.data.pictures_per_object)]
+        offsets = self.data.image_resize - self.data.image_crop + 1
         return PlannedClip(
             clip=index,
-            row=int(rows[int(numbers[0] * len(rows))]),
+            row=int(rows[first]),
             rows=tuple(rows.tolist()),
-            start=int(numbers[1] * max(clip.num_samples - self.audio.num_samples + 1, 1)),
+            start=int(numbers[1] * max(num_samples - self.audio.num_samples + 1, 1)),
             gain=float(lowest + (highest - lowest) * numbers[2]),
-            top=int(numbers[3] * places),
-            left=int(numbers[4] * places),
+            top=int(numbers[3] * offsets),
+            left=int(numbers[4] * offsets),
             flip=bool(numbers[5] < 0.5),
+            other_rows=tuple(others),
         )
+
+    def _codes(self, clips: np.ndarray | int) -> np.ndarray:
+        """Codes of the instruments of clips, in the order of the names of the split's instruments."""
+        return self._code_of[self.manifest.table.codes["instrument"][clips]]
 
     # The stream of a lane
 
@@ -188,20 +218,21 @@ class Plan:
     def _stream_blocks(self, lane: int, start: int) -> Iterator[tuple[int, np.ndarray]]:
         """Clips of a lane's stream from position `start` on, in blocks that lie in one shard each, and their pass.
 
-        Two passes: from the middle of a pass on, it takes that much to meet every clip. A pass begins and ends at the
-        lane's own place in the order of the shards; with a single shard all lanes would see the same window otherwise.
+        Two passes: from the middle of a pass on, it takes that much to meet every clip. Each lane has another entry
+        into the order of the shards, where its passes begin and end: otherwise all lanes would see the same window of
+        a single shard.
         """
         entry = int((uniforms(1, self.seed, "entry")[0] + lane * GOLDEN_RATIO) % 1.0 * self.num_clips)
         position, stop = start, start + 2 * self.num_clips
         while position < stop:
             number, index = divmod(position, self.num_clips)
             shards, ends = self._order(lane, number)
-            turned = (index + entry) % self.num_clips
-            place = int(np.searchsorted(ends, turned, side="right"))
+            position_in_order = (index + entry) % self.num_clips
+            slot = int(np.searchsorted(ends, position_in_order, side="right"))
             end_of_pass = (number + 1) * self.num_clips
-            count = min(int(ends[place]) - turned, end_of_pass - position, stop - position)
-            clips = self._shards[shards[place]]
-            first = turned - (int(ends[place]) - len(clips))
+            count = min(int(ends[slot]) - position_in_order, end_of_pass - position, stop - position)
+            clips = self._shards[shards[slot]]
+            first = position_in_order - (int(ends[slot]) - len(clips))
             yield number, clips[first : first + count]
             position += count
 
@@ -225,48 +256,56 @@ class Plan:
             window = self._window(lane, start)
             table = deal(
                 window,
-                self._instrument[window],
+                self._codes(window),
                 self.draws_per_round,
                 self.clips_per_mix,
                 self.data.balance,
                 (self.seed, "round", lane, number),
             )
-            # the first place counts where a small set comes by twice
-            places = range(start + len(window) - 1, start - 1, -1)
-            passes = {clip: place // self.num_clips for place, clip in zip(places, window[::-1].tolist())}
+            # the first position counts where a small set comes by twice
+            positions = range(start + len(window) - 1, start - 1, -1)
+            passes = {clip: position // self.num_clips for position, clip in zip(positions, window[::-1].tolist())}
             current = _Round(number, start + len(window), window, passes, table)
             self._rounds[lane] = current
         return current
 
     def _window(self, lane: int, start: int) -> np.ndarray:
-        """The stream from `start` on, as long as a round needs, so that no clip has too many of its places."""
-        places = self.draws_per_round * self.clips_per_mix
+        """The stream from `start` on, as long as a round needs, so that no clip has too many of its slots."""
+        slots = self.draws_per_round * self.clips_per_mix
         longest, uses = 2 * self.window, self._usual_uses
         while True:
             clips = self._stream(lane, start, longest)
             seen: Counter[int] = Counter()
             supply = 0
-            for length, code in enumerate(self._instrument[clips].tolist(), start=1):
-                supply += min(max(self._most_places - uses * seen[code], 0), uses)
+            for length, code in enumerate(self._codes(clips).tolist(), start=1):
+                supply += min(max(self._most_slots - uses * seen[code], 0), uses)
                 seen[code] += 1
-                if supply >= places and length >= self.window:
+                if supply >= slots and length >= self.window:
                     return clips[:length]
             if len(clips) == longest:
                 longest *= 2
             else:
-                assert uses < self._most_places, "two passes have M * O instruments"
+                assert uses < self._most_slots, "two passes have M * O instruments"
                 uses *= 2
 
     def _find_usual_uses(self, counts: np.ndarray) -> int:
         """Uses of a clip in a round that the rarest instruments cannot do without: 1 unless they are very rare.
 
         counts: clips per instrument. The smallest number with which a window of twice the normal length, made up like
-        the whole split, has a clip for every place.
+        the whole split, has a clip for every slot.
         """
         uses = 1
         # everything times the number of clips: whole numbers come out the same on every machine
-        expected, most = 2 * self.window * counts, self._most_places * self.num_clips
-        places = self.draws_per_round * self.clips_per_mix * self.num_clips
-        while uses < self._most_places and np.minimum(uses * expected, most).sum() < places:
+        expected, most = 2 * self.window * counts, self._most_slots * self.num_clips
+        slots = self.draws_per_round * self.clips_per_mix * self.num_clips
+        while uses < self._most_slots and np.minimum(uses * expected, most).sum() < slots:
             uses += 1
         return uses
+
+
+def _by_shard(clips: np.ndarray, shards: np.ndarray) -> list[np.ndarray]:
+    """The clips of every shard that has some, in the order of the shards. shards: of each clip."""
+    if (shards[1:] < shards[:-1]).any():
+        order = np.argsort(shards, kind="stable")
+        clips, shards = clips[order], shards[order]
+    return np.split(clips, np.flatnonzero(shards[1:] != shards[:-1]) + 1)

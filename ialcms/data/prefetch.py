@@ -15,9 +15,12 @@ from ialcms.data.batch import Batch
 T = TypeVar("T")
 
 
-def in_thread(items: Generator[T], ahead: int = 2) -> Generator[T]:
-    """The same items, made in a thread that keeps up to `ahead` of them ready. Errors arrive at their place."""
-    ready: queue.Queue[tuple[T] | BaseException] = queue.Queue(ahead)
+def in_thread(items: Generator[T], depth: int = 2) -> Generator[T]:
+    """The same items, made in a thread that keeps up to `depth` of them ready.
+
+    An error of the thread is raised where its item would have come.
+    """
+    ready: queue.Queue[tuple[T] | BaseException] = queue.Queue(depth)
     stop = threading.Event()
 
     def put(item: tuple[T] | BaseException) -> None:
@@ -60,7 +63,7 @@ def in_thread(items: Generator[T], ahead: int = 2) -> Generator[T]:
 
 
 def on_gpu(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
-    """Batches of page-locked memory, on a GPU. A thread copies up to two ahead, beside the computation.
+    """Batches of page-locked memory, on a GPU. A thread prefetches up to two, beside the computation.
 
     The copies have a CUDA stream of their own; the stream that is current when a batch is taken waits for its copy,
     the program does not.
@@ -74,8 +77,8 @@ def on_gpu(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
                     copy, is_there = batch.to(device), stream.record_event()
                 yield copy, is_there
 
-    with closing(in_thread(copied())) as ahead:
-        for batch, is_there in ahead:
+    with closing(in_thread(copied())) as prefetched:
+        for batch, is_there in prefetched:
             stream = torch.cuda.current_stream(device)
             stream.wait_event(is_there)
             for tensor in (batch.mix, batch.mixtures, batch.objects):

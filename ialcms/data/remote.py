@@ -6,7 +6,7 @@
     open_manifest("pipe:ssh storage cat /data/music/{}")      any command that writes the file {} to its output
 
 The cache is WebDataset's: folder $WDS_CACHE (~/.cache/ialcms), at most $WDS_CACHE_SIZE bytes (100 GB) per data set.
-Shards that were not read for longest go first. It should hold three shards per lane of the machine's ranks, or
+Least recently used shards are evicted first. It should hold three shards per lane of the machine's ranks, or
 shards are fetched more often than once a pass.
 """
 
@@ -19,6 +19,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -29,7 +30,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ialcms.data.manifest import FILE_NAME, Clip, Manifest, read_manifest, refuse_tars
+from ialcms.data.cache_folder import cache_limit, cache_root
+from ialcms.data.manifest import FILE_NAME, Clip, Manifest, manifest_path, read_manifest, refuse_tars
 from ialcms.data.transfer import Stalled, read_chunks, reason, web_page
 
 ATTEMPTS = 3
@@ -43,6 +45,10 @@ class RemoteManifest(Manifest):
     """A manifest whose folder is the cache: asking for the path of a shard fetches it."""
 
     source: str = ""
+
+    def on_this_machine(self) -> RemoteManifest:
+        """The same, with the folder of this machine's cache. Raises ValueError when that cannot be used."""
+        return dataclasses.replace(self, folder=_cache_of(self.digest))
 
     def shard_path(self, clip: Clip) -> Path:
         return self.fetch(clip.shard)
@@ -71,7 +77,7 @@ class RemoteManifest(Manifest):
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def fetch_ahead(self, shard_indices: Iterable[int]) -> None:
+    def prefetch(self, shard_indices: Iterable[int]) -> None:
         """Start to fetch shards that will be needed soon, without waiting for them."""
         for index in shard_indices:
             if not _is_whole(self.folder / self.shards[index].name, self.shards[index].num_bytes):
@@ -135,7 +141,7 @@ class RemoteManifest(Manifest):
             page = web_page(content.read(1 << 16))
         if page:
             return (
-                f"the server sends a web page ({page}) in the place of shard {name} at {url}, as when a log-in is "
+                f"the server sends a web page ({page}) instead of shard {name} at {url}, as when a log-in is "
                 "needed: log in, or have a command fetch the shards (data.shards='pipe:... {}')"
             )
         return (
@@ -151,16 +157,11 @@ def open_manifest(location: str | Path) -> Manifest:
     """
     location = str(location).removeprefix("file://")
     refuse_tars(location)
-    if Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location):  # a folder may be named 'pipe: organ'
+    if _is_folder(location):
         return read_manifest(location)
     url = file_url(location, FILE_NAME)
     raw = _read_manifest(url)
-    # under the digest of its content: a data set that was packed again does not meet the old one's shards
-    folder = cache_root() / hashlib.sha256(raw).hexdigest()[:16]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unusable(folder, error) from error
+    folder = _cache_of(hashlib.sha256(raw).hexdigest()[:16])
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / FILE_NAME
         copy.write_bytes(raw)
@@ -172,24 +173,35 @@ def open_manifest(location: str | Path) -> Manifest:
     return RemoteManifest(**(values | {"folder": folder}), source=location)
 
 
-def cache_root() -> Path:
-    """Folder of all data sets' caches; ValueError for a user without a home folder."""
-    try:
-        return Path(os.environ.get("WDS_CACHE") or "~/.cache/ialcms").expanduser()
-    except RuntimeError as error:
-        raise ValueError("there is no home folder to keep shards in; name a folder with room in WDS_CACHE") from error
+def source_identity(location: str | Path) -> int:
+    """Equal on ranks that would read the same file as the manifest of `location`.
+
+    Of a folder by number, size and time of the file: a file system that machines share shows all of them the same.
+    What is fetched is fetched once for each machine and its cache.
+    """
+    location = str(location).removeprefix("file://")
+    found: list[object] = [platform.node(), os.environ.get("WDS_CACHE")]
+    if _is_folder(location):
+        found = []
+        with contextlib.suppress(OSError):
+            stat = manifest_path(location).stat()
+            found = [stat.st_ino, stat.st_size, stat.st_mtime_ns]
+    return int.from_bytes(hashlib.blake2b(repr(found).encode(), digest_size=8).digest())
 
 
-def cache_limit() -> float:
-    """Bytes that a data set's cache may take."""
-    text = os.environ.get("WDS_CACHE_SIZE", "100e9")
+def _is_folder(location: str) -> bool:
+    """Whether a location is one of the file system; a folder may be named 'pipe: organ'."""
+    return Path(location).is_dir() or not re.match(r"pipe:|[a-z0-9]+://", location)
+
+
+def _cache_of(digest: str) -> Path:
+    """Folder of the shards of a manifest: a data set that was packed again does not meet the old one's shards."""
+    folder = cache_root() / digest
     try:
-        limit = float(text)
-    except ValueError:
-        limit = 0.0
-    if not limit > 0:
-        raise ValueError(f"WDS_CACHE_SIZE is {text!r}; give a number of bytes, like 200e9")
-    return limit
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return folder
 
 
 def _read_manifest(url: str) -> bytes:
@@ -206,7 +218,7 @@ def _read_manifest(url: str) -> bytes:
             ) from error
     if page := web_page(raw):
         raise ValueError(
-            f"{url} answers with a web page ({page}) in the place of {FILE_NAME}, as when a log-in is needed: log in, "
+            f"{url} answers with a web page ({page}) instead of {FILE_NAME}, as when a log-in is needed: log in, "
             "have a command fetch the files (data.shards='pipe:... {}'), or correct data.shards"
         )
     return raw
@@ -223,7 +235,7 @@ def file_url(source: str, name: str) -> str:
     """Where a file of a remote data set is, in the form that WebDataset's gopen takes."""
     if source.startswith("pipe:"):
         if "{}" not in source:
-            raise ValueError(f"data.shards is '{source}'; a command needs {{}} in the place of the file's name")
+            raise ValueError(f"data.shards is '{source}'; a command needs {{}} where the file's name goes")
         return source.replace("{}", shlex.quote(name))
     url = f"{source.rstrip('/')}/{name}"
     return f"pipe:aws s3 cp --quiet {shlex.quote(url)} -" if source.startswith("s3://") else url

@@ -22,26 +22,26 @@ def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = 
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{close[0]}'?" if close else f"it has {', '.join(known)}"
             raise ValueError(f"data.instruments names '{name}', which {manifest.folder} does not have; {hint}")
-    chosen = [
-        index
-        for index, clip in enumerate(manifest.clips)
-        if clip.split == split and (not instruments or clip.instrument in instruments)
-    ]
-    if not chosen:
+    table = manifest.table
+    is_chosen = table.is_any("split", [split])
+    if instruments:
+        is_chosen &= table.is_any("instrument", instruments)
+    chosen = np.flatnonzero(is_chosen)
+    if not len(chosen):
         restricted = f" of {', '.join(sorted(instruments))}" if instruments else ""
         splits = ", ".join(f"{name} {len(manifest.of_split(name))}" for name in SPLITS)
         raise ValueError(
             f"{manifest.folder} has no clips{restricted} in the split '{split}' (clips: {splits}); "
             "pack shards with such clips or correct data.shards and data.instruments"
         )
-    for index in chosen:
+    is_empty = (table.numbers["num_boxes"] == 0) | (table.numbers["num_samples"] == 0)
+    for index in np.flatnonzero(is_empty & is_chosen)[:1].tolist():
         clip = manifest.clips[index]
-        if clip.num_boxes < 1 or clip.num_samples < 1:
-            raise ValueError(
-                f"clip {clip.key} in shard {manifest.shards[clip.shard].name} has {clip.num_samples} samples and "
-                f"{clip.num_boxes} boxes, but needs both; drop it with 'ialcms data verify --fix'"
-            )
-    return np.array(chosen, dtype=np.int64)
+        raise ValueError(
+            f"clip {clip.key} in shard {manifest.shards[clip.shard].name} has {clip.num_samples} samples and "
+            f"{clip.num_boxes} boxes, but needs both; drop it with 'ialcms data verify --fix'"
+        )
+    return chosen
 
 
 def require_instruments(manifest: Manifest, split: str, present: Collection[str], needed: int, fields: str) -> None:

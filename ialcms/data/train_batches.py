@@ -26,7 +26,7 @@ from ialcms.data.plan import Plan
 from ialcms.data.selection import select_clips
 from ialcms.processes import cores_of_a_rank
 
-__all__ = ["BadClips", "Batch", "cached_bytes", "loader_processes", "normalise_objects", "train_batches"]
+__all__ = ["BadClips", "Batch", "cached_bytes", "loader_workers", "normalise_objects", "train_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ def train_batches(
 ) -> Generator[Batch]:
     """The batches of steps start_step, start_step + 1, ... for rank `rank`, without end.
 
-    What they hold depends on the binding fields of the configuration, the manifest and the step; nothing before
-    start_step is read. device: where the batches are wanted; those for a GPU are copied there ahead of time. Clips that
-    cannot be used are replaced and named in `Batch.bad`, for `BadClips`; a shard that cannot be read ends the iteration
-    with a ValueError. Closing the iterator ends the loader processes.
+    config, manifest: of the run. rank, world_size: which of how many ranks. device: where the batches are wanted; those
+    for a GPU are prefetched. What the batches hold depends on the binding fields of the configuration, the manifest and
+    the step; nothing before start_step is read. Clips that cannot be used are replaced and named in `Batch.bad`, for
+    `BadClips`; a shard that cannot be read ends the iteration with a ValueError. Closing the iterator ends the loader
+    workers.
     """
     if manifest.sample_rate != config.audio.sample_rate:
         raise ValueError(
@@ -55,18 +56,19 @@ def train_batches(
     plan = Plan(manifest, config.data, config.audio, config.seed, config.train.global_batch)
     share = config.train.global_batch // world_size
     lanes = range(rank * share, (rank + 1) * share)
-    num_processes = loader_processes(config, share)
-    where = f"{num_processes} loader process(es)" if num_processes else "the training process"
+    num_workers = loader_workers(config, share)
+    chosen = " (auto)" if config.data.loader_workers == "auto" else ""
+    where = f"{num_workers} loader worker(s){chosen}" if num_workers else "the training process"
     summary = (
         f"loader: {plan.num_clips} clips in {len(manifest.shards)} shards; lanes {lanes.start} to {lanes.stop - 1} in "
-        f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_processes, 1))} clips or about "
-        f"{cached_bytes(plan, share, num_processes) / 1e6:.0f} MB held"
+        f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_workers, 1))} clips or about "
+        f"{cached_bytes(plan, share, num_workers) / 1e6:.0f} MB cached"
     )
-    batches = load(plan, lanes, start_step, num_processes, config.data.prefetch, torch.device(device))
+    batches = load(plan, lanes, start_step, num_workers, config.data.prefetch, torch.device(device))
     return _announced(batches, summary)
 
 
-def loader_processes(config: Config, num_lanes: int) -> int:
+def loader_workers(config: Config, num_lanes: int) -> int:
     """Processes that prepare a rank's `num_lanes` lanes: `data.loader_workers`, but no more than there are lanes.
 
     auto leaves one of the rank's cores to the training itself.
@@ -75,17 +77,18 @@ def loader_processes(config: Config, num_lanes: int) -> int:
     return min(max(1, cores_of_a_rank() - 1) if wanted == "auto" else wanted, num_lanes)
 
 
-def cached_bytes(plan: Plan, num_lanes: int, num_processes: int) -> int:
+def cached_bytes(plan: Plan, num_lanes: int, num_workers: int) -> int:
     """About the memory that the clips of a rank with `num_lanes` lanes take at most, in bytes.
 
-    Sound and boxes of every clip that is held, and for every lane its pictures of the clips in its window.
+    Sound and boxes of every clip that is cached, and for every lane its pictures of the clips in its window.
     """
-    clips = [plan.manifest.clips[index] for index in plan.clip_indices.tolist()]
-    sounds = sum(2 * clip.num_samples + 4 * 7 * clip.num_boxes for clip in clips) / len(clips)
+    numbers = plan.manifest.table.numbers
+    num_samples, num_boxes = (int(numbers[name][plan.clip_indices].sum()) for name in ("num_samples", "num_boxes"))
+    sounds = (2 * num_samples + 4 * 7 * num_boxes) / plan.num_clips
     most = most_clips(plan, num_lanes)
     picture = 3 * plan.data.image_resize**2
     return round(
-        sounds * min(most, plan.num_clips * max(num_processes, 1))
+        sounds * min(most, plan.num_clips * max(num_workers, 1))
         + picture * plan.data.pictures_per_clip * min(most, plan.num_clips * num_lanes)
     )
 
@@ -106,16 +109,16 @@ class BadClips:
     PAUSE_S = 60.0
 
     def __init__(
-        self, config: Config, manifest: Manifest, seen: Iterable[str] = (), speaks: bool = True,
+        self, config: Config, manifest: Manifest, seen: Iterable[str] = (), logs: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """seen: those that a run has met before; speaks: whether they are to be logged, too."""
+        """seen: those that a run has met before; logs: whether they are to be logged, too."""
         self._most = config.data.max_bad_fraction
         self._num_clips = len(select_clips(manifest, "train", config.data.instruments))
-        self._speaks, self._clock = speaks, clock
+        self._logs, self._clock = logs, clock
         self._seen = dict.fromkeys(seen)
-        self._untold: dict[str, tuple[int, str]] = {}  # by key: step and reason
-        self._told_at = -math.inf
+        self._unlogged: dict[str, tuple[int, str]] = {}  # by key: step and reason
+        self._logged_at = -math.inf
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -129,9 +132,9 @@ class BadClips:
         for key, line in bad.items():
             if key not in self._seen:
                 self._seen[key] = None
-                self._untold[key] = step, line
-        if len(self._seen) <= self.AT_ONCE or self._clock() - self._told_at >= self.PAUSE_S:
-            self.tell()
+                self._unlogged[key] = step, line
+        if len(self._seen) <= self.AT_ONCE or self._clock() - self._logged_at >= self.PAUSE_S:
+            self.log_new()
         if len(self._seen) > self._most * self._num_clips:
             raise ValueError(
                 f"{len(self._seen)} of {self._num_clips} training clips cannot be used, more than "
@@ -139,17 +142,17 @@ class BadClips:
                 "'ialcms data verify --fix'"
             )
 
-    def tell(self) -> None:
-        """Write down what is not in the log yet: a line per clip as long as they are few, else one line for all."""
-        if not self._untold or not self._speaks:
+    def log_new(self) -> None:
+        """Log the clips that are not in the log yet: a line each as long as they are few, else one line for all."""
+        if not self._unlogged or not self._logs:
             return
         count = len(self._seen)
         if count <= self.AT_ONCE:
-            for number, (step, line) in enumerate(self._untold.values(), start=count - len(self._untold) + 1):
+            for number, (step, line) in enumerate(self._unlogged.values(), start=count - len(self._unlogged) + 1):
                 log.warning("step %d: replaced a clip (the %d. so far): %s", step, number, line)
         else:
-            step, line = next(reversed(self._untold.values()))
-            keys = ", ".join(self._untold)
+            step, line = next(reversed(self._unlogged.values()))
+            keys = ", ".join(self._unlogged)
             log.warning("step %d: replaced clips %s (%d so far); the last: %s", step, keys, count, line)
-        self._untold.clear()
-        self._told_at = self._clock()
+        self._unlogged.clear()
+        self._logged_at = self._clock()

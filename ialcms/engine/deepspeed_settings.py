@@ -15,7 +15,7 @@ from ialcms.reading.text import read_json
 
 _OURS = {
     "optimizer": "the optim section",
-    "scheduler": "nothing: the learning rates are constant",
+    "scheduler": "optim.warmup_steps and optim.cosine_steps",
     "fp16": "train.precision (float32 or bf16)",
     "bf16": "train.precision=bf16",
     "torch_autocast": "train.precision=bf16",

@@ -23,7 +23,7 @@ from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Ranks
 from ialcms.engine.held_folder import held_folder
-from ialcms.engine.same_input import read_same
+from ialcms.engine.same_input import open_same_manifest, read_same
 from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import write_evaluation_page
@@ -50,7 +50,7 @@ def load_separator(folder: Path, config: Config, device: torch.device) -> Separa
     check_memory(config)
     separator = Separator(config.model, config.audio)
     with checkpoint.fitting(folder):
-        separator.load_state_dict(state["separator"]["module"])
+        separator.load_state_dict(checkpoint.separator_weights(state))
     set_arithmetic(config)
     return separator.to(device).eval()
 
@@ -74,8 +74,7 @@ def lease_of(out: Path) -> Lease:
 
 
 def _evaluate(config: Config, checkpoint_folder: Path, ranks: Ranks, out: Path, mix_list: Path | None) -> Path | None:
-    shards = config.data.shards
-    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    manifest = open_same_manifest(ranks, config.data.shards)
     options = dataclasses.replace(config.eval, metrics=metrics_of(config, ranks.device))
     config = dataclasses.replace(config, eval=options)
 

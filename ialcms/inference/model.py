@@ -115,7 +115,7 @@ def checkpoint_folder(source: Path) -> Path:
 def _from_folder(source: Path) -> tuple[Config, dict[str, Any], int]:
     folder = checkpoint_folder(source)
     meta = checkpoint.read_meta(folder)
-    state = checkpoint.load_state(folder)["separator"]["module"]
+    state = checkpoint.separator_weights(checkpoint.load_state(folder))
     return checkpoint.config_of(meta), state, meta["progress"]["step"]
 
 

@@ -22,14 +22,16 @@ def check_memory(config: Config) -> None:
     with torch.device("meta"):
         separator = Separator(config.model, audio)
     needed = sum(tensor.nbytes for tensor in (*separator.parameters(), *separator.buffers()))
+    if config.train.ema_decay:
+        needed *= 2
     if config.uses_critic:  # which cannot be made without memory: its spectral norm computes at once
         needed += 4 * 31_000_000 * config.model.critic.width**2 // 64**2
     bank = 2 * config.loss.bank_size * audio.log_bins * audio.num_frames if config.uses_critic else 0
-    there = machine_memory()
-    if needed + bank > there:
+    available = machine_memory()
+    if needed + bank > available:
         raise ValueError(
             f"the networks need {needed / 1e9:,.1f} GB and the memory bank {bank / 1e9:,.1f} GB, this machine has "
-            f"{there / 1e9:,.1f} GB; lower the widths in 'model', or loss.bank_size"
+            f"{available / 1e9:,.1f} GB; lower the widths in 'model', or loss.bank_size"
         )
 
 

@@ -37,6 +37,12 @@ class Separator(nn.Module):
 
     Call it on waves (B, L) and ImageNet-normalised pictures (B, M, O, 3, S, S); `component_waves` and
     `mixture_waves` turn its output into sound.
+
+    With P pictures of each object, (B, M, O, P, 3, S, S), all their cells lie side by side, H = P * S/8: the maximum,
+    the attention and the consistency loss find the object in whichever picture shows it best. Features keep their unit
+    length, cells of different crops are not mixed, the decoder runs once an object, and with P = 1 it is the network
+    as published. (Averaged features would need aligned crops; averaged masks cost P decoders. Outside training masks
+    are averaged: see `eval.protocol`.)
     """
 
     def __init__(self, model: ModelConfig, audio: AudioConfig) -> None:
@@ -56,7 +62,10 @@ class Separator(nn.Module):
 
     def forward(self, mix: Tensor, objects: Tensor) -> SeparatorOutput:
         spectrum = self.spectrogram.stft(mix)
-        visual, visual_for_loss = self.visual(objects.flatten(0, 2))
+        visual, visual_for_loss = self.visual(objects.flatten(0, -4))
+        if objects.dim() == 7:
+            pictures = objects.shape[3]
+            visual, visual_for_loss = _side_by_side(visual, pictures), _side_by_side(visual_for_loss, pictures)
         return self.separate(spectrum, visual, visual_for_loss, (objects.shape[1], objects.shape[2]))
 
     def separate(
@@ -98,6 +107,11 @@ class Separator(nn.Module):
 
     def _waves(self, mask: Tensor, spectrum: Tensor, num_samples: int) -> Tensor:
         return self.spectrogram.istft(self.spectrogram.to_linear(mask) * spectrum, num_samples)
+
+
+def _side_by_side(features: Tensor, pictures: int) -> Tensor:
+    """The cells of the pictures of each object as those of one taller picture: (N * P, D, H, W) -> (N, D, P * H, W)."""
+    return features.unflatten(0, (-1, pictures)).transpose(1, 2).flatten(2, 3)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
+AVERAGE = "separator_average"  # in a state: the moving average of the separator's weights, where one is kept
 _SEAL = "meta_sha256"
 _FIELDS = {"progress": dict, "config": dict, "config_digest": str, "manifest_digest": str, "program": str,
            "state_bytes": int, "state_sha256": str}  # fmt: skip
@@ -280,11 +281,18 @@ def load_state(folder: Path) -> State:
         if not isinstance(state, dict):
             raise Unreadable(f"{_STATE} holds no state")
         check_network(state, "separator")
-        if "critic" in state:
-            check_network(state, "critic")
+        for name in {"critic", AVERAGE} & state.keys():
+            check_network(state, name)
     except (OSError, Unreadable) as error:
         raise ValueError(f"checkpoint {folder} is damaged ({one_line(error)}); {remedy}") from error
     return state
+
+
+def separator_weights(state: State) -> dict[str, torch.Tensor]:
+    """Of a state, the separator that is used outside training: the moving average where one was kept."""
+    part = AVERAGE if AVERAGE in state else "separator"
+    weights: dict[str, torch.Tensor] = state[part]["module"]
+    return weights
 
 
 def check_network(state: State, name: str) -> None:

@@ -104,7 +104,7 @@ def _networks(folder: Path, meta: dict[str, Any]) -> tuple[Separator, Critic | N
     separator = Separator(config.model, config.audio)
     critic = Critic(config.model.critic) if "critic" in state else None
     with checkpoint.fitting(folder):
-        separator.load_state_dict(state["separator"]["module"])
+        separator.load_state_dict(checkpoint.separator_weights(state))
         if critic is not None:
             critic.load_state_dict(state["critic"]["module"])
     return separator, critic

@@ -51,7 +51,8 @@ def _notes(weights: Weights) -> str:
 
 def _fill_both(separator: nn.Module, critic: nn.Module | None, state: dict[str, Any], source: Path) -> str:
     """From a state of this program: networks as parts of a learner's state or by themselves, as in an export."""
-    _fill(separator, _network(state["separator"]), source)
+    average = state.get(checkpoint.AVERAGE)
+    _fill(separator, _network(average if isinstance(average, dict) else state["separator"]), source)
     if critic is not None and isinstance(state.get("critic"), dict):
         _fill(critic, _network(state["critic"]), source)
         return f"networks of {source}"

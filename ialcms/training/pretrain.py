@@ -58,7 +58,11 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, *, lr: 
     label = {clip.key: instruments.index(clip.instrument) for clip in manifest.of_split("train")}
 
     mixes = max(1, batch_pictures // config.clips_per_mix)
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, global_batch=mixes))
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, global_batch=mixes),
+        data=dataclasses.replace(config.data, pictures_per_object=1),
+    )
     bad = BadClips(config, manifest)
     correct = 0.0
     with closing(train_batches(config, manifest)) as batches, Progress(steps, "pretrain", unit="step") as progress:

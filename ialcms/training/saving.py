@@ -78,7 +78,7 @@ class GatheredBadClips:
     def __init__(self, job: Job, seen: tuple[str, ...]) -> None:
         """seen: keys of those that an earlier start has found."""
         self._ranks: Ranks = job.ranks
-        self._gathered = BadClips(job.config, job.manifest, seen, speaks=job.ranks.is_first)
+        self._gathered = BadClips(job.config, job.manifest, seen, logs=job.ranks.is_first)
         self._local: dict[str, str] = {}  # those that the other ranks do not know
 
     def collect(self, bad: Mapping[str, str]) -> None:
@@ -99,4 +99,4 @@ class GatheredBadClips:
 
     def close(self) -> None:
         """Log what is not in the log yet."""
-        self._gathered.tell()
+        self._gathered.log_new()

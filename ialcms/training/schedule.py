@@ -1,4 +1,4 @@
-"""Loss weights, who learns, and when a run validates and shows examples, as pure functions of the global step.
+"""Loss weights, learning rates, who learns, and when a run validates and shows examples: functions of the step alone.
 
 The global step counts the batches of the whole job from 0, so another number of ranks or a resumed run has the
 same weight, and the same networks learn, at the same step.
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ialcms.config import Config
 from ialcms.data.manifest import Manifest
 from ialcms.data.selection import select_clips
+from ialcms.training.averaging import decay_at
+from ialcms.training.learning_rates import rate_factor
 
 _EARLY_EXAMPLES = (8, 4, 2)  # divisors of train.visualise_every
 
@@ -33,17 +35,24 @@ class StepSchedule:
     train_separator: bool
     lambda_ind: float
     lambda_avc: float
+    rate_factor: float  # by which all learning rates are multiplied
+    ema_decay: float | None  # of the moving average of the separator's weights; None: it is not kept, or stands still
 
 
 def step_schedule(step: int, config: Config) -> StepSchedule:
     """Who learns at a step and with which weights. Without a critic every step trains the separator."""
     train, loss = config.train, config.loss
+    separator_every = train.separator_every if config.uses_critic else 1
+    learns = step % separator_every == 0
+    updates = step // separator_every  # of the separator before this step
     return StepSchedule(
         step=step,
         train_critic=config.uses_critic and step % train.critic_every == 0,
-        train_separator=not config.uses_critic or step % train.separator_every == 0,
+        train_separator=learns,
         lambda_ind=ramp(step, loss.lambda_ind, loss.lambda_ind_steps),
         lambda_avc=ramp(step, loss.lambda_avc, loss.lambda_avc_steps),
+        rate_factor=rate_factor(step, config.optim),
+        ema_decay=decay_at(updates, train.ema_decay) if learns and train.ema_decay else None,
     )
 
 

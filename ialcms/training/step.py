@@ -24,9 +24,13 @@ from ialcms.config import Config, digest
 from ialcms.data.batch import Batch
 from ialcms.data.normalise import normalise_objects
 from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
-from ialcms.models import Critic, SeparatorOutput
+from ialcms.models import Critic, Separator, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.rng import uniforms
+from ialcms.runs.checkpoint import AVERAGE
+from ialcms.spectral_loss import spectral_loss
+from ialcms.training.averaging import AveragedSeparator
+from ialcms.training.learning_rates import set_learning_rates
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
 from ialcms.training.pieces import Pieces
@@ -53,6 +57,7 @@ class Experiment:
             self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
             audio = config.audio
             self.bank = MemoryBank(config.loss.bank_size, audio.log_bins, audio.num_frames).to(ranks.device)
+        self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self._pieces = Pieces(self.separator, self.critic, config, ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
@@ -68,6 +73,8 @@ class Experiment:
         """
         self.settle()
         now = step_schedule(batch.step, self.config)
+        critic_optimizer = None if self.critic is None else self.critic.optimizer
+        set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, self.config.optim)
         if not self._agreed or batch.step % self.config.train.check_every == 0:
             self._check_agreement(batch.step)
         scalars: Scalars = {}
@@ -75,11 +82,15 @@ class Experiment:
             learners = [learner for learner in (self.separator, self.critic) if learner is not None]
             for learner in learners:
                 learner.save_buffers()
+            if now.ema_decay is not None and self.average is None:
+                self.average = AveragedSeparator(self.separator.inference_module())
             health = Health()
             self._learn(batch, now, scalars, health)
             self.separator.average_running_statistics()
             for learner in learners:
                 learner.restore_buffers(where=health.is_bad)
+            if now.ema_decay is not None and self.average is not None:
+                self.average.update(self.separator.inference_module(), now.ema_decay, skipped=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
             self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
             if not self.ranks.reads_late:
@@ -93,6 +104,10 @@ class Experiment:
         """
         self.skipped.settle(self.ranks)
 
+    def separator_for_use(self) -> Separator:
+        """The separator to validate with: the moving average where one is kept; all ranks ask for it together."""
+        return self.separator.inference_module() if self.average is None else self.average.module
+
     def autocast(self) -> torch.autocast:
         bf16 = self.config.train.precision == "bf16"
         return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16)
@@ -101,6 +116,8 @@ class Experiment:
         """Complete on rank 0; all ranks ask for it together, between two steps."""
         self.settle()
         state = {"separator": self.separator.state_dict(), "skipped_steps": self.skipped.count}
+        if self.average is not None:
+            state[AVERAGE] = self.average.state_dict()
         if self.critic is not None and self.bank is not None:
             state |= {"critic": self.critic.state_dict(), "bank": self.bank.state_dict()}
         return state
@@ -109,6 +126,9 @@ class Experiment:
         """Before the first step; from any engine and any number of ranks."""
         self.separator.load_state_dict(state["separator"])
         self.skipped.count = state["skipped_steps"]
+        if self.config.train.ema_decay and AVERAGE in state:
+            self.average = AveragedSeparator(self.separator.module)
+            self.average.load_state_dict(state[AVERAGE])
         if self.critic is not None and self.bank is not None:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
@@ -200,6 +220,12 @@ class Experiment:
             total = losses.separation_loss(waves, batch.mixtures, self.config.loss.si_snr_cap_db)
             means.add("loss/separation", total)
             means.add("weighted_loss/separation", total)
+            spectral = self.config.loss.spectral_weight
+            if spectral:
+                loss = spectral_loss(waves, batch.mixtures, self.config.loss.spectral_windows)
+                means.add("loss/spectral", loss)
+                means.add("weighted_loss/spectral", spectral * loss)
+                total = total + spectral * loss
             if pairs is not None:
                 independence = self._independence(output, pairs[part])
                 means.add("loss/independence", independence)
@@ -228,6 +254,8 @@ class Experiment:
 
     def _check_agreement(self, step: int) -> None:
         tensors = {f"separator.{name}": tensor for name, tensor in self.separator.replicas()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.module.state_dict().items()}
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
             tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.state_dict().items()}

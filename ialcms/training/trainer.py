@@ -21,11 +21,10 @@ from types import TracebackType
 from torch import nn
 
 from ialcms.config import Config, check_world_size, shared_fields
-from ialcms.data.remote import open_manifest
 from ialcms.data.train_batches import Batch, train_batches
 from ialcms.engine import LateFlags, Ranks, Watchdog, check_same_fields
 from ialcms.engine.held_folder import held_folder
-from ialcms.engine.same_input import read_same
+from ialcms.engine.same_input import open_same_manifest
 from ialcms.lease import Lease
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.monitoring.measurements import learning_rates
@@ -61,8 +60,7 @@ def train(
     """
     check_world_size(config, ranks.world_size)
     check_same_fields(ranks, shared_fields(config))
-    shards = config.data.shards
-    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    manifest = open_same_manifest(ranks, config.data.shards)
     lease = Lease(folder.path, "training", "--folder", name="the run's folder")
     with held_folder(ranks, lease, must_be_shared=True):
         job = Job(
@@ -178,7 +176,7 @@ class Trainer:
     def _show_examples_if_due(self, progress: Progress) -> None:
         if shows_examples(progress.step, self._config):
             self._watchdog.beat(f"examples after step {progress.step}")
-            separator = self._experiment.separator.inference_module()
+            separator = self._experiment.separator_for_use()
             self._monitor.show(progress.step, self._validation.views(separator) if self._ranks.is_first else [])
 
     def _agree_and_save(self, progress: Progress, batch: Batch) -> tuple[Progress, bool]:
@@ -205,7 +203,7 @@ class Trainer:
         """Validate and keep the best checkpoint; also, whether a request to stop has broken the validation off."""
         if not progress.validation_pending:
             return progress, False
-        separator = self._experiment.separator.inference_module()
+        separator = self._experiment.separator_for_use()
         follow = partial(self._follow_validation, progress.step)
         result = self._validation.run(separator, self._is_stop_requested, follow)
         if result is None:

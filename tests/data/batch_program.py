@@ -2,7 +2,7 @@
 
     torchrun --nproc_per_node=8 tests/data/batch_program.py SHARDS FOLDER START STEPS 1:4,2:3,...
 
-For every WORLD_SIZE:LOADER_PROCESSES the first WORLD_SIZE processes are the ranks. Their batches from step START on
+For every WORLD_SIZE:LOADER_WORKERS the first WORLD_SIZE processes are the ranks. Their batches from step START on
 go to FOLDER/<world size>-<rank>.json: of each mix its step, its keys and the checksums of its tensors.
 """
 

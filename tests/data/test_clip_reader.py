@@ -295,12 +295,12 @@ class TestStore:
         picture = LoadedClip.picture
         monkeypatch.setattr(LoadedClip, "picture", lambda self, *args: decoded.append(args) or picture(self, *args))
         for _ in range(3):
-            held = store.get(0, 7, (0, 2))
+            cached = store.get(0, 7, (0, 2))
             for row in (2, 0):
-                assert np.array_equal(held.picture(row), picture(read_clip(shards, 7), row, 20))
+                assert np.array_equal(cached.picture(row), picture(read_clip(shards, 7), row, 20))
         assert decoded == [(2, 20), (0, 20)]
-        assert held.clip.frames == {}  # nothing is kept twice
-        assert held.num_bytes == held.clip.wave.nbytes + held.clip.detections.nbytes + 2 * 3 * 20 * 20
+        assert cached.clip.frames == {}  # nothing is kept twice
+        assert cached.num_bytes == cached.clip.wave.nbytes + cached.clip.detections.nbytes + 2 * 3 * 20 * 20
 
     def test_lanes_with_pictures_of_their_own(self, shards: Manifest) -> None:
         store = ClipStore(shards, limit=9, resize=20)
@@ -308,21 +308,21 @@ class TestStore:
             store.move_window(lane, [7])
             assert np.array_equal(store.get(lane, 7, rows).picture(rows[0]), read_clip(shards, 7).picture(rows[0], 20))
         assert store.num_reads == 2  # once more for the other frame
-        held = store.get(0, 7, (0,))
-        assert set(held.pictures) == {0, 2}
+        cached = store.get(0, 7, (0,))
+        assert set(cached.pictures) == {0, 2}
         store.move_window(1, [8])
-        assert set(held.pictures) == {0}
+        assert set(cached.pictures) == {0}
         store.get(0, 7, (1,)).picture(1)  # the lane's next pass
-        assert set(held.pictures) == {0, 1}  # lane 2 is still there
+        assert set(cached.pictures) == {0, 1}  # lane 2 is still there
         for lane in (0, 2):
             store.move_window(lane, [])
         assert store.num_clips == store.num_bytes == 0
 
     def test_a_bad_picture_leaves_the_others(self, tmp_path: Path) -> None:
         manifest = write_shards(tmp_path, [5], replace={"drum_001": {"000017.jpg": b"broken"}})
-        held = ClipStore(manifest, limit=4, resize=20).get(0, 1, (0, 1, 2))
+        cached = ClipStore(manifest, limit=4, resize=20).get(0, 1, (0, 1, 2))
         for _ in range(2):
             for row in (1, 2):
                 with pytest.raises(BadClip, match=f"frame 17, row {row} of its detections: the frame cannot be dec"):
-                    held.picture(row)
-            assert held.picture(0).shape == (3, 20, 20)
+                    cached.picture(row)
+            assert cached.picture(0).shape == (3, 20, 20)

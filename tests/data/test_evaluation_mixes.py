@@ -45,8 +45,8 @@ def test_published_lists(music: Manifest, num_sources: int, combinations: int) -
 def test_draws_of_a_combination_use_different_clips(music: Manifest) -> None:
     mixes = list_mixes(music, "test", 2, draws=10, seed=0, seconds=0.35)
     for first in range(0, len(mixes), 10):
-        for place in range(2):
-            assert len({mix.clips[place] for mix in mixes[first : first + 10]}) == 10
+        for slot in range(2):
+            assert len({mix.clips[slot] for mix in mixes[first : first + 10]}) == 10
 
 
 def test_lists_depend_on_their_arguments_alone(music: Manifest) -> None:
@@ -90,13 +90,13 @@ def test_load_mix(shards: Manifest) -> None:
         assert item.sources.dtype == np.float32
         assert item.pictures.shape == (3, 1, 3, 16, 16)
         assert item.pictures.dtype == np.uint8
-        for place, index in enumerate(mix.clips):
+        for slot, index in enumerate(mix.clips):
             clip = read_clip(shards, index)
-            assert item.keys[place] == shards.clips[index].key
-            assert item.instruments[place] == shards.clips[index].instrument
-            assert np.array_equal(item.sources[place], clip.window(mix.starts[place], 300))
+            assert item.keys[slot] == shards.clips[index].key
+            assert item.instruments[slot] == shards.clips[index].instrument
+            assert np.array_equal(item.sources[slot], clip.window(mix.starts[slot], 300))
             # centre crop: (20 - 16) / 2
-            assert np.array_equal(item.pictures[place, 0], clip.picture(mix.rows[place], 20)[:, 2:18, 2:18])
+            assert np.array_equal(item.pictures[slot, 0], clip.picture(mix.rows[slot], 20)[:, 2:18, 2:18])
 
 
 def test_short_clips_are_padded(shards: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""`ialcms info CONFIG --plan STEP` tells what a step sees."""
+"""`ialcms info CONFIG --plan STEP` prints what a step sees."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_it_prints_the_plan(shards: Manifest, tmp_path: Path, capsys: pytest.Cap
     assert f"{shards.digest}), seed 7" in text
     rows = rows_of(text)
     plan = Plan(shards, config.data, config.audio, config.seed, 4)
-    planned = [(lane, place, clip) for lane in range(4) for place, clip in enumerate(plan.mix(lane, 37).clips)]
+    planned = [(lane, slot, clip) for lane in range(4) for slot, clip in enumerate(plan.mix(lane, 37).clips)]
     assert len(rows) == len(planned) == 16
-    for row, (lane, place, clip) in zip(rows, planned):
+    for row, (lane, slot, clip) in zip(rows, planned):
         described = shards.clips[clip.clip]
         end = min(clip.start + 310, described.num_samples)
         assert row == [
-            str(lane), str(lane // 2), str(place // 2 + 1), described.instrument, described.key,
+            str(lane), str(lane // 2), str(slot // 2 + 1), described.instrument, described.key,
             shards.shards[described.shard].name, f"{clip.start / 1000:.3f}-{end / 1000:.3f}", f"{clip.gain:.3f}",
             f"{clip.row + 1}/3", f"{clip.left},{clip.top}", "yes" if clip.flip else "no",
         ]  # fmt: skip

@@ -73,16 +73,16 @@ def test_a_bad_clip_gives_way_to_the_next_choice(tmp_path: Path, shards: Manifes
             (mix, made_of), (whole, whole_of) = make(plan, store, lane, draw), make(good, good_store, lane, draw)
             assert set(made_of.bad) <= set(broken)
             assert len({key.split("_")[0] for key in made_of.keys}) == 4
-            for place, (key, planned) in enumerate(zip(whole_of.keys, plan.mix(lane, draw).clips)):
+            for slot, (key, planned) in enumerate(zip(whole_of.keys, plan.mix(lane, draw).clips)):
                 is_bad = key in ("bell_000", "drum_001") or (key == "flute_007" and planned.row == 0)
                 if is_bad:
-                    assert made_of.keys[place] != key
+                    assert made_of.keys[slot] != key
                     assert key in made_of.bad
                     assert f"clip {key} in {tmp_path}/clips-000.tar" in made_of.bad[key]
                     replaced.add(key)
                 else:  # the others are as if nothing had happened
-                    m, o = divmod(place, 2)
-                    assert made_of.keys[place] == key
+                    m, o = divmod(slot, 2)
+                    assert made_of.keys[slot] == key
                     assert np.array_equal(mix.objects[m, o], whole.objects[m, o])
             if not made_of.bad:
                 assert np.array_equal(mix.mix, whole.mix)
@@ -99,7 +99,7 @@ def test_no_clip_left(tmp_path: Path) -> None:
     drums = {f"drum_{number:03d}": {"npy": b""} for number in range(1, 20, 5)}
     manifest = write_shards(tmp_path, [20], replace=tubas | drums)
     plan = plan_of(manifest)
-    with pytest.raises(ValueError, match=r"clip .*; none of the clips that could take its place can be used either"):
+    with pytest.raises(ValueError, match=r"clip .*; no clip that could replace it can be used either"):
         make(plan, store_of(manifest), 0, 0)
 
 

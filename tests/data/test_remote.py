@@ -247,10 +247,10 @@ class TestErrors:
     )
     def test_a_log_in_page(self, many: Manifest, tmp_path: Path, page: str) -> None:
         (tmp_path / "page").write_text(page)
-        with pytest.raises(ValueError, match=r"answers with a web page \(Sign in\) in the place of manifest.json"):
+        with pytest.raises(ValueError, match=r"answers with a web page \(Sign in\) instead of manifest.json"):
             open_manifest(f"pipe:cat {tmp_path}/page # {{}}")
         manifest = open_manifest(f"pipe:case {{}} in *.tar) cat {tmp_path}/page;; *) cat {many.folder}/{{}};; esac")
-        with pytest.raises(ValueError, match=r"sends a web page \(Sign in\) in the place of shard clips-000.tar"):
+        with pytest.raises(ValueError, match=r"sends a web page \(Sign in\) instead of shard clips-000.tar"):
             read_clip(manifest, 0)
 
     def test_something_else_in_the_place_of_the_manifest_is_named_by_its_address(self) -> None:
@@ -285,7 +285,7 @@ class TestErrors:
             manifest.fetch(5)
 
     def test_a_command_without_a_place_for_the_name(self) -> None:
-        with pytest.raises(ValueError, match=r"data.shards is 'pipe:cat x'; a command needs {} in the place"):
+        with pytest.raises(ValueError, match=r"data.shards is 'pipe:cat x'; a command needs {} where"):
             open_manifest("pipe:cat x")
 
     def test_trying_again(self, many: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Real ranks with real loader processes see the same batches, to the bit, however many they are."""
+"""Real ranks with real loader workers see the same batches, to the bit, however many they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import torchrun
 from tests.support.data import write_shards
 
 STEPS, START = 6, 37
-WORLDS = {1: 4, 2: 3, 3: 2, 4: 1, 6: 0, 8: 0}  # loader processes by number of ranks
+WORLDS = {1: 4, 2: 3, 3: 2, 4: 1, 6: 0, 8: 0}  # loader workers by number of ranks
 
 
 @pytest.mark.distributed

@@ -22,6 +22,8 @@ Shared = Callable[[str, Callable[[Path], Any]], Any]
 DOUBLE = "alternate_steps:dtype=float64"
 SINGLE = "alternate_steps:eps=1.0e-3"  # see test_world_sizes.py
 ACCUMULATED = "alternate_steps:dtype=float64,accumulation=2"
+OPTIONS_DOUBLE = "alternate_steps_with_options:dtype=float64"
+OPTIONS_SINGLE = "alternate_steps_with_options:eps=1.0e-3"
 NO_BATCHNORM = "alternate_steps_without_batchnorm"
 
 
@@ -35,18 +37,23 @@ def zero(stage: int, **options: object) -> str:
     return single(engine="deepspeed", deepspeed_config=f"configs/deepspeed/zero{stage}.json", **options)
 
 
+def zero_with_options(stage: int) -> str:
+    return f"{OPTIONS_SINGLE},engine=deepspeed,deepspeed_config=configs/deepspeed/zero{stage}.json"
+
+
 LOCAL_BATCHNORM = single(sync_batchnorm="false")
 COMPRESSED = single(gradient_compression="bf16")
 BF16 = single(precision="bf16")
 
 # One launch each: the number of ranks and what they do, one case after the other.
 LAUNCHES = {
-    "1 rank": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16]),
+    "1 rank": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16, OPTIONS_DOUBLE, OPTIONS_SINGLE]),
     "2 ranks": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
-                      "batchnorm", "gather_gradient", "long_run", "disagreement"]),
+                      "batchnorm", "gather_gradient", "long_run", "disagreement", OPTIONS_DOUBLE]),
     "3 ranks": (3, ["resume"]),
     "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
+                      *(zero_with_options(stage) for stage in range(1, 4)),
                       single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
     # on GPUs; one rank there runs without torchrun as well as by NCCL
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),

@@ -56,6 +56,20 @@ def alternate_steps(ranks: Ranks, dtype: str = "float32", eps: float = 1e-8, **t
         return _alternate_steps(ranks, config, eps)
 
 
+def alternate_steps_with_options(
+    ranks: Ranks, dtype: str = "float32", eps: float = 1e-8, **train: Any
+) -> dict[str, Any]:
+    """The same with all options of the training that are off by default (docs/quality.md)."""
+    config = small_config(
+        train={"global_batch": 4, "ema_decay": 0.9, **train},
+        optim={"clip_norm": 0.5, "warmup_steps": 4, "cosine_steps": 18, "lr_floor": 0.1},
+        loss={"spectral_weight": 0.1, "spectral_windows": [256, 512]},
+        data={"pictures_per_object": 2},
+    )
+    with precision(dtype):
+        return _alternate_steps(ranks, config, eps)
+
+
 def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> dict[str, Any]:
     """The same in double precision, BatchNorm by its running statistics: they depend on the size of a pass."""
     config = equality_config(accumulation=accumulation)
@@ -149,7 +163,7 @@ def resume(ranks: Ranks) -> dict[str, Any]:
     """Per engine, the state after 7 steps at once, after 4 and 3, and after 3 with ddp that go on from its 4."""
     results: dict[str, Any] = {}
     for name, engine in ENGINES.items():
-        config = tiny_config(ranks, **engine)
+        config = tiny_config(ranks, ema_decay=0.9, **engine)
         at_once = Experiment(config, ranks)
         run_steps(at_once, range(4))
         middle = through_file(ranks, at_once.state_dict())
@@ -157,7 +171,7 @@ def resume(ranks: Ranks) -> dict[str, Any]:
         resumed = Experiment(config, ranks)
         resumed.load_state_dict(middle)
         run_steps(resumed, range(4, 7))
-        changed = Experiment(tiny_config(ranks), ranks)
+        changed = Experiment(tiny_config(ranks, ema_decay=0.9), ranks)
         changed.load_state_dict(middle)
         run_steps(changed, range(4, 7))
         experiments = {"middle": None, "at once": at_once, "resumed": resumed, "resumed with ddp": changed}
@@ -417,7 +431,8 @@ def checksum(state: Any) -> str:
 CASES = {
     case.__name__: case
     for case in (
-        alternate_steps, alternate_steps_without_batchnorm, long_run, batchnorm, gather_gradient, resume, bf16_passes,
+        alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm,
+        long_run, batchnorm, gather_gradient, resume, bf16_passes,
         not_finite, disagreement, traffic,
     )
 }  # fmt: skip

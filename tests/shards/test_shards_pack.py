@@ -248,7 +248,8 @@ class TestShards:
         assert (report.num_clips, report.num_kept) == (24, 24)
         assert manifest.info["report"] == report.counts()
         names = {shard.name for shard in manifest.shards}
-        assert {path.name for path in manifest.folder.iterdir()} == names | {"manifest.json", "pack_report.json"}
+        others = {"manifest.json", "manifest.columns", "pack_report.json"}
+        assert {path.name for path in manifest.folder.iterdir()} == names | others
 
     def test_shards_close_at_the_target_size(self, full_tree, tmp_path: Path):
         manifest, _ = pack(full_tree.entries, tmp_path / "out", options(shard_mb=0.04))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ialcms.config import Config, from_dict
-from ialcms.data.batch import Batch
+from ialcms.data.batch import Batch, objects_shape
 
 SMALL = {
     "name": "small",
@@ -51,11 +51,10 @@ def write_small_config(path: Path, shards: Path, **train: object) -> Path:
 def make_batch(config: Config, step: int, lanes: slice = slice(None)) -> Batch:
     """A batch of noise that depends on the step alone; `lanes` cuts a rank's share out of the global batch."""
     generator = torch.Generator().manual_seed(1_000 + step)
-    batch, mixtures, objects = config.train.global_batch, config.data.num_mixtures, config.data.num_objects
-    side, samples = config.data.image_crop, config.audio.num_samples
+    batch, mixtures, samples = config.train.global_batch, config.data.num_mixtures, config.audio.num_samples
     # every lane has other statistics, so that local ones would show
     level = 0.05 + 0.1 * torch.arange(batch).view(-1, 1, 1) / batch
     waves = level * torch.randn(batch, mixtures, samples, generator=generator)
-    pictures = torch.randint(0, 256, (batch, mixtures, objects, 3, side, side), generator=generator, dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (batch, *objects_shape(config.data)), generator=generator, dtype=torch.uint8)
     keys = [(f"lane{lane}",) for lane in range(batch)]
     return Batch(step, waves.sum(1)[lanes], waves[lanes], pictures[lanes], keys[lanes], [])

@@ -36,11 +36,11 @@ def make_manifest(counts: Sequence[Sequence[int]], split: str = "train", folder:
     clips = []
     for shard, numbers in enumerate(counts):
         order = [code for code, number in enumerate(numbers) for _ in range(number)]
-        for place, code in enumerate(np.random.default_rng(shard).permutation(order).tolist()):
+        for number, code in enumerate(np.random.default_rng(shard).permutation(order).tolist()):
             name = f"i{code:02d}"
-            samples = 200 + 37 * ((place * 7 + shard) % 11)
+            samples = 200 + 37 * ((number * 7 + shard) % 11)
             clips.append(
-                Clip(f"s{shard}c{place}", name, f"v{place % 5}", split, shard, 0, 0, samples, 1 + place % 4, 0)
+                Clip(f"s{shard}c{number}", name, f"v{number % 5}", split, shard, 0, 0, samples, 1 + number % 4, 0)
             )
     return Manifest(
         folder, RATE, tuple(Shard(f"{s}.tar", 0, "", len(n)) for s, n in enumerate(counts)), tuple(clips), {}

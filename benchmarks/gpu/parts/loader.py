@@ -12,7 +12,7 @@ from benchmarks.gpu.sizes import sized_config
 from ialcms.config import Config
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
-from ialcms.data.train_batches import loader_processes, train_batches
+from ialcms.data.train_batches import loader_workers, train_batches
 from ialcms.processes import cores_of_a_rank
 
 RATES = ("float32, batch 8", "TF32, batch 8", "bf16, batch 8", "bf16, batch 32")
@@ -21,7 +21,7 @@ RATES = ("float32, batch 8", "TF32, batch 8", "bf16, batch 8", "bf16, batch 32")
 def measure(setting: Setting, recorder: Recorder) -> None:
     manifest = open_manifest(setting.shards)
     base = sized_config(setting.small, 4 if setting.small else 8)
-    auto = loader_processes(base, base.train.global_batch)
+    auto = loader_workers(base, base.train.global_batch)
     recorder.add("data.loader_workers: auto", auto, note=f"{cores_of_a_rank()} cores, batch {base.train.global_batch}")
     counts = [auto] if setting.small else sorted({1, 4, auto}, reverse=True)
     rates = {}
