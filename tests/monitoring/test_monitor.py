@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def events(folder: RunFolder) -> EventAccumulator:
 
 def curve(folder: RunFolder, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events(folder).Scalars(tag)]
+
+
+def await_next_second() -> None:
+    """Event files are read in the order of their names, which hold the second and, as text, how many there were."""
+    time.sleep(1 - time.time() % 1)
 
 
 def rows_of(folder: RunFolder) -> list[dict]:
@@ -140,6 +146,7 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     monitor.flush(9)  # killed here: nothing closes it
     with open(folder.metrics, "a") as file:
         file.write('{"step": 9, "loss/sepa')
+    await_next_second()
     monitor = Monitor(folder, config, Ranks(), 6)
     train(monitor, 6, 12)
     monitor.close()
@@ -187,6 +194,7 @@ def test_a_restart_before_the_first_checkpoint(folder: RunFolder) -> None:
         monitor = Monitor(folder, config, Ranks(), 0)
         train(monitor, 0, 4, offset)
         monitor.close()
+        await_next_second()
     assert curve(folder, "loss/separation") == [(2, 0.5), (4, 2.5)]
     assert len(rows_of(folder)) == 2
 
