@@ -90,12 +90,17 @@ def test_the_plan_of_a_seed_is_fixed_for_all_time(
     plan = plan_of(manifest, 6, seed, **data)
     found = hashlib.sha256()
     for lane, draw in itertools.product((0, 3, 5), (0, 1, 40, 777, 100_003)):
-        found.update(repr(plan.mix(lane, draw)).encode())
+        found.update(_as_before(plan.mix(lane, draw)))
         found.update(repr(plan.window_clips(lane, draw).tolist()).encode())
         found.update(repr(plan.shards_to_prefetch(lane, draw)).encode())
-        found.update(repr(list(itertools.islice(plan.alternates(lane, draw, 1, {"i00"}), 20))).encode())
+        found.update(_as_before(list(itertools.islice(plan.alternates(lane, draw, 1, {"i00"}), 20))))
     found.update(repr(list_mixes(manifest, "train", 2, 3, seed, 0.03)).encode())
     assert found.hexdigest()[:16] == expected
+
+
+def _as_before(planned: object) -> bytes:
+    """The text of planned clips from when they had one picture each."""
+    return repr(planned).replace(", other_rows=()", "").encode()
 
 
 def test_a_lane_does_not_depend_on_the_number_of_lanes() -> None:
