@@ -70,7 +70,9 @@ def result_lines(verb: str, arguments: Sequence[str], job: str) -> list[str]:
     positional = arguments[2:] if arguments[0] == "--list" else arguments
     folder = _value_of("--folder", arguments) if verb == "train" else ""
     folder = folder or f"runs/{Path(positional[0]).stem}-{job}"
-    return [f"run folder: {folder}", f"curves: tensorboard --logdir {folder}"]
+    # a sweep has a run in each folder below; a run is shown beside its neighbours
+    curves = folder if verb == "sweep" or "/" not in folder else Path(folder).parent
+    return [f"run folder: {folder}", f"curves: tensorboard --logdir {curves}"]
 
 
 def _join_values(options: Sequence[str]) -> list[str]:

@@ -18,8 +18,8 @@ from ialcms.inference.objects import object_of_picture
 from ialcms.names import cut_name, for_matplotlib, num_bytes, printable
 from ialcms.runs.run_folder import RunFolder
 from shards.entries import Entry, read_index, write_index
-from tests.evaluation import support
 from tests.shards.conftest import TreeMaker, _make_video
+from tests.support import evaluation as support
 
 NO_UTF8 = os.fsdecode(b"caf\xe9")
 ODD = [

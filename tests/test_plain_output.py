@@ -19,8 +19,8 @@ from ialcms.evaluation.result_files import read_results, write_results
 from ialcms.evaluation.results import MixResult
 from ialcms.terminal import PlainOutput
 from shards.stats import collect_stats, table_csv
-from tests.data.data_support import write_shards
 from tests.support import ROOT
+from tests.support.data import write_shards
 
 EVIL = "=cmd|' /C calc'!A0"
 NAMES = (EVIL, "+1+1", "-2", "@SUM(1)", " =1", "\t=1", "\r=1", "＝1", "'=1", "\x1b[2J\x1b[31mviolin")

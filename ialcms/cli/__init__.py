@@ -44,6 +44,9 @@ _NOT_USABLE = (
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EINVAL,
 )
 
 # In the order of `ialcms --help`.

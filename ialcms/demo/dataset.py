@@ -19,14 +19,11 @@ import argparse
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from ialcms.demo.clip_files import clip_paths, is_finished, write_clip
 from ialcms.demo.instruments import BY_NAME, INSTRUMENTS
@@ -34,6 +31,7 @@ from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing, temporary_name
 from ialcms.processes import available_cores, worker_pool
+from ialcms.progress import Progress
 from ialcms.reading.text import read_json
 
 FORMAT = "ialcms-demo"
@@ -201,21 +199,15 @@ def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progre
     tasks = {video_id: clips for video_id, clips in missing.items() if clips}
     if not tasks:
         return
-    bar = tqdm(
-        total=sum(map(len, tasks.values())),
-        desc="demo data",
-        unit="clip",
-        mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log file wants few lines
-        disable=not show_progress,
-    )
-    with bar, worker_pool(min(jobs, len(tasks))) as pool:
+    count = sum(map(len, tasks.values()))
+    with Progress(count, "demo data", is_shown=show_progress) as progress, worker_pool(min(jobs, len(tasks))) as pool:
         futures = {
             pool.submit(_make_clips_of_video, root, options, video_id, clips): len(clips)
             for video_id, clips in tasks.items()
         }
         for future in as_completed(futures):
             future.result()
-            bar.update(futures[future])
+            progress.advance(futures[future])
 
 
 def _make_clips_of_video(root: Path, options: DemoOptions, video_id: VideoId, clip_numbers: list[int]) -> None:

@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.clip_reader import BadClip
@@ -27,6 +26,7 @@ from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import MixSeparator, Separated
 from ialcms.models import Separator
 from ialcms.processes import cores_of_a_rank, worker_pool
+from ialcms.progress import Progress
 
 _Scored = tuple[MixScores, float]  # and the seconds that another process took for them
 _Submit = Callable[[EvaluationItem, Sequence[Separated]], "Future[_Scored]"]
@@ -75,7 +75,7 @@ def score_all(
     device, began = spent.device, time.perf_counter()
     with (
         _scorer(metrics_of(config, device), device) as submit,
-        tqdm(total=len(mixes), unit="mix", desc="evaluate", disable=not show_progress) as bar,
+        Progress(len(mixes), "evaluate", unit="mix", is_shown=show_progress) as bar,
     ):
         pending: deque[tuple[int, Future[_Scored]]] = deque()
 
@@ -89,7 +89,7 @@ def score_all(
         def counted(index: int, scores: MixScores) -> tuple[int, MixScores]:
             spent.num_mixes += 1
             spent.elapsed_s = time.perf_counter() - began
-            bar.update()
+            bar.advance()
             return index, scores
 
         for mix in mixes:

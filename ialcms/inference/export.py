@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ialcms import __version__
 from ialcms.config import Config, to_dict
 from ialcms.data.normalise import normalise_objects
-from ialcms.files import replacing
+from ialcms.files import check_writable, replacing
 from ialcms.inference.model import FORMAT, VERSION, Model, load_model
 from ialcms.models import Separator
 from ialcms.overwriting import refuse_overwriting
@@ -90,14 +90,9 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
 
 def _target(out: Path | str, source: Path | str) -> Path:
     out, source = Path(out), Path(source)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file, like {out / 'separator.pt'}")
+    check_writable(out)
     read = RunFolder(source).files() if source.is_dir() else [source]
     refuse_overwriting([out], read, "name another file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error.strerror}); choose another place") from error
     return out
 
 

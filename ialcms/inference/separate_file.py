@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -37,6 +36,7 @@ from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting
+from ialcms.progress import Progress
 from ialcms.reading.text import read_json
 
 _RECORD = "separation.json"
@@ -106,11 +106,11 @@ def separate_file(
         maker = StemMaker(model.separator, config, stacked, info, above)
         with ExitStack() as stack:
             writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
-            bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
+            bar = stack.enter_context(Progress(maker.num_windows, "separate", unit="window"))
             for done, pieces, original in maker(read_blocks(source, info)):
                 for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
                     writer.write(piece)
-                bar.update(done - bar.n)
+                bar.advance(done - bar.done)
             # before the stems have their names: if this run is killed behind here, they are known as ours
             claimed = [{"name": name} for name in sorted({*ours, *names})]
             write_whole(out / _CLAIM, json.dumps({"objects": claimed}))
@@ -120,7 +120,7 @@ def separate_file(
             frames = (
                 still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
             )
-            with _bar(unit="frame", desc="videos") as bar:
+            with Progress(None, "videos", unit="frame") as bar:
                 mp4s = write_overlays(
                     out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info
                 )
@@ -132,33 +132,10 @@ def separate_file(
         return Separation(tuple(stems), remainder, tuple(mp4s))
 
 
-class _NoBar:
-    """Where there is no tqdm."""
-
-    n = 0
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _bar(**options: Any) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return _NoBar()
-    return tqdm(**options)
-
-
-def _counted(frames: Iterable[tuple[float, Frame]], bar: Any) -> Iterator[tuple[float, Frame]]:
+def _counted(frames: Iterable[tuple[float, Frame]], bar: Progress) -> Iterator[tuple[float, Frame]]:
     for frame in frames:
         yield frame
-        bar.update()
+        bar.advance()
 
 
 def _find_objects(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ialcms.files import check_writable
 from ialcms.models import Critic, Separator
 from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
@@ -87,8 +88,7 @@ def diff(first: Path, second: Path) -> str:
 def export(path: Path, out: Path) -> str:
     """Write the weights of a checkpoint to a file by the published names, like an authors' one; says what it wrote."""
     folder = find(path)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file, like {out / 'authors.ckpt'}")
+    check_writable(out)
     refuse_overwriting([out], [*RunFolder(path).files(), *RunFolder(folder).files()], "name another file")
     meta = checkpoint.read_meta(folder)
     separator, critic = _networks(folder, meta)

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_e
 
 @dataclass(frozen=True)
 class Start:
-    """A start of a run, as its folder notes it."""
+    """A start of a run, as its folder records it."""
 
     marks: Sequence[Mapping[str, str | int]] = ()  # of the launch, by all ranks
     weights: Path | None = None  # that were given to begin with
@@ -45,7 +46,9 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.jsonl"
-        self.tensorboard = self.path / "tensorboard"
+        # TensorBoard calls a run by the folder of its events; earlier versions had a folder of that name for them.
+        earlier = self.path / "tensorboard"
+        self.tensorboard = earlier if earlier.is_dir() else self.path
         self.checkpoints = self.path / "checkpoints"
         self.stop_file = self.path / "stop"  # its appearance asks the run to save and end
         self.finished = self.path / "finished"  # there when the run has done its last step
@@ -69,12 +72,18 @@ class RunFolder:
                 "--folder"
             ) from error
 
+    @property
+    def curves(self) -> Path:
+        """The folder to give TensorBoard: the one with this run and its neighbours, unless that has much else."""
+        crowded = {Path.cwd(), Path.home(), Path(tempfile.gettempdir()), Path("/")}
+        return self.path if self.path.absolute().parent in crowded else self.path.parent
+
     def files(self) -> list[Path]:
         """What a run, or a checkpoint's folder given for one, is read from."""
-        own = [self.config, self.environment, self.log, self.metrics, self.stop_file, self.finished]
-        own += [self.path / name for name in checkpoint.FILE_NAMES]
+        named = [self.config, self.environment, self.log, self.metrics, self.stop_file, self.finished]
+        named += [self.path / name for name in checkpoint.FILE_NAMES]
         saved = [path for path in self.checkpoints.rglob("*") if path.is_file()]
-        return [path for path in own if path.is_file()] + saved
+        return [path for path in named if path.is_file()] + saved
 
     def was_started_by(self, marks: Sequence[Mapping[str, str | int]]) -> bool:
         """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all ranks."""
@@ -83,7 +92,7 @@ class RunFolder:
         return isinstance(before, list) and is_restart(before, marks)
 
     def was_begun_with(self, weights: Path) -> bool:
-        """Whether an earlier start had these weights in --init-from (or was by a program that took no note of them)."""
+        """Whether an earlier start had these weights in --init-from (or was by a version that did not record them)."""
         starts = self._starts()
         return all("init_from" not in start for start in starts) or any(
             start.get("init_from") == os.path.abspath(weights) for start in starts

@@ -1,4 +1,4 @@
-"""Starting a run with weights that exist: of a run, checkpoint or export of ours, or by the published names."""
+"""Starting a run with weights that exist: a run, a checkpoint, an export, or the published names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.step import Experiment
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 
 def init_from(experiment: Experiment, source: Path) -> str:
@@ -32,10 +32,10 @@ def init_from(experiment: Experiment, source: Path) -> str:
     weights = read_published(source)
     if isinstance(weights.content, dict) and isinstance(weights.content.get("separator"), dict):
         return _fill_both(separator, critic, weights.content, source)
-    own = separator.state_dict()
-    for prefix in weights.prefixes_of(list(own))[:1]:
+    present = separator.state_dict()
+    for prefix in weights.prefixes_of(list(present))[:1]:
         part = weights.under(prefix)
-        _fill(separator, {name: part.state.get(name, value) for name, value in own.items()}, source)
+        _fill(separator, {name: part.state.get(name, value) for name, value in present.items()}, source)
         return f"separator of {source}{_notes(part)}"
     weights = with_usual_prefixes(weights, separator, critic)
     account = load_into(weights.state, separator, critic)
@@ -50,7 +50,7 @@ def _notes(weights: Weights) -> str:
 
 
 def _fill_both(separator: nn.Module, critic: nn.Module | None, state: dict[str, Any], source: Path) -> str:
-    """From a state of ours, whose networks lie in a learner's state or by themselves, as in an export."""
+    """From a state of this program: networks as parts of a learner's state or by themselves, as in an export."""
     average = state.get(checkpoint.AVERAGE)
     _fill(separator, _network(average if isinstance(average, dict) else state["separator"]), source)
     if critic is not None and isinstance(state.get("critic"), dict):
@@ -66,6 +66,6 @@ def _network(state: dict[str, Any]) -> dict[str, Any]:
 def _fill(module: nn.Module, state: dict, source: Path) -> None:
     try:
         module.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:  # the others of values that are no tensors
+    except (RuntimeError, TypeError, AttributeError) as error:  # the last two: values that are no tensors
         lines = str(error).splitlines()
         raise ValueError(f"the networks of {source} do not fit this configuration: {lines[-1].strip()}") from error

@@ -93,11 +93,11 @@ def losses(run: Path, gradients: bool = True) -> dict[int, dict]:
 
 
 def check_finished(job: Job, restarts: int, uninterrupted: Path, tolerance: float = 0.0) -> None:
-    """The job has restarted that often, its run is whole, and it is the run that nothing befell."""
+    """The job has restarted that often, its run is whole, and it is the uninterrupted run."""
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", restarts), job.log
-    assert job.log.count("going on from step") == restarts
-    assert len(list((job.run / "tensorboard").glob("events.*"))) == restarts + 1
+    assert job.log.count("resumes from step") == restarts
+    assert len(list(job.run.glob("events.*"))) == restarts + 1
     assert (job.run / "train.log").read_text().count("finished after step") == 1
     check_losses(job.run, uninterrupted, tolerance)
 

@@ -15,7 +15,7 @@ from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.published_scores import PUBLISHED, published_tables
 from ialcms.evaluation.result_files import write_results
 from ialcms.evaluation.results import MixResult
-from tests.evaluation.support import evaluation_config
+from tests.support.evaluation import evaluation_config
 
 _SUMMARY = {"step": 7, "num_sources": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
 PAIRS = [("cello", "flute"), ("cello", "tuba"), ("flute", "tuba")]

@@ -26,8 +26,8 @@ from ialcms.evaluation.journal import Journal, read_journal, start_journal
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.validation import Validation
-from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, ROOT, torchrun
+from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
 
 
 def ialcms(*arguments: str) -> subprocess.CompletedProcess:

@@ -12,7 +12,7 @@ from ialcms.data.manifest import Manifest
 from ialcms.evaluation.metrics import METRICS
 from ialcms.evaluation.scoring import metrics_of, score_all
 from ialcms.evaluation.timing import EvaluationTime
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.train_batches import normalise_objects
 from ialcms.evaluation.windows import MixSeparator, Separated, window_starts, window_weights
 from ialcms.models import Separator
-from tests.evaluation.support import evaluation_config, make_separator
+from tests.support.evaluation import evaluation_config, make_separator
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from ialcms.inference.objects import read_frames
 from ialcms.inference.overlay import _Fit
 from ialcms.inference.sound import measure_sound, read_blocks
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import RATE, evaluation_config, make_run, write_evaluation_shards
-from tests.media.support import Recording, join, pitches, write_media
+from tests.support.evaluation import RATE, evaluation_config, make_run, write_evaluation_shards
+from tests.support.media import Recording, join, pitches, write_media
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from ialcms.inference import load_model
 from ialcms.inference.export import export_program, export_weights
 from ialcms.inference.resample import Resample
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.inference.test_separate_file import write_video
 from tests.support import ROOT
+from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,9 @@ from ialcms.media.decode import Damage
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.evaluation.test_windows import separate_recording
-from tests.picture_support import STORED, corners, turned
+from tests.support.evaluation import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.support.pictures import STORED, corners, turned
 
 BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
 

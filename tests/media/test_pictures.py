@@ -14,7 +14,7 @@ from ialcms.inference.objects import frame_at, read_frames
 from ialcms.media.pictures import turn
 from shards import video as clips
 from shards.segments import Segment, Wanted
-from tests.media.support import Recording, corner_pixels, corners, join, set_display_matrix, write_media
+from tests.support.media import Recording, corner_pixels, corners, join, set_display_matrix, write_media
 
 MATRICES = {
     "upright": ((1, 0, 0, 1), "RGB."),

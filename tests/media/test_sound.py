@@ -16,8 +16,8 @@ from ialcms.media.decode import Damage
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
 from shards.segments import Segment, Wanted
 from shards.video import read_sound
-from tests.media.support import Recording, join, pitches, set_channel_labels, write_media
 from tests.support import python
+from tests.support.media import Recording, join, pitches, set_channel_labels, write_media
 
 MODEL_RATE = 11_025
 

@@ -27,7 +27,7 @@ from shards.encode import EncodeOptions
 from shards.foreign_clips import Reading
 from shards.pack import PackOptions, pack
 from shards.verify import check_manifest, verify
-from tests.data.data_support import small_config
+from tests.support.data import small_config
 
 RATE = 8_000
 KEYS = r"(?P<instrument>[a-z]+)_(?P<video>.{11})_"

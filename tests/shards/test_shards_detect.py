@@ -21,7 +21,7 @@ from shards.detect import (
 )
 from shards.detector import build_detector, load_detector, load_init, save_detector
 from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
-from tests.picture_support import STORED, corners, turned
+from tests.support.pictures import STORED, corners, turned
 
 CLASSES = ("Violin", "Flute", "Tuba")
 HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"

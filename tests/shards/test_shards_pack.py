@@ -28,7 +28,7 @@ from shards.entries import Entry
 from shards.pack import PackOptions, mixed_order, pack
 from shards.pack_parts import Part, join_parts, pack_part
 from shards.report import Report
-from tests.picture_support import STORED, corners, turned
+from tests.support.pictures import STORED, corners, turned
 
 DEMO = load_dataset("demo")
 REPOSITORY = Path(shards.pack.__file__).parents[1]
