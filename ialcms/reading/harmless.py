@@ -103,7 +103,7 @@ _DICTS = (
     "lightning.fabric.utilities.data.AttributeDict",
 )
 # Dictionaries with attributes, of which many programs have a copy of their own: known by the class's name alone.
-_DICT_CLASSES = ("AttrDict", "AttributeDict", "CfgNode", "ConfigDict", "DotDict", "EasyDict", "Munch", "dotdict", "edict")
+_DICT_CLASSES = ("AttrDict", "AttributeDict", "CfgNode", "ConfigDict", "DotDict", "EasyDict", "Munch", "dotdict")
 _PATHS = tuple(
     f"{module}.{name}"
     for module in ("pathlib", "pathlib._local")

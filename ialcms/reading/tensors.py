@@ -16,9 +16,7 @@ from ialcms.reading.harmless import HARMLESS, stand_ins
 from ialcms.reading.words import Unreadable, one_line, shown
 
 _MOST_EXPANDED = 4 << 30  # bytes
-_CONVERSION = (
-    "that class is installed: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt')"
-)
+_CONVERSION = "that class is installed: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'weights.pt')"
 _FOREIGN_CLASS = re.compile(
     r"(?:unsupported|Unsupported) (?:global: )?GLOBAL (\S+)|create new object.*got <class '(\S+)'>"
 )
@@ -106,8 +104,6 @@ def _reason(error: Exception) -> str:
     found = _FOREIGN_CLASS.search(str(error))
     if found:
         name = found[1] or found[2]
-        return (
-            f"it holds '{shown(name)[1:-1]}', which could run code; save the state_dict alone, where {_CONVERSION}"
-        )
+        return f"it holds '{shown(name)[1:-1]}', which could run code; save the state_dict alone, where {_CONVERSION}"
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # what comes before it is advice
     return one_line(re.split(r"\n|\. ", text.strip())[0] or type(error).__name__)
