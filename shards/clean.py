@@ -94,14 +94,15 @@ def clean_clip(
 ) -> Cleaned:
     """Apply a rule ("music", "coseparation" or "none") to a clip's detections.
 
-    `frames` are the numbers of the frames that exist. Rows that are no boxes or name a missing frame fall under
-    every rule; the data set's skip list holds under the two that clean.
+    `frames` are the numbers of the frames that exist. Every rule rejects rows that are no boxes or name a missing
+    frame; the skip list of the data set holds under the two rules that clean. ValueError for frames counted from 0.
     """
     assert rule in RULES
     rejected: Counter[str] = Counter()
     if rule != "none" and video in dataset.skip_videos:
         return Cleaned(boxes[:0], {"video on the skip list": len(boxes)}, "video on the skip list")
     boxes = keep(boxes, is_box(boxes), rejected, "not finite, or an inverted box")
+    _refuse_counting_from_0(boxes, frames)
     boxes = keep(boxes, np.isin(boxes[:, FRAME], list(frames)), rejected, "frame does not exist")
     dropped = None
     if rule == "music":
@@ -115,6 +116,15 @@ def clean_clip(
     if not len(boxes):
         dropped = "no box left"
     return Cleaned(boxes[by_frame(boxes)], {rule: count for rule, count in rejected.items() if count}, dropped)
+
+
+def _refuse_counting_from_0(boxes: Detections, frames: Collection[int]) -> None:
+    """Raises ValueError for boxes that name frames 0 to N - 1 where the tree has 1 to N: all would be off by one."""
+    if len(boxes) and 0 not in frames and boxes[:, FRAME].min() == 0 and boxes[:, FRAME].max() < max(frames):
+        raise ValueError(
+            f"detections name frame 0, but frames count from 1 (here {min(frames)} to {max(frames)}); add 1 to the "
+            "first column"
+        )
 
 
 def clean_music(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from ialcms.reading.text import parse_json
 from shards.clean import by_frame
 from shards.detect import ClipToDetect
 from shards.encode import encode_array
+from shards.entries import list_frames
 
 OTHER_CLASSES, LOW_SCORES, GROUPS = "of other classes", "below --min-score", "of groups (iscrowd)"
 
@@ -31,6 +32,7 @@ class CocoBoxes:
     clips: dict[str, list[list[float]]] = field(default_factory=dict)  # '<instrument>/<clip>' -> rows of detections
     left_out: Counter[str] = field(default_factory=Counter)
     options: dict[str, Any] = field(default_factory=dict)  # for the tree's record
+    from_frame_0: list[str] = field(default_factory=list)  # clips of which there is an image 0
 
     @property
     def num_boxes(self) -> int:
@@ -77,6 +79,7 @@ def read_coco(paths: Sequence[Path], classes: Sequence[str], min_score: float) -
     if not images:
         raise ValueError(f"{paths[0]} names no images; add the file that does, with COCO's 'images', behind --coco")
     boxes = CocoBoxes({image.clip: [] for image in images.values()})
+    boxes.from_frame_0 = [image.clip for image in images.values() if image.frame == 0]
     for where, annotation in annotations:
         _add(boxes, annotation, where, images=images, categories=categories, num_classes=len(classes), least=min_score)
     boxes.options = {
@@ -97,6 +100,7 @@ def write_coco(boxes: CocoBoxes, clips: Sequence[ClipToDetect], tree: Path) -> T
         raise ValueError(
             f"no image is of a clip of {tree}, like {unknown[0]}; a file_name ends in <instrument>/<clip>/<number>.jpg"
         )
+    _refuse_frame_0(boxes, names)
     claim(tree / DETECTOR_OPTIONS, boxes.options, f"{tree} holds detections")
     num_clips = num_boxes = num_kept = 0
     for name, clip in names.items():
@@ -107,6 +111,16 @@ def write_coco(boxes: CocoBoxes, clips: Sequence[ClipToDetect], tree: Path) -> T
             write_whole(clip.detections, encode_array(table[by_frame(table)]))
             num_clips, num_boxes = num_clips + 1, num_boxes + len(table)
     return Taken(num_clips, num_boxes, num_kept, without=sorted(set(names) - set(boxes.clips)), unknown=unknown)
+
+
+def _refuse_frame_0(boxes: CocoBoxes, clips: Mapping[str, ClipToDetect]) -> None:
+    """Raises ValueError where a file counts frames from 0 and the tree from 1: all boxes would be off by one."""
+    for name in boxes.from_frame_0:
+        if name in clips and 0 not in list_frames(clips[name].frames):
+            raise ValueError(
+                f"a file_name is of frame 0 of {name}, but frames count from 1: the first is {name}/000001.jpg; add 1 "
+                "to the numbers"
+            )
 
 
 def _load(path: Path) -> Any:

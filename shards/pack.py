@@ -35,6 +35,7 @@ from ialcms.reading.text import check_depth, read_json
 from shards.clean import check_rule
 from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
+from shards.other_class import MOST, count_other_class, refuse_other_class
 from shards.report import Report, check_bad
 from shards.shard_writer import ShardWriter, refuse_strays, shard_files, shard_name
 
@@ -48,6 +49,7 @@ class PackOptions:
     shard_mb: float = 256.0  # a shard is closed when it has reached this size, in 10^6 bytes
     seed: int = 0  # of the order of the clips
     max_bad_fraction: float = 0.05  # clips with broken files tolerated before it stops
+    max_other_class: float = MOST  # confident boxes of another class than their instrument's tolerated, likewise
 
 
 def pack(
@@ -89,6 +91,8 @@ def _complete(out: Path, digest: str) -> tuple[Manifest, Report] | None:
 def _pack(
     entries: Sequence[Entry], out: Path, options: PackOptions, plan: dict[str, list[Entry]], *, digest: str, jobs: int
 ) -> tuple[Manifest, Report]:
+    if options.encode.clean == "music":
+        refuse_other_class(count_other_class(entries, options.encode.dataset, jobs), options.max_other_class)
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
         refuse_strays(out, shard_files(out))
     shards: list[Shard] = []
