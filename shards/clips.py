@@ -35,7 +35,7 @@ from shards.encode import encode_audio, encode_jpeg, scaled_size
 from shards.entries import MAX_KEY_BYTES
 from shards.index import TreeLayout
 from shards.segments import Segment, Wanted
-from shards.video import read_frames, read_sound
+from shards.video import FrameReader, read_sound
 from shards.video_lists import Listed
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
@@ -200,13 +200,15 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
 
     wanted = Wanted(segment, options.seconds, options.min_seconds)
     try:
-        sounds = read_sound(video.path, wanted, options.sample_rate, problems)
-        frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
+        sounds = read_sound(video.path, wanted, options.sample_rate)
+        problems += sounds.problems
+        frames = FrameReader(video.path, wanted, options.frames_per_second, encode=encode)
         for number, pictures in frames:
-            if number in sounds:
-                sound = encode_audio(sounds[number], options.sample_rate, "wav")
+            if number in sounds.waves:
+                sound = encode_audio(sounds.waves[number], options.sample_rate, "wav")
                 _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
                 result.clips.append(f"{video.name}_{number}")
+        problems += frames.problems
         if not result.clips:
             where = "" if segment is None else f" from second {segment.start_s:g} on"
             problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")

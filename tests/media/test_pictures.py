@@ -36,7 +36,7 @@ def seen_by_clips(path: Path, seconds: int = 2) -> list[np.ndarray]:
     """The first clip's pictures, one a second."""
     wanted = Wanted(None, seconds, seconds - 0.5)
     encoded: list[np.ndarray] = []
-    next(clips.read_frames(path, wanted, 1, lambda image: encoded.append(np.asarray(image)) or b"", []))
+    next(iter(clips.FrameReader(path, wanted, 1, encode=lambda image: encoded.append(np.asarray(image)) or b"")))
     return encoded
 
 
@@ -118,10 +118,9 @@ def test_a_later_place_is_found_with_and_without_key_frames(tmp_path: Path, name
     first_s, frame = next(frames)
     assert (first_s, corners(frame.numpy())) == (pytest.approx(6.0, abs=0.03), "RGB.")
     assert next(frames)[0] == pytest.approx(6.2, abs=0.03)
-    problems: list[str] = []
-    wanted = Wanted(Segment(5, 5.0), 2, 1.5)
-    number, encoded = next(clips.read_frames(path, wanted, 4, lambda image: image.tobytes(), problems))
-    assert (number, len(encoded), problems) == (5, 8, [])
+    reader = clips.FrameReader(path, Wanted(Segment(5, 5.0), 2, 1.5), 4, encode=lambda image: image.tobytes())
+    number, encoded = next(iter(reader))
+    assert (number, len(encoded), reader.problems) == (5, 8, ())
 
 
 def test_the_helper_knows_its_corners() -> None:
