@@ -97,8 +97,8 @@ def upright(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(_ORIENTATION)
     except (*_PILLOW_ERRORS, KeyError, TypeError, IndexError, ZeroDivisionError):
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    transposition = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if transposition is None else image.transpose(transposition)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -156,7 +156,7 @@ def _to_hooked(name: str) -> str:
 
 
 def import_remedy(path: str | Path) -> str:
-    """What to say where a file of weights is given in the place of a run's folder."""
+    """What to say where a file of weights is given instead of a run's folder."""
     command = f"ialcms import {path} --config duet --out {Path('runs') / Path(path).stem}"
     return f"{path} is a file of weights, not a run's folder; make one of it: {command}"
 

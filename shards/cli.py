@@ -84,7 +84,7 @@ def _add_clean(subparsers: Any) -> None:
     parser = add_verb(
         subparsers,
         "clean",
-        "write cleaned detections, and say which boxes and clips fall to which rule",
+        "write cleaned detections, and say which rule rejects which boxes and clips",
         "'pack' cleans too: this verb is for a look at the figures (--dry-run), or for other programs.",
         "ialcms data clean data/music --dataset music --rule music --out data/music/solo_detect_clean",
     )
@@ -196,7 +196,7 @@ def _add_pack(subparsers: Any) -> None:
         subparsers,
         "pack",
         "clean the clips of index files and pack them into WebDataset shards",
-        "The same input gives the same bytes. A run that was killed goes on when it is started again.",
+        "The same input gives the same bytes. A run that was killed resumes when it is started again.",
         "ialcms data pack data/music --out data/music/shards --dataset music --jobs 8",
     )
     defaults = EncodeOptions()

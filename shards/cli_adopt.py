@@ -43,7 +43,7 @@ def add_adopt(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="FACT=FIELD",
-        help=f"field of the metadata that tells a fact, like instrument=meta.label; facts: {', '.join(FACTS)}",
+        help=f"field of the metadata that has a fact, like instrument=meta.label; facts: {', '.join(FACTS)}",
     )
     parser.add_argument("--key-pattern", default="", metavar="REGEX", help="with groups named like the facts")
     parser.add_argument(

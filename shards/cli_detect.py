@@ -84,7 +84,7 @@ def add_detect(subparsers: Any) -> None:
     training.add_argument("--steps", type=positive, default=20_000, help="(default: %(default)s)")
     training.add_argument("--learning-rate", type=float, default=1e-4, help="(default: %(default)s)")
     training.add_argument(
-        "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run goes on from (%(default)s)"
+        "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run resumes from (%(default)s)"
     )
     training.add_argument("--seed", type=int, default=0)
     parser.set_defaults(func=_detect)
@@ -222,7 +222,7 @@ def _take_boxes(args: argparse.Namespace) -> int:
 
 
 def _class_names(dataset: str) -> tuple[str, ...]:
-    """Of the classes 1, 2, ... that a detector tells apart."""
+    """Of the classes 1, 2, ... that a detector distinguishes."""
     classes = load_dataset(dataset).classes
     if not classes or sorted(classes) != list(range(1, len(classes) + 1)):
         raise ValueError(
@@ -261,16 +261,9 @@ def _train(args: argparse.Namespace) -> int:
         save_every=args.save_every,
     )
     device = available_devices(args.devices, 1)[0]
-    unreadable: set[Path] = set()
-    train_detector(
-        examples,
-        classes,
-        weights,
-        options,
-        device,
-        args.jobs if args.jobs > 1 else 0,
-        unreadable,
+    trained = train_detector(
+        examples, classes, weights, options=options, device=device, loader_workers=args.jobs if args.jobs > 1 else 0
     )
-    print_some("picture that cannot be decoded", sorted(map(str, unreadable)))
+    print_some("picture that cannot be decoded", sorted(map(str, trained.unreadable)))
     print(f"detector written to {weights}")
     return 0

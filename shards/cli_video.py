@@ -27,7 +27,7 @@ def add_clips(subparsers: Any) -> None:
         "ialcms data clips videos --list MUSIC_solo_videos.json --out data/music",
     )
     parser.add_argument("videos", type=Path, help="folder of videos")
-    parser.add_argument("--out", type=Path, required=True, metavar="TREE", help="prepared tree, new or to go on with")
+    parser.add_argument("--out", type=Path, required=True, metavar="TREE", help="prepared tree, new or to be continued")
     parser.add_argument("--list", type=Path, help="MUSIC's JSON, VGGSound's CSV or AudioSet's CSV")
     parser.add_argument("--list-format", choices=FORMATS, help="(default: guessed from the file)")
     parser.add_argument(

@@ -81,7 +81,12 @@ def read_coco(paths: Sequence[Path], classes: Sequence[str], min_score: float) -
     boxes = CocoBoxes({image.clip: [] for image in images.values()})
     boxes.from_frame_0 = [image.clip for image in images.values() if image.frame == 0]
     for where, annotation in annotations:
-        _add(boxes, annotation, where, images=images, categories=categories, num_classes=len(classes), least=min_score)
+        box = _box(annotation, where, images, categories=categories, num_classes=len(classes))
+        reason = _reason(box, min_score)
+        if reason is None:
+            boxes.clips[box.image.clip].append([box.image.frame, box.label or 0, box.score, *box.corners])
+        else:
+            boxes.left_out[reason] += 1
     boxes.options = {
         "coco_sha256": digests,
         "classes": {number: name for number, name in enumerate(classes, start=1)},
@@ -136,20 +141,24 @@ def _load(path: Path) -> Any:
     return content
 
 
-def _add(
-    boxes: CocoBoxes,
+@dataclass(frozen=True)
+class _Box:
+    image: _Image
+    label: int | None  # class; None for one that is not asked for
+    score: float
+    corners: tuple[float, float, float, float]  # x1, y1, x2, y2
+    is_group: bool
+
+
+def _box(
     annotation: Any,
     where: str,
+    images: Mapping[Any, _Image],
     *,
-    images: dict[Any, _Image],
-    categories: dict[Any, int | None],
+    categories: Mapping[Any, int | None],
     num_classes: int,
-    least: float,
-) -> None:
-    """Add a row to the boxes of its clip, or count why not.
-
-    images, categories: by their ids; a category's class, or None for one that is not wanted.
-    """
+) -> _Box:
+    """An annotation; where: for messages. images, categories: by their ids; without categories, ids are classes."""
     image_id, category_id = _get(annotation, "image_id", where), _get(annotation, "category_id", where)
     if image_id not in images:
         raise ValueError(f"{where}: image_id {image_id!r} is not among the images of the files")
@@ -165,15 +174,17 @@ def _add(
     left, top, width, height, score = numbers
     if not 0 <= score <= 1:
         raise ValueError(f"{where}: score {score!r} is not between 0 and 1; scale the scores")
-    if label is None:
-        boxes.left_out[OTHER_CLASSES] += 1
-    elif annotation.get("iscrowd"):
-        boxes.left_out[GROUPS] += 1
-    elif not score > least:
-        boxes.left_out[LOW_SCORES] += 1
-    else:
-        image = images[image_id]
-        boxes.clips[image.clip].append([image.frame, label, score, left, top, left + width, top + height])
+    corners = (left, top, left + width, top + height)
+    return _Box(images[image_id], label, score, corners=corners, is_group=bool(annotation.get("iscrowd")))
+
+
+def _reason(box: _Box, min_score: float) -> str | None:
+    """Why a box is left out, or None."""
+    if box.label is None:
+        return OTHER_CLASSES
+    if box.is_group:
+        return GROUPS
+    return None if box.score > min_score else LOW_SCORES
 
 
 def _image(image: Any, where: str) -> _Image:

@@ -53,9 +53,7 @@ def count_other_class(entries: Sequence[Entry], dataset: Dataset, jobs: int = 1)
 def refuse_other_class(found: OtherClass, most: float) -> None:
     """Raises ValueError where more than a share of the boxes is of another class."""
     if found.share > most:
-        raise ValueError(
-            f"{found}; name the right data set with --dataset, or go on all the same with --max-other-class 1"
-        )
+        raise ValueError(f"{found}; name the right data set with --dataset, or continue with --max-other-class 1")
 
 
 def _count(entry: Entry, dataset: Dataset) -> tuple[int, int]:

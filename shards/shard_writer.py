@@ -38,7 +38,7 @@ def refuse_strays(folder: Path, strays: set[str]) -> None:
 class ShardWriter:
     """A shard that grows by clips; `finish` gives it its name, `abandon` removes it.
 
-    `index` is the shard's place in the manifest. The methods raise ValueError when the disk refuses, as when full.
+    `index` is the shard's index in the manifest. The methods raise ValueError when the disk refuses, as when full.
     """
 
     def __init__(self, path: Path, temporary: Path, index: int) -> None:

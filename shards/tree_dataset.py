@@ -1,4 +1,4 @@
-"""Which data set a prepared tree belongs to: the verbs that are told so record it, the later ones read it.
+"""Which data set a prepared tree belongs to: verbs to which it is given record it, later ones read it.
 
 `clips`, `detect` and `index` write `dataset.json` when `--dataset` is given; `detect`, `index`, `clean` and `pack` take
 the recorded data set when it is not. Without a record, classes of the detections that are named like the instruments

@@ -48,7 +48,7 @@ class VideoList:
 
 
 def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | None = None) -> VideoList:
-    """Read a list; `kind` is one of FORMATS, or None to tell it from the file.
+    """Read a list; `kind` is one of FORMATS, or None to guess it from the file.
 
     `labels` maps the labels of VGGSound and the label ids of AudioSet to instruments; rows without one of these, and
     rows with several, are left out and counted. Raises ValueError naming file, line and remedy.

@@ -1,4 +1,4 @@
-"""From packets to frames with their times, past what is damaged."""
+"""From packets to frames with their times; damaged packets are left out."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def decode(
     empty = 0  # packets in a row that gave nothing
     try:
         for packet in container.demux(*{other.index: other for other in (*others, stream)}.values()):
-            time_s = line.place(packet)
+            time_s = line.locate(packet)
             is_end = packet.dts is None and packet.pts is None
             if packet.stream_index != stream.index or (not packet.size and not is_end):
                 continue
@@ -178,7 +178,7 @@ def seek(
         except av.FFmpegError:
             return
         if stream is not None:
-            # formats without an index lead to places from which there is nothing to decode for long
+            # in formats without an index, nothing may be decodable for long after the position that was found
             first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
             if first is None or first.time_s is None or first.time_s > wanted_s:
                 return

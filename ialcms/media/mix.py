@@ -62,13 +62,13 @@ class SoundKind:
 class Mixer:
     """Turns frames of one kind into one format. ValueError for a kind that cannot be mixed.
 
-    Channels are mixed by FFmpeg's rules for their layout; up to 8 that have no places count as its usual layout of as
+    Channels are mixed by FFmpeg's rules for their layout; up to 8 unnamed ones count as its usual layout of as
     many. Where it has no rules: of ambisonics, two microphones that face left and right (the one for all sides, for
-    mono); of two channels with unusual places, the first is left; of more, each has an equal share in both.
+    mono); of two unusual channels, the first is left; of more, each has an equal share in both.
     """
 
     def __init__(self, kind: SoundKind, wanted: SoundFormat) -> None:
-        # a single channel is not made quieter for being played from two places
+        # mono is not made quieter for being played on both sides
         self._counts_cut = wanted.never_clips and kind.is_float
         self.num_cut = 0  # samples of the source so far that whole numbers cut off at full scale, audibly
         self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1

@@ -2,7 +2,7 @@
 
 Lightning writes hyper-parameters and the states of its callbacks, torchvision's references write an argparse.Namespace,
 many write NumPy scalars or dictionaries with attributes. None of it is needed here, so none of the real classes is
-imported: one of the classes below takes its place, and keeps or drops plain values. Other names are refused.
+imported: one of the classes below stands for it, and keeps or drops plain values. Other names are refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Dropped:
 
 
 class PlainDict:
-    """Makes an OrderedDict in the place of a subclass of dict: of those, torch's reader fills only this one."""
+    """Makes an OrderedDict instead of a subclass of dict: of those, torch's reader fills only this one."""
 
     def __new__(cls, *_: object) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()

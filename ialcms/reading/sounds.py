@@ -70,7 +70,7 @@ def decode_flac(source: str | io.BytesIO) -> Sound:
     """
     parts, count = [], 0
     try:
-        with av.open(source, format="flac") as container:
+        with av.open(source, "r", format="flac") as container:
             for frame in container.decode(audio=0):
                 parts.append(frame.to_ndarray().reshape(-1, frame.layout.nb_channels))  # interleaved, as FLAC's are
                 count += len(parts[-1])
@@ -82,7 +82,9 @@ def decode_flac(source: str | io.BytesIO) -> Sound:
     if not parts:
         raise Unreadable("it has no sound")
     wave = np.concatenate(parts)
-    return Sound(wave if wave.dtype == np.int16 else (wave / 2.0**31).astype(np.float32), len(wave), rate)
+    return Sound(
+        wave if wave.dtype == np.int16 else (wave.astype(np.float64) / 2.0**31).astype(np.float32), len(wave), rate
+    )
 
 
 def _without_length(raw: bytes | memoryview, first: int, count: int | None) -> Sound:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ialcms.inference.objects import frame_at, read_frames
-from ialcms.media.pictures import turn
+from ialcms.media.pictures import oriented
 from shards import video as clips
 from shards.segments import Segment, Wanted
 from tests.media.support import Recording, corner_pixels, corners, join, set_display_matrix, write_media
@@ -60,9 +60,9 @@ def test_a_box_on_what_a_player_shows_hits_the_same_place(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (7, 0, 0, 7), (5, -2, 2, 5)])
-def test_other_matrices_are_the_nearest_turn(matrix: tuple[int, int, int, int]) -> None:
+def test_other_matrices_are_the_nearest_oriented(matrix: tuple[int, int, int, int]) -> None:
     pixels = torch.arange(24).view(2, 4, 3)
-    torch.testing.assert_close(turn(pixels, matrix), pixels)
+    torch.testing.assert_close(oriented(pixels, matrix), pixels)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_boxes_of_other_classes_stop_before_anything_is_written(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "96 of 96 confident boxes (100%) are of another class than the one that data set 'music' gives" in line
     assert "acoustic_guitar 32 of 32" in line
-    assert "--dataset, or go on all the same with --max-other-class 1" in line
+    assert "--dataset, or continue with --max-other-class 1" in line
     assert not (full_tree.root / "shards").exists()
     clean = ["data", "clean", str(full_tree.root), "--jobs", "1"]
     assert main(clean) == 2
