@@ -1,6 +1,6 @@
 """Which data set a prepared tree belongs to: verbs to which it is given record it, later ones read it.
 
-`clips`, `detect` and `index` write `dataset.json` when `--dataset` is given; `detect`, `index`, `clean` and `pack` take
+`clips`, `detect` and `index` write `tree.json` when `--dataset` is given; `detect`, `index`, `clean` and `pack` take
 the recorded data set when it is not. Without a record, classes of the detections that are named like the instruments
 say which box shows which instrument; else it is MUSIC.
 """
@@ -18,7 +18,7 @@ from ialcms.own_files import find_own
 from ialcms.reading.text import read_json
 from shards.datasets import FOLDER, Dataset, InstrumentRule, load_dataset
 
-RECORD = "dataset.json"
+RECORD = "tree.json"
 DEFAULT = "music"
 
 

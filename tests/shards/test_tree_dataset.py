@@ -53,14 +53,14 @@ def test_names_and_files_elsewhere_are_recorded(full_tree: TreeMaker, tmp_path: 
         assert json.loads((full_tree.root / RECORD).read_text()) == {"dataset": recorded}
         assert choose_dataset(None, [full_tree.root]).dataset.name == Path(recorded).stem
     (tmp_path / "own.yaml").unlink()
-    with pytest.raises(ValueError, match=r"dataset.json names a data set that cannot be used .*; give --dataset"):
+    with pytest.raises(ValueError, match=r"tree.json names a data set that cannot be used .*; give --dataset"):
         choose_dataset(None, [full_tree.root])
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"dataset": 3}', "{}"])
 def test_a_damaged_record_is_named(full_tree: TreeMaker, content: str) -> None:
     (full_tree.root / RECORD).write_text(content)
-    with pytest.raises(ValueError, match=r"dataset.json is damaged; remove it, or name the data set with --dataset"):
+    with pytest.raises(ValueError, match=r"tree.json is damaged; remove it, or name the data set with --dataset"):
         choose_dataset(None, [full_tree.root])
 
 
