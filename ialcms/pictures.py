@@ -1,7 +1,7 @@
 """Opening pictures: the only place that gives a file's bytes to Pillow.
 
-The formats are named. Pillow knows fifty more, some of which it hands to other programs (EPS to Ghostscript), and what
-is named .jpg may be any of them.
+Only the named formats are opened. Pillow knows fifty more, some of which it hands to other programs (EPS to
+Ghostscript), and a file named .jpg may be any of them.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def find_tars(names: Sequence[str]) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, str]:
-    """As 'pack' writes them: training first, then validation, test, others; a lost manifest comes out as it was."""
+    """As 'pack' writes them: training first, then validation, test, others; a lost manifest is restored as it was."""
     split = split_of_name(path.name)
     return SPLITS.index(split) if split else len(SPLITS), path.name
 

@@ -31,7 +31,7 @@ FRAME, CLASS, CONFIDENCE, X1, Y1, X2, Y2 = range(7)
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left of a clip's boxes, and what became of the others."""
+    """What is left of a clip's boxes, and how many were rejected."""
 
     boxes: Detections  # (D', 7), by frame, then by falling confidence
     rejected: dict[str, int]  # boxes that each rule rejected

@@ -73,7 +73,7 @@ def pack(
 
 
 def pack_lease(out: Path) -> Lease:
-    """For whoever writes shards into a folder."""
+    """Held while shards are written into a folder."""
     return Lease(out, "data pack", "--out", name="the folder of shards")
 
 

@@ -93,7 +93,7 @@ class SoundAssembly:
         self._margin = round(MARGIN_S * rate)
         self._length = round(wanted.seconds * rate) + 2 * self._margin
         self._next: Segment | None = wanted.first
-        self._open: list[tuple[Segment, NDArray[np.float32]]] = []  # NaN where nothing has come
+        self._open: list[tuple[Segment, NDArray[np.float32]]] = []  # NaN where no sound was read
 
     @property
     def done(self) -> bool:

@@ -113,7 +113,8 @@ def check_manifest(manifest: Manifest) -> list[str]:
     known = names.keys() | {item["shard"] for item in manifest.info.get("removed", ())}
     strays = sorted(shard_files(manifest.folder) - known)
     problems += [
-        f"shard {name} is not listed: whoever reads all of the folder meets it too; remove it" for name in strays
+        f"shard {name} is not listed: a program that reads all tars in the folder would read it, too; remove it"
+        for name in strays
     ]
     return problems
 

@@ -29,7 +29,7 @@ _ENDS_WITH_PACKETS = ("matroska,webm", "flv", "ogg", "mpegts", "mpeg")  # format
 
 @dataclass
 class Damage:
-    """What is missing in a stream."""
+    """What is missing in a stream; filled while it is read."""
 
     packets: int = 0  # that could not be decoded
     stopped: bool = False  # reading ended at one of them
@@ -38,7 +38,7 @@ class Damage:
     hole_s: float = 0.0  # their length together
     first_hole_s: float | None = None
     overlap_s: float = 0.0  # of sound that came twice, by the time stamps; its second half is left out
-    jumps: tuple[str, ...] = ()  # of the time stamps, in words
+    jumps: tuple[str, ...] = ()  # of the time stamps, as text
     breaks_off_s: float | None = None  # where the stream ends, if the file says that it is longer
     declared_s: float | None = None  # how long the file says that it is
     unread_bytes: int = 0  # behind the last packet that FFmpeg found, where it must be a good part of the file

@@ -13,7 +13,7 @@ import av
 
 from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream
 
-LONGEST_HOLE_S = 600.0  # in all streams at once: nobody records nothing for longer
+LONGEST_HOLE_S = 600.0  # in all streams at once; a longer one is a jump of the time stamps
 _LONGEST_PAUSE_S = 60.0  # longer jumps forward are doubted if the time stamps come back from them
 _BACK_S = 0.5  # a stream whose time stamps go back by more has begun anew
 _BACK_OF_BROADCAST_S = 0.1  # in formats that are made to be cut and joined

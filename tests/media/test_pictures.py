@@ -60,7 +60,7 @@ def test_a_box_on_what_a_player_shows_hits_the_same_place(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (7, 0, 0, 7), (5, -2, 2, 5)])
-def test_other_matrices_are_the_nearest_oriented(matrix: tuple[int, int, int, int]) -> None:
+def test_other_matrices_are_rounded_to_the_nearest(matrix: tuple[int, int, int, int]) -> None:
     pixels = torch.arange(24).view(2, 4, 3)
     torch.testing.assert_close(oriented(pixels, matrix), pixels)
 
