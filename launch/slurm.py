@@ -3,7 +3,7 @@
     python -m launch.slurm --nodes=2 --gpus-per-node=4 --time=24:00:00 train configs/duet.yaml train.steps=50000
     python -m launch.slurm --dry-run --array=0-4 sweep configs/demo.yaml       # prints the script, submits nothing
     python -m launch.slurm evaluate runs/duet-1234
-    python -m launch.slurm --array=0-7 --cpus-per-task=16 pack data/music --out data/music-shards
+    python -m launch.slurm --array=0-7 --cpus-per-task=16 pack data/music --out data/music/shards
 
 What comes before the verb are options of sbatch, what comes after it goes to the script.
 """

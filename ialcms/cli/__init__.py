@@ -23,6 +23,7 @@ from ialcms.cli.configs import add_configs
 from ialcms.cli.demo import add_demo
 from ialcms.cli.evaluate import add_evaluate
 from ialcms.cli.export import add_export
+from ialcms.cli.import_weights import add_import
 from ialcms.cli.info import add_info
 from ialcms.cli.pretrain import add_pretrain
 from ialcms.cli.separate import add_separate
@@ -55,6 +56,7 @@ _VERBS = (
     add_evaluate,
     add_separate,
     add_export,
+    add_import,
     add_info,
     add_configs,
     add_pretrain,

@@ -3,6 +3,7 @@
     python -m ialcms.demo.dataset data/demo --videos 8 --clips-per-video 3
 
     <root>/dataset.json                                         how it was made
+    <root>/tree.json                                            which data set it is, for `ialcms data`
     <root>/train_solo_clip.csv  val_...  test_...               AUDIO_PATH,FRAMES_PATH,DETECTION_PATH below the root
     <root>/solo_audio_resample/<instrument>/<clip>.wav          mono, 11,025 Hz, 16 bit, 10 s
     <root>/solo_extract/<instrument>/<clip>/000001.jpg ...      80 frames, 8 per second
@@ -33,6 +34,7 @@ from ialcms.files import replacing, temporary_name
 from ialcms.processes import available_cores, worker_pool
 from ialcms.progress import Progress
 from ialcms.reading.text import read_json
+from shards.tree_dataset import record_dataset
 
 FORMAT = "ialcms-demo"
 VERSION = 1  # raise it when the same options give other clips
@@ -126,6 +128,7 @@ def make_dataset(
     _make_missing_clips(root, options, jobs or available_cores(), show_progress)
     for split in SPLITS:
         _write_csv(root, options, split)
+    record_dataset(root, "demo")
     return root
 
 

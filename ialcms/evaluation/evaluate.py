@@ -37,6 +37,7 @@ from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
+from ialcms.published import import_remedy
 from ialcms.runs import checkpoint
 
 PAGE = "report.html"
@@ -44,6 +45,8 @@ PAGE = "report.html"
 
 def load_separator(folder: Path, config: Config, device: torch.device) -> Separator:
     """The separator of a checkpoint, ready to separate; ValueError when there is none or it does not fit."""
+    if folder.is_file():
+        raise ValueError(import_remedy(folder))
     if not folder.is_dir():
         raise ValueError(f"there is no checkpoint {folder}; train first, or name one with --checkpoint")
     state, _ = checkpoint.load(folder, config, manifest_digest=None)

@@ -9,6 +9,7 @@ Nothing in an exported file is executed: it is read with weights_only=True. It n
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from ialcms.config import Config, from_dict
 from ialcms.models import Separator
+from ialcms.published import import_remedy
 from ialcms.reading import Unreadable, bare, one_line
 from ialcms.reading.tensors import is_plain, read_tensors
+from ialcms.reading.weights import read_weights
 from ialcms.runs import checkpoint
 
 FORMAT, VERSION = "ialcms-separator", 1
@@ -124,10 +127,12 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
     try:
         content = read_tensors(path)
     except (OSError, Unreadable) as error:
+        _refuse_other_weights(path)
         what = "no file of 'ialcms export'" if zipfile.is_zipfile(path) else "no whole file of 'ialcms export'"
         what = "damaged" if "checksum" in str(error) else what
         raise ValueError(f"{path} is {what} ({one_line(error)}); {remedy}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
+        _refuse_other_weights(path)
         raise ValueError(
             f"{path} holds no exported separator; write one with 'ialcms export RUN --out FILE' "
             "('ialcms checkpoint export' writes the published names, for other programs)"
@@ -146,3 +151,10 @@ def _from_file(path: Path) -> tuple[Config, dict[str, Any], int]:
         return from_dict(values, source="configuration"), state, step
     except ValueError as error:
         raise ValueError(f"the configuration in {path} cannot be used here ({error}); {remedy}") from error
+
+
+def _refuse_other_weights(path: Path) -> None:
+    """Raises ValueError for a file that is no export, but that 'ialcms import' can read."""
+    with contextlib.suppress(OSError, Unreadable):
+        read_weights(path)
+        raise ValueError(import_remedy(path))

@@ -28,6 +28,7 @@ import torch
 from ialcms import __version__
 from ialcms.config import FORMER_NAMES, Config, binding_fields, digest, from_dict, unflatten
 from ialcms.files import flush_folder, replacing, write_whole
+from ialcms.published import import_remedy
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.text import read_json
@@ -35,6 +36,7 @@ from ialcms.reading.text import read_json
 log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
+NO_MANIFEST = "none"  # in the place of a manifest's digest: imported weights were trained on other shards
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
 AVERAGE = "separator_average"  # in a state: the moving average of the separator's weights, where one is kept
 _SEAL = "meta_sha256"
@@ -208,6 +210,8 @@ def is_complete(folder: Path) -> bool:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """The meta data of a complete checkpoint; ValueError when there is none, or a foreign or newer one."""
+    if folder.is_file():
+        raise ValueError(import_remedy(folder))
     if not is_complete(folder):
         raise ValueError(f"{folder} is not a complete checkpoint (no {_META}, or {_STATE} of another size)")
     meta: dict[str, Any] = read_json(folder / _META)
@@ -262,7 +266,7 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
                 f"checkpoint {folder} is of another configuration: {name} was {bare(old.get(name))}, now "
                 f"{new.get(name)}; restore the value, or start a new run in another folder (--folder)"
             )
-    if manifest_digest is not None and meta["manifest_digest"] != manifest_digest:
+    if manifest_digest is not None and meta["manifest_digest"] not in (manifest_digest, NO_MANIFEST):
         raise ValueError(
             f"checkpoint {folder} was trained on other shards (manifest {meta['manifest_digest']}, now "
             f"{manifest_digest}); correct data.shards, or start a new run in another folder (--folder)"

@@ -13,7 +13,7 @@ from ialcms.files import check_writable
 from ialcms.models import Critic, Separator
 from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
-from ialcms.published import to_published
+from ialcms.published import import_remedy, to_published
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 
@@ -22,6 +22,8 @@ _SHOWN = 20  # lines of a longer list
 
 def find(path: Path) -> Path:
     """A checkpoint's folder: `path` itself, or the newest one of a run's folder. ValueError when there is none."""
+    if path.is_file():
+        raise ValueError(import_remedy(path))
     if checkpoint.is_complete(path):
         return path
     newest = checkpoint.newest(RunFolder(path).checkpoints)

@@ -22,6 +22,7 @@ import yaml
 from ialcms.config import Config, load_config, to_dict
 from ialcms.files import replacing, write_whole
 from ialcms.launched import is_restart
+from ialcms.published import import_remedy
 from ialcms.reading import Unreadable
 from ialcms.reading.text import parse_json
 from ialcms.runs import checkpoint
@@ -130,6 +131,8 @@ class RunFolder:
 
         Shards at a relative path that is not here are looked for from where the run was started.
         """
+        if self.path.is_file():
+            raise ValueError(import_remedy(self.path))
         if not self.config.is_file():
             raise ValueError(f"{self.path} is no run's folder: it has no {self.config.name}; give the folder of a run")
         config = load_config(self.config, overrides)

@@ -150,7 +150,7 @@ class TestFaults:
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         self.fails(file, capsys, "is damaged (the checksum of ")
         torch.save({"state_dict": {"a": torch.zeros(1)}}, file)
-        self.fails(file, capsys, "holds no exported separator; write one with 'ialcms export RUN --out FILE'")
+        self.fails(file, capsys, "is a file of weights, not a run's folder; make one of it: ialcms import ")
         content = torch.load(exported, weights_only=True)
         torch.save({**content, "version": 99, "program": "7.0"}, file)
         self.fails(file, capsys, "has format ialcms-separator 99, this program reads 1; use the program version that")

@@ -15,7 +15,7 @@ from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
 from ialcms.media.decode import Damage
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
 from shards.segments import Segment, Wanted
-from shards.video import read_sound
+from shards.video import SegmentSounds, read_sound
 from tests.support import python
 from tests.support.media import Recording, join, pitches, set_channel_labels, write_media
 
@@ -30,10 +30,18 @@ def heard(path: Path, damage: Damage | None = None) -> tuple[SoundInfo, torch.Te
     return info, wave
 
 
-def clip_pitches(path: Path, seconds: int, problems: list[str] | None = None) -> dict[int, list[int]]:
-    """What `data clips` reads: of each clip, the pitch of its seconds."""
-    sounds = read_sound(path, Wanted(None, seconds, seconds - 0.5), MODEL_RATE, [] if problems is None else problems)
-    return {number: pitches(wave / 32_768, MODEL_RATE) for number, wave in sounds.items()}
+def clip_sounds(path: Path, seconds: int) -> SegmentSounds:
+    """What `data clips` reads."""
+    return read_sound(path, Wanted(None, seconds, seconds - 0.5), MODEL_RATE)
+
+
+def clip_pitches(path: Path, seconds: int) -> dict[int, list[int]]:
+    """Of each clip, the pitch of its seconds."""
+    return pitches_of(clip_sounds(path, seconds))
+
+
+def pitches_of(sounds: SegmentSounds) -> dict[int, list[int]]:
+    return {number: pitches(wave / 32_768, MODEL_RATE) for number, wave in sounds.waves.items()}
 
 
 class TestChangingKinds:
@@ -62,9 +70,9 @@ class TestChangingKinds:
         assert info.seconds == pytest.approx(4 * len(kinds), abs=0.1)
         expected = [4, 5, 6, 7] * len(kinds)
         assert [pitches(channel, info.sample_rate) for channel in wave.numpy()] == [expected, expected]
-        problems: list[str] = []
-        clips = clip_pitches(path, 4, problems)
-        assert (clips, problems) == ({number: [4, 5, 6, 7] for number in range(len(kinds))}, [])
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {number: [4, 5, 6, 7] for number in range(len(kinds))}
+        assert sounds.problems == ()
 
     def test_one_channel_is_as_loud_among_two(self, tmp_path: Path) -> None:
         path = join(tmp_path / "live.ts", Recording(3), Recording(3, layout="mono"), Recording(3))
@@ -95,9 +103,9 @@ class TestChangingKinds:
         assert damage.packets > 100
         assert damage.first_s == pytest.approx(8, abs=0.2)
         assert damage.breaks_off_s == pytest.approx(8, abs=0.2)
-        problems: list[str] = []
-        assert clip_pitches(path, 4, problems) == {0: [4, 5, 6, 7], 1: [8, 9, 10, 11]}
-        assert problems == ["sound breaks off at 8.0 s of 12.0 s"]
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {0: [4, 5, 6, 7], 1: [8, 9, 10, 11]}
+        assert sounds.problems == ("sound breaks off at 8.0 s of 12.0 s",)
 
 
 class TestTime:
@@ -139,12 +147,12 @@ class TestTime:
         if container != "avi":  # whose time stamps are counted
             expected = ["time stamps begin anew at 4", "time stamps begin anew at 8"]
             assert [jump.partition(".")[0] for jump in damage.jumps] == expected
-        problems: list[str] = []
-        assert clip_pitches(path, 4, problems) == {number: [4, 5, 6, 7] for number in range(3)}
-        assert problems == list(damage.jumps)
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {number: [4, 5, 6, 7] for number in range(3)}
+        assert sounds.problems == damage.jumps
         # a later place is found by reading, not by its time stamp
         segment = Wanted(Segment(5, 5.0), 2.0, 1.5)
-        assert pitches(read_sound(path, segment, MODEL_RATE, [])[5] / 32_768, MODEL_RATE) == [5, 6]
+        assert pitches(read_sound(path, segment, MODEL_RATE).waves[5] / 32_768, MODEL_RATE) == [5, 6]
 
     def test_what_ffmpeg_does_not_find_is_named(self, tmp_path: Path) -> None:
         """It reads two joined Matroska files, and not the third."""
@@ -153,9 +161,7 @@ class TestTime:
         info, wave = heard(path, damage)
         assert pitches(wave[0].numpy(), info.sample_rate) == [4, 5, 6, 7] * 2
         assert path.stat().st_size * 0.3 < damage.unread_bytes < path.stat().st_size * 0.4
-        problems: list[str] = []
-        clip_pitches(path, 4, problems)
-        assert problems == [
+        assert list(clip_sounds(path, 4).problems) == [
             "time stamps begin anew at 4.0 s",
             f"the file's last {damage.unread_bytes} bytes cannot be read",
         ]
@@ -205,7 +211,7 @@ class TestBreakingOff:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         info, wave = heard(path, damage)
         assert damage.breaks_off_s == pytest.approx(info.seconds, abs=0.05)
-        assert damage.told_s == pytest.approx(8, abs=0.1)
+        assert damage.declared_s == pytest.approx(8, abs=0.1)
         assert pitches(wave[0].numpy(), info.sample_rate)[:3] == [4, 5, 6]
 
     def test_a_guess_from_the_size_is_no_length(self, tmp_path: Path) -> None:
@@ -296,8 +302,8 @@ class TestLayouts:
         _, wave_read = heard(path)
         inner = wave_read[:, 4_800:90_000].abs().amax(1)
         np.testing.assert_allclose(inner, [0.3, 0.0], atol=0.02)
-        sounds = read_sound(path, Wanted(None, 1.0, 0.9), MODEL_RATE, [])
-        assert np.abs(sounds[0][1_000:-1_000] / 32_768).max() == pytest.approx(0.3, abs=0.02)
+        sounds = read_sound(path, Wanted(None, 1.0, 0.9), MODEL_RATE)
+        assert np.abs(sounds.waves[0][1_000:-1_000] / 32_768).max() == pytest.approx(0.3, abs=0.02)
 
     @pytest.mark.parametrize("labels", [(1, 1, 1, 1), (1, 2, 300, 301)])
     def test_a_list_of_places_of_its_own(self, tmp_path: Path, labels: tuple[int, ...]) -> None:
@@ -311,9 +317,9 @@ class TestLayouts:
             from tests.media.test_sound import MODEL_RATE, Wanted, heard, read_sound
             for _ in range(3):
                 info, wave = heard(pathlib.Path(sys.argv[1]))
-                clips = read_sound(pathlib.Path(sys.argv[1]), Wanted(None, 1.0, 0.9), MODEL_RATE, [])
+                clips = read_sound(pathlib.Path(sys.argv[1]), Wanted(None, 1.0, 0.9), MODEL_RATE)
                 gc.collect()
-            print(info.num_channels, wave.shape[1], sorted(clips))
+            print(info.num_channels, wave.shape[1], sorted(clips.waves))
             with av.open(sys.argv[1]) as container:  # as of a decoder that makes such a list itself
                 kept = {keep_layout(frame.layout) for frame in container.decode(audio=0)}
             gc.collect()

@@ -259,7 +259,7 @@ class TestTheirs:
             ({"jpg": b"GIF89a"}, "picture jpg cannot be decoded"),
             ({"json": b"{"}, "its metadata cannot be read"),
             ({"json": {"youtube_id": "x", "split": "train"}}, "its metadata have no field 'label.name'"),
-            ({"json": {"label": {"name": "harp"}}}, "its split is nowhere told"),
+            ({"json": {"label": {"name": "harp"}}}, "its split is stated nowhere"),
             ({"json": {"label": {"name": "harp"}, "split": "holdout"}}, "its split is holdout"),
             ({"mp3": sound("MP3", rate=16_000)}, "its sound has 16000 samples per second, most have 8000"),
         ],

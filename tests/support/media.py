@@ -29,7 +29,7 @@ class Recording:
     pixel_ratio: Fraction | None = None
     start_s: float = 0.0
     key_frames_s: int = 1  # between two of them
-    holes: tuple[tuple[float, float], ...] = ()  # (second of the sound, how much later it goes on)
+    holes: tuple[tuple[float, float], ...] = ()  # (second of the sound, how much later it continues)
 
 
 def tones(seconds: int, rate: int) -> np.ndarray:

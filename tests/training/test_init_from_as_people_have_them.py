@@ -74,7 +74,7 @@ def test_forms(form: str, tmp_path: Path) -> None:
     [
         (lambda e: {"separator": {"module": {"a": 1}}}, "do not fit this configuration|holds no state_dict"),
         (lambda e: {"separator": {"module": {**state_of(e), "mask_scale": 1.5}}}, "do not fit this configuration"),
-        (lambda e: {"state_dict": {"a": torch.ones(1)}}, "does not fit this configuration's separator: 0 tensors"),
+        (lambda e: {"state_dict": {"a": torch.ones(1)}}, "do not fit this configuration: 0 tensors matched"),
         (lambda e: [torch.ones(1)], "holds no state_dict of tensors"),
     ],
 )
