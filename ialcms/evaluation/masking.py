@@ -36,6 +36,10 @@ def source_spectra(masks: Tensor, spectrum: Tensor, protocol: ProtocolConfig) ->
     return estimates
 
 
+def stem_masks(masks: Tensor, gains: Tensor, protocol: ProtocolConfig) -> Tensor:
+    return masks * gains[:, None, None]
+
+
 def wiener_masks(masks: Tensor, exponent: float) -> Tensor:
     """(..., K, Fq, T), at least 0 -> the same shape, which adds up to 1 over the sources in every cell."""
     largest = masks.amax(-3, keepdim=True)

@@ -15,11 +15,12 @@ from ialcms import __version__
 from ialcms.config import Config, to_dict
 from ialcms.data.normalise import normalise_objects
 from ialcms.files import replacing
-from ialcms.inference.model import FORMAT, VERSION, Model, load_model
+from ialcms.inference.model import Model, load_model
 from ialcms.models import Separator
 from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import FORMAT, VERSION
 
 _PROGRAM_SUFFIX = ".pt2"
 

@@ -11,7 +11,7 @@ from torch import nn
 from ialcms.published import load_into, read_published, with_usual_prefixes
 from ialcms.reading.weights import Weights
 from ialcms.runs import checkpoint
-from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint
 from ialcms.training.step import Experiment
 
 log = logging.getLogger("ialcms")
@@ -27,7 +27,7 @@ def init_from(experiment: Experiment, source: Path) -> str:
     separator = experiment.separator.module
     critic = None if experiment.critic is None else experiment.critic.module
     if source.is_dir():
-        folder = source if checkpoint.is_complete(source) else RunFolder(source).best_checkpoint()
+        folder = find_checkpoint(source)
         return _fill_both(separator, critic, checkpoint.load_state(folder), folder)
     weights = read_published(source)
     if isinstance(weights.content, dict) and isinstance(weights.content.get("separator"), dict):
