@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -84,7 +84,7 @@ class Scoring:
         self.time = EvaluationTime(mixes.device)
         self._mixes, self._metrics, self._show_progress = mixes, metrics, show_progress
 
-    def __call__(self, wanted: Sequence[EvaluationMix]) -> Iterator[tuple[int, MixScores]]:
+    def __call__(self, wanted: Sequence[EvaluationMix]) -> Generator[tuple[int, MixScores], None, None]:
         """Index and scores of these mixes, in their order. A clip that cannot be used makes its mix an unscored one."""
         began, spent = time.perf_counter(), self.time
         with (

@@ -98,7 +98,7 @@ def _target(out: Path | str, source: Path | str) -> Path:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error.strerror}); choose another place") from error
+        raise ValueError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
     return out
 
 

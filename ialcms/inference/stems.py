@@ -135,9 +135,9 @@ class StemMaker:
         """
         num_objects = self._objects[0]
         between, with_mix = torch.zeros(num_objects, num_objects).double(), torch.zeros(num_objects).double()
-        every = window_starts(self._info.num_samples, self._window, self._window)
-        chosen = [every[n * len(every) // _MEASURED_WINDOWS] for n in range(_MEASURED_WINDOWS)]
-        starts = every if len(every) <= _MEASURED_WINDOWS else chosen
+        starts = window_starts(self._info.num_samples, self._window, self._window)
+        if len(starts) > _MEASURED_WINDOWS:
+            starts = [starts[n * len(starts) // _MEASURED_WINDOWS] for n in range(_MEASURED_WINDOWS)]
         sound = _Sliding(blocks, self._info)
         for first in range(0, len(starts), self._group):
             segments = []

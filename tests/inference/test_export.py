@@ -77,7 +77,11 @@ class TestWeights:
     @pytest.mark.parametrize(
         ("wave", "objects", "message"),
         [
-            (torch.zeros(2, 900), torch.zeros(2, 3, 20, 20, dtype=torch.uint8), r"give \(objects, 3, 16, 16\), or \(objects, pictures, 3, 16, 16\), of uint8"),
+            (
+                torch.zeros(2, 900),
+                torch.zeros(2, 3, 20, 20, dtype=torch.uint8),
+                r"give \(objects, 3, 16, 16\), or \(objects, pictures, 3, 16, 16\), of uint8",
+            ),
             (torch.zeros(2, 900), torch.zeros(2, 3, 16, 16), "torch.float32; give .* of uint8"),
             (torch.zeros(900), pictures(1), r"give \(channels, samples\) of floats"),
         ],

@@ -114,9 +114,7 @@ class TestStems:
         np.testing.assert_allclose(made.stems[:, 0], expected, atol=2e-6)
 
     @pytest.mark.parametrize("protocol", [BEST, PUBLISHED], ids=["best", "published"])
-    def test_windows_fade_into_each_other(
-        self, separator: Separator, config: Config, protocol: ProtocolConfig
-    ) -> None:
+    def test_windows_fade_into_each_other(self, separator: Separator, config: Config, protocol: ProtocolConfig) -> None:
         """Weighted means of the windows, taken one by one; best: the weights rise and fall and never jump."""
         wave = noise(1, 800)
         made = make_stems(separator, config, wave, protocol=protocol)
@@ -134,9 +132,7 @@ class TestStems:
         np.testing.assert_allclose(made.stems[:, 0], total / weight, atol=5e-6)
 
     @pytest.mark.parametrize("num_samples", [200, 310, 311, 465, 2000])
-    def test_batches_and_blocks_change_nothing(
-        self, separator: Separator, config: Config, num_samples: int
-    ) -> None:
+    def test_batches_and_blocks_change_nothing(self, separator: Separator, config: Config, num_samples: int) -> None:
         wave = noise(2, num_samples)
         few, many = (
             make_stems(separator, config, wave, pictures=pictures(3), batch_windows=batch, block=block).stems
@@ -300,8 +296,7 @@ class TestVideo:
             assert len(shown) == 20
             np.testing.assert_allclose([second for second, _ in shown], np.arange(20) / 10, atol=0.01)
             changed = np.abs(
-                np.stack([frame for _, frame in shown]).astype(int)
-                - np.stack([frame for _, frame in Frames(video)])
+                np.stack([frame for _, frame in shown]).astype(int) - np.stack([frame for _, frame in Frames(video)])
             ).max(axis=(0, 3))
             inside = np.zeros((48, 64), bool)
             inside[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = True
@@ -508,6 +503,7 @@ class TestObjects:
             return np.array(rows, np.float32)
 
         monkeypatch.setattr("ialcms.inference.detection.detect_frames", fake)
+
         def detect(min_score: float, count: int = 1) -> list[list[Box]]:
             weights = tmp_path / "weights.pt"
             return detect_objects(video, weights, 2.0, min_score=min_score, device="cpu", count=count)
