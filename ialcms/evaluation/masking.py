@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ialcms.config import ProtocolConfig
 
+REMAINDER_MASK = 0.3  # of masks at the level of the mix; chosen by experiment, see docs/separate.md
 _TINY = 1e-30
 
 
@@ -37,7 +38,17 @@ def source_spectra(masks: Tensor, spectrum: Tensor, protocol: ProtocolConfig) ->
 
 
 def stem_masks(masks: Tensor, gains: Tensor, protocol: ProtocolConfig) -> Tensor:
-    return masks * gains[:, None, None]
+    """The masks of stems, for recordings that also hold sounds of nothing pictured; the rest is the remainder's.
+
+    masks (..., K, Fq, T), at least 0; gains (K,) that bring them to the level of the mix -> (..., K, Fq, T).
+    `plain` masks are scaled and may sum to more than 1. `wiener` has the remainder as a source more, whose mask is
+    REMAINDER_MASK everywhere: the sums are below 1, and where all masks are zero the remainder has everything.
+    """
+    scaled = masks * gains[:, None, None]
+    if protocol.masks == "plain":
+        return scaled
+    remainder = torch.full_like(scaled[..., :1, :, :], REMAINDER_MASK)
+    return wiener_masks(torch.cat([scaled, remainder], dim=-3), protocol.exponent)[..., :-1, :, :]
 
 
 def wiener_masks(masks: Tensor, exponent: float) -> Tensor:

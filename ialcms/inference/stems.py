@@ -21,7 +21,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from ialcms.config import Config, ProtocolConfig
+from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.normalise import normalise_objects
 from ialcms.evaluation.masking import gains_from_products, stem_masks
 from ialcms.evaluation.windows import window_starts, window_weights
@@ -31,6 +31,7 @@ from ialcms.models import Separator, SeparatorOutput
 
 ABOVE = ("share", "remainder")
 BEST = ProtocolConfig()
+PROTOCOLS = {"best": BEST, "published": PUBLISHED}  # by their names on the command line
 _MARGIN_S = 0.05  # around a window, so that the resampling filter does not see its edges
 _SHARE_FRAMES = 5  # spectrogram frames over which the share above the network's range is averaged
 _MEASURED_WINDOWS = 64  # from which the gains are measured, spread evenly over the sound
