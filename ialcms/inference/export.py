@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ialcms import __version__
 from ialcms.config import Config, ProtocolConfig, to_dict
 from ialcms.data.normalise import normalise_objects
-from ialcms.evaluation.masking import common_gain, stem_masks
+from ialcms.evaluation.masking import stem_gains, stem_masks
 from ialcms.files import replacing
 from ialcms.inference.model import Model, load_model
 from ialcms.inference.stems import BEST
@@ -30,8 +30,7 @@ _PROGRAM_SUFFIX = ".pt2"
 class WindowProgram(nn.Module):
     """One window of a mix and its pictures in, stems out; everything in one graph, for torch.export.
 
-    With Wiener masks the stems have the level that they have in the mix, as far as this window tells it, and what they
-    leave of the mix is the remainder. Plain stems are as the network gives them, without a level.
+    Levels are measured in this window alone. What the stems leave of the mix is the remainder.
     """
 
     def __init__(self, separator: Separator, protocol: ProtocolConfig = BEST) -> None:
@@ -41,13 +40,11 @@ class WindowProgram(nn.Module):
     def forward(self, mix: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """mix (L,) float32 at the network's rate, pictures (K, 3, S, S) uint8 -> stems (K, L), heat maps (K, h, w)."""
         output = self.separator(mix[None], normalise_objects(pictures)[None, :, None])
-        stems = self.separator.component_waves(output, mix.shape[0])[0, :, 0]
-        if self.protocol.masks == "wiener":
-            front = self.separator.spectrogram
-            gains = common_gain(stems @ stems.T, stems @ mix).expand(len(stems))
-            masks = stem_masks(front.to_linear(output.mask[0, :, 0]), gains, self.protocol)
-            stems = front.istft(masks * output.mix_spectrum, mix.shape[0])
-        return stems, output.localisation[0, :, 0]
+        plain = self.separator.component_waves(output, mix.shape[0])[0, :, 0]
+        gains = stem_gains(plain @ plain.T, plain @ mix, self.protocol).float()
+        front = self.separator.spectrogram
+        masks = stem_masks(front.to_linear(output.mask[0, :, 0]), gains, self.protocol)
+        return front.istft(masks * output.mix_spectrum, mix.shape[0]), output.localisation[0, :, 0]
 
 
 def export_weights(source: Path | str, out: Path | str) -> str:
@@ -79,7 +76,8 @@ def export_program(
     """Write the separator as a torch.export program (see `WindowProgram`) of fixed shapes; says what it wrote.
 
     source: a run's folder, a checkpoint's, or a file of `ialcms export`. out: a .pt2 file. num_objects: pictures that
-    come with a mix. protocol: how masks become stems; of its parts, `pictures` and `join` have no meaning here. It runs where torch is, without this project: torch.export.load(out).module()(mix, pictures).
+    come with a mix. protocol: how masks become stems; its `pictures` and `join` have no meaning here. The program runs
+    where torch is, without this project: torch.export.load(out).module()(mix, pictures).
     """
     out = _target(out, source)
     if out.suffix.lower() != _PROGRAM_SUFFIX:

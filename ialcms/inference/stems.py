@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.normalise import normalise_objects
-from ialcms.evaluation.masking import gains_from_products, stem_masks
+from ialcms.evaluation.masking import stem_gains, stem_masks
 from ialcms.evaluation.windows import window_starts, window_weights
 from ialcms.inference.sound import Block, SoundInfo
 from ialcms.media.sound import COMMON_RATE, has_filter
@@ -130,7 +130,7 @@ class StemMaker:
 
     @torch.inference_mode()
     def measure_gains(self, blocks: Iterable[Block]) -> Tensor:
-        """(K,) with which masks times mix come closest to the sound, all objects together, in windows all over it.
+        """(K,) that bring the masks to the level of the sound (see `stem_gains`), from windows all over it.
 
         The loss of training is blind to levels, so that masks have none of their own.
         """
@@ -151,7 +151,7 @@ class StemMaker:
             plain = self._separator.spectrogram.istft(masks * spectrum.unsqueeze(1), self._audio.num_samples)
             between += torch.einsum("gkl,gjl->kj", plain, plain).double().cpu()
             with_mix += torch.einsum("gkl,gl->k", plain, low).double().cpu()
-        return gains_from_products(between, with_mix).float().to(self._device)
+        return stem_gains(between, with_mix, self._protocol).float().to(self._device)
 
     def _with_margins(self, starts: Sequence[int]) -> list[tuple[int, int]]:
         return [(start - self._margin, start + self._window + self._margin) for start in starts]
