@@ -373,6 +373,24 @@ class TestVideo:
         printed = capsys.readouterr().out.split()
         assert [Path(line).name for line in printed] == ["1-a.wav", "2-object.wav", "3-object.wav", "remainder.wav"]
 
+    def test_the_published_protocol(self, run: RunFolder, video: Path, separated: Separation, tmp_path: Path) -> None:
+        """Another sound, one picture; stems and remainder still sum to the original."""
+        values = ["--checkpoint", str(run.path), "--out", str(tmp_path / "out"), "--no-videos", "--device", "cpu"]
+        boxes = ["--boxes", "bell=2,2,30,30", "harp=34,10,62,44@1"]
+        assert main(["separate", str(video), *values, *boxes, "--protocol", "published"]) == 0
+        published, best = (
+            [soundfile.read(folder / path.name, always_2d=True)[0] for path in (*separated.stems, separated.remainder)]
+            for folder in (tmp_path / "out", separated.remainder.parent)
+        )
+        np.testing.assert_allclose(sum(published), sum(best), atol=1e-6)
+        assert np.abs(published[0] - best[0]).max() > 1e-3
+        records = [
+            json.loads((folder / "separation.json").read_text())
+            for folder in (tmp_path / "out", separated.remainder.parent)
+        ]
+        assert [record["protocol"]["masks"] for record in records] == ["plain", "wiener"]
+        assert [[entry["pictures"] for entry in record["objects"]] for record in records] == [[1, 1], [7, 7]]
+
     def test_files_of_an_earlier_separation_are_removed(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
         separate_file(video, run.path, BOXES, out=out)
