@@ -34,6 +34,7 @@ BEST = ProtocolConfig()
 PROTOCOLS = {"best": BEST, "published": PUBLISHED}  # by their names on the command line
 _MARGIN_S = 0.05  # around a window, so that the resampling filter does not see its edges
 _SHARE_FRAMES = 5  # spectrogram frames over which the share above the network's range is averaged
+_ALIKE = 0.8  # cosine of the pooled visual features; chosen by experiment, see docs/separate.md
 _MEASURED_WINDOWS = 64  # from which the gains are measured, spread evenly over the sound
 
 Blocks = Callable[[], Iterable[Block]]  # opens the sound at its beginning
@@ -70,7 +71,8 @@ class StemMaker:
         protocol: ProtocolConfig = BEST,
         batch_windows: int = 16,
     ) -> None:
-        """pictures: (K, P, 3, side, side) uint8, on the separator's device; the protocol's number of them is used.
+        """pictures: (K, P, 3, side, side) uint8, on the separator's device. The protocol's number of them is used,
+        without those that are not like an object's first one.
 
         config: the separator's. above: "share" or "remainder". batch_windows: how many pass the network together.
         ValueError for a rate from which no filter of a sensible size leads to the network's.
@@ -88,6 +90,7 @@ class StemMaker:
         self._device, self._objects = pictures.device, (pictures.shape[0], pictures.shape[1])
         with torch.inference_mode():
             self._visual, _ = separator.visual(normalise_objects(pictures.flatten(0, 1)))
+            self._weights = _picture_weights(self._visual.unflatten(0, self._objects))
         self._window = math.ceil(audio.num_samples * rate / audio.sample_rate)
         self._starts = window_starts(info.num_samples, self._window, self._window // 2)
         unit = rate // math.gcd(rate, audio.sample_rate)  # samples that are a whole number at the network's rate, too
@@ -168,7 +171,8 @@ class StemMaker:
 
     def _masks(self, output: SeparatorOutput) -> Tensor:
         """(G, K, Fq, T): the network's masks, mean over each object's pictures."""
-        masks: Tensor = self._separator.spectrogram.to_linear(output.mask.mean(dim=2))
+        mean = torch.einsum("gkpft,kp->gkft", output.mask, self._weights)
+        masks: Tensor = self._separator.spectrogram.to_linear(mean)
         return masks
 
     def _separate(self, starts: Sequence[int], segments: Tensor, gains: Tensor) -> Iterator[Tensor]:
@@ -218,6 +222,17 @@ class StemMaker:
         whole = _smooth(power[half:].sum(0, keepdim=True))
         share = kept / (whole + 1e-12)
         return share / share.sum(0, keepdim=True).clamp(min=1.0)
+
+
+def _picture_weights(visual: Tensor) -> Tensor:
+    """visual (K, P, D, h, w): features of the pictures -> (K, P), which sum to 1 over an object's pictures.
+
+    Pictures that are not like the object's first one do not count: the camera or the object may have moved.
+    """
+    embedding = torch.nn.functional.normalize(visual.amax(dim=(3, 4)), dim=2)
+    alike = (torch.einsum("kpd,kd->kp", embedding, embedding[:, 0]) >= _ALIKE).float()
+    alike[:, 0] = 1
+    return alike / alike.sum(1, keepdim=True)
 
 
 def _smooth(values: Tensor) -> Tensor:

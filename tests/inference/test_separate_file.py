@@ -26,7 +26,7 @@ from ialcms.inference.detection import detect_objects
 from ialcms.inference.frames import Frames, frame_at
 from ialcms.inference.objects import cut_out, object_of_picture
 from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
-from ialcms.inference.stems import BEST, StemMaker
+from ialcms.inference.stems import BEST, StemMaker, _picture_weights
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
@@ -60,9 +60,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def pictures(count: int, each: int = 1) -> torch.Tensor:
-    """(count, each, 3, 16, 16)."""
+    """(count, each, 3, 16, 16); those of an object differ by a little noise."""
     generator = torch.Generator().manual_seed(5)
-    return torch.randint(0, 256, (count, each, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    first = torch.randint(0, 248, (count, 1, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    others = first + torch.randint(0, 8, (count, each - 1, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return torch.cat([first, others], dim=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +178,13 @@ class TestStems:
         stems = make_stems(separator, config, wave).stems
         assert np.abs(stems[:, 0]).max() > 0.01
         assert np.abs(stems[:, 1]).max() == 0
+
+    def test_pictures_that_are_not_like_the_first_one_do_not_count(self) -> None:
+        """As where the camera has moved; features by hand."""
+        features = torch.zeros(2, 3, 4, 1, 1)
+        features[:, :, 0] = torch.tensor([1.0, 3.0, 0.1]).view(1, 3, 1, 1)
+        features[0, 2, 1] = 1.0
+        torch.testing.assert_close(_picture_weights(features), torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]]))
 
     def test_silence_in_the_middle(self, separator: Separator, config: Config) -> None:
         wave = noise(1, 1500)
