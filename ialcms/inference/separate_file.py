@@ -147,9 +147,16 @@ def separate_file(
     shown.check(source, in_video)
     found = _find_objects(source, shown, model, seconds=info.seconds, num_pictures=protocol.pictures)
     job = _Job(
-        source, Path(checkpoint), model, info=info, found=found, names=_names(found), above=above, protocol=protocol,
+        source=source,
+        checkpoint=Path(checkpoint),
+        model=model,
+        info=info,
+        found=found,
+        names=_names(found),
+        above=above,
+        protocol=protocol,
         out=out,
-    )  # fmt: skip
+    )
     written = [*job.stems, job.remainder, job.record, *(job.videos if videos else ())]
     given = [source, job.checkpoint, *shown.files()]
     refuse_overwriting(written, given, "give another folder for the stems (--out)")

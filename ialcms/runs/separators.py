@@ -130,10 +130,11 @@ def _from_export(path: Path) -> SavedSeparator:
     remedy = "export it again, or copy it again if it came over a network"
     content = _read_export(path, remedy)
     values, weights, step = (content.get(name) for name in ("config", "separator", "step"))
-    if not isinstance(values, dict) or not isinstance(weights, dict) or type(step) is not int or not (
-        all(map(is_plain, weights.values()))
-    ):  # fmt: skip
-        raise ValueError(f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}")
+    damaged = f"{path} is damaged (its config, separator or step is of a wrong kind); {remedy}"
+    if not isinstance(values, dict) or not isinstance(weights, dict) or type(step) is not int:
+        raise ValueError(damaged)
+    if not all(map(is_plain, weights.values())):
+        raise ValueError(damaged)
     try:
         config = from_dict(values, source="configuration")
     except ValueError as error:
