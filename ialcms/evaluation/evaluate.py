@@ -22,7 +22,7 @@ from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Ranks
 from ialcms.engine.held_folder import held_folder
-from ialcms.engine.same_input import read_same
+from ialcms.engine.same_input import open_same_manifest, read_same
 from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import SeparatedExample, write_evaluation_page
@@ -81,8 +81,8 @@ def lease_of(out: Path) -> Lease:
 
 
 def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | None) -> _Inputs:
-    options, shards = config.eval, config.data.shards
-    manifest = read_same(ranks, f"the manifest of {shards}", lambda: open_manifest(shards), lambda read: read.digest)
+    options = config.eval
+    manifest = open_same_manifest(ranks, config.data.shards)
 
     def read_mixes() -> list[EvaluationMix]:
         if mix_list is not None:
