@@ -22,6 +22,7 @@ from ialcms.models import Critic
 from ialcms.published import to_published
 from ialcms.runs.checkpoint import load_state, newest, read_meta
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint
 from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 
 NOT_A_RUN = "is a file of weights, not a run's folder; make one of it: ialcms import"
@@ -145,7 +146,7 @@ def test_training_resumes_at_its_step(authors: Path, yaml_file: Path, tmp_path: 
         if not torch.equal(value, imported["separator"]["module"][name])
     ]  # fmt: skip
     assert "mask_scale" in moved
-    assert run.best_checkpoint().name == "best-00000014"  # the imported one has no score
+    assert find_checkpoint(run.path).name == "best-00000014"  # the imported one has no score
 
 
 def test_a_file_in_the_place_of_a_run(authors: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,5 +212,5 @@ def test_a_separator_alone(
     assert main(["export", str(tmp_path / "a"), "--out", str(tmp_path / "ours.pt")]) == 0
     assert main(["import", str(tmp_path / "ours.pt"), "--config", str(yaml_file), "--out", str(tmp_path / "b")]) == 0
     assert "tensors matched, by names of this program" in capsys.readouterr().out
-    one, other = (load_state(RunFolder(tmp_path / name).best_checkpoint())["separator"]["module"] for name in "ab")
+    one, other = (load_state(find_checkpoint(tmp_path / name))["separator"]["module"] for name in "ab")
     assert all(torch.equal(value, other[name]) for name, value in one.items())

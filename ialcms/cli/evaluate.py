@@ -25,7 +25,12 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument("run", nargs="?", help="folder of the run")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
-    evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
+    evaluate.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN|CHECKPOINT|FILE",
+        help="another checkpoint, or a file of 'ialcms export' (default: the run's best)",
+    )
     evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
     evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
     evaluate.add_argument(
@@ -63,6 +68,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     adopt_launcher()
     from ialcms.engine import Ranks
     from ialcms.evaluation.evaluate import evaluate, lease_of, rewrite_page
+    from ialcms.runs.separators import find_checkpoint
 
     if args.run is None:
         raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
@@ -70,11 +76,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     folder = RunFolder(args.run)
     config = folder.read_config(overrides)
     out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
-    checkpoint = args.checkpoint or folder.best_checkpoint()
+    source = args.checkpoint or find_checkpoint(folder.path)
     with Ranks() as ranks:
         if not args.report:
-            evaluate(config, checkpoint, ranks, out, args.mixes)
+            evaluate(config, source, ranks, out=out, mix_list=args.mixes)
         elif ranks.is_first:
             with lease_of(out):
-                print(f"report: {rewrite_page(config, checkpoint, ranks.device, out)}")
+                print(f"report: {rewrite_page(config, source, ranks.device, out)}")
     return 0

@@ -116,13 +116,6 @@ class RunFolder:
     def finish(self, step: int) -> None:
         write_whole(self.finished, f"{step}\n")
 
-    def best_checkpoint(self) -> Path:
-        """The checkpoint of the best validation; ValueError where there is none."""
-        found = checkpoint.best(self.checkpoints)
-        if found is None:
-            raise ValueError(f"there is no best checkpoint in {self.checkpoints}; train until a validation first")
-        return found
-
     def evaluation_of(self, config: Config) -> Path:
         return self.evaluation / f"{config.eval.split}-{config.eval.num_sources}mix"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ialcms.runs import checkpoint
-from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint
 from ialcms.runs.weights_file import fill_from_state, fill_networks
 from ialcms.training.step import Experiment
 
@@ -20,6 +20,6 @@ def init_from(experiment: Experiment, source: Path) -> str:
     separator = experiment.separator.module
     critic = None if experiment.critic is None else experiment.critic.module
     if source.is_dir():
-        folder = source if checkpoint.is_complete(source) else RunFolder(source).best_checkpoint()
+        folder = find_checkpoint(source)
         return str(fill_from_state(checkpoint.load_state(folder), folder, separator, critic))
     return str(fill_networks(source, separator, critic))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ialcms.inference.objects import frame_at, read_frames
+from ialcms.inference.frames import Frames, frame_at
 from ialcms.media.pictures import oriented
 from shards import video as clips
 from shards.segments import Segment, Wanted
@@ -102,7 +102,7 @@ def test_what_the_container_says_of_the_pixels_counts(tmp_path: Path) -> None:
 )
 def test_pictures_that_change_on_the_way(tmp_path: Path, first: dict, second: dict, shapes: tuple) -> None:
     path = join(tmp_path / "call.mp4", Recording(2, **first), Recording(2, **second))
-    frames = list(read_frames(path))
+    frames = list(Frames(path))
     assert [round(5 * second_s) for second_s, _ in frames] == list(range(20))
     for (second_s, frame), number in zip(frames, range(20)):
         assert (corners(frame.numpy()), tuple(frame.shape)) == ("RGB.", shapes[number // 10]), second_s
@@ -114,7 +114,7 @@ def test_pictures_that_change_on_the_way(tmp_path: Path, first: dict, second: di
 def test_a_later_place_is_found_with_and_without_key_frames(tmp_path: Path, name: str, key_frames_s: int) -> None:
     """To seek in a transport stream leads to where nothing can be decoded."""
     path = write_media(tmp_path / name, Recording(8, key_frames_s=key_frames_s))
-    frames = read_frames(path, 6.1)
+    frames = Frames(path, 6.1)
     first_s, frame = next(frames)
     assert (first_s, corners(frame.numpy())) == (pytest.approx(6.0, abs=0.03), "RGB.")
     assert next(frames)[0] == pytest.approx(6.2, abs=0.03)
