@@ -25,6 +25,7 @@ from ialcms.cli.evaluate import add_evaluate
 from ialcms.cli.export import add_export
 from ialcms.cli.import_weights import add_import
 from ialcms.cli.info import add_info
+from ialcms.cli.listen import add_listen
 from ialcms.cli.pretrain import add_pretrain
 from ialcms.cli.separate import add_separate
 from ialcms.cli.train import add_train
@@ -55,6 +56,7 @@ _VERBS = (
     add_train,
     add_evaluate,
     add_separate,
+    add_listen,
     add_export,
     add_import,
     add_info,

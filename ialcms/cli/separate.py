@@ -48,7 +48,7 @@ def add_separate(verbs: argparse._SubParsersAction) -> None:
         help="above the network's range objects get their share of the octave below, or nothing",
     )
     add_protocol(separate)
-    separate.add_argument("--no-videos", action="store_true", help="sounds only")
+    separate.add_argument("--no-videos", action="store_true", help="sounds only, and no page")
     separate.add_argument("--batch-windows", type=int, default=16, help="windows that pass the network together")
     separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
 
@@ -71,5 +71,6 @@ def _separate(args: argparse.Namespace) -> int:
         batch_windows=args.batch_windows,
         device=args.device,
     )
-    print("\n".join(map(str, (*result.stems, result.remainder, *result.videos))))
+    pages = [result.page] if result.page else []
+    print("\n".join(map(str, (*result.stems, result.remainder, *result.videos, *pages))))
     return 0

@@ -198,6 +198,7 @@ def _about(config: Config, inputs: _Inputs, metrics: str, mix_list: Path | None)
         "seconds": options.seconds,
         "hop": options.hop,
         "protocol": asdict(options.protocol),
+        "data_set": str(inputs.manifest.info.get("dataset") or Path(config.data.shards).name),
         "manifest": inputs.manifest.digest,
         "state_sha256": inputs.loaded.digest,
     }

@@ -17,6 +17,7 @@ from ialcms.config import DataConfig, ProtocolConfig
 from ialcms.files import write_whole
 from ialcms.inference.detection import detect_objects
 from ialcms.inference.frames import Frames, TimedFrame, has_pictures
+from ialcms.inference.listening_page import SeparatedFiles, write_listening_page
 from ialcms.inference.model import Model, load_model
 from ialcms.inference.objects import Box, Click, SoundObject, object_in_video, object_of_picture, spread_over
 from ialcms.inference.overlay import Overlay, still_frames, write_overlays
@@ -30,7 +31,7 @@ from ialcms.overwriting import refuse_overwriting
 from ialcms.progress import Progress
 from ialcms.reading.text import read_json
 
-_RECORD = "separation.json"
+_RECORD, _PAGE = "separation.json", "listen.html"
 _CLAIM = ".separating"  # the names of a separation that has not come to its end
 _NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Separation:
     stems: tuple[Path, ...]  # WAV, 32-bit float, one per object
     remainder: Path  # what no object has: the original minus all stems
     videos: tuple[Path, ...]  # mp4, one per object
+    page: Path | None  # HTML, to hear and see all of them; None without videos
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,10 @@ class _Job:
         return self.out / "remainder.wav"
 
     @property
+    def page(self) -> Path:
+        return self.out / _PAGE
+
+    @property
     def record(self) -> Path:
         return self.out / _RECORD
 
@@ -157,7 +163,7 @@ def separate_file(
         protocol=protocol,
         out=out,
     )
-    written = [*job.stems, job.remainder, job.record, *(job.videos if videos else ())]
+    written = [*job.stems, job.remainder, job.record, *((*job.videos, job.page) if videos else ())]
     given = [source, job.checkpoint, *shown.files()]
     refuse_overwriting(written, given, "give another folder for the stems (--out)")
     with Lease(out, "separation", "--out", name="the folder of stems"):
@@ -165,13 +171,15 @@ def separate_file(
         _refuse_foreign(written, earlier)
         localisation = _write_stems(job, batch_windows, earlier)
         damage = _write_videos(job, localisation) if videos else Damage()
+        if videos:
+            write_listening_page(job.page, _separated_files(job, in_video, localisation))
         if damage:
             log.warning("the pictures of %s are not whole: %s", source, damage)
         kept = {*given, *written}
         _remove_earlier(out, kept)
         _write_record(job, damage)
         (out / _CLAIM).unlink()
-    return Separation(job.stems, job.remainder, job.videos if videos else ())
+    return Separation(job.stems, job.remainder, job.videos if videos else (), job.page if videos else None)
 
 
 def _find_objects(source: Path, shown: _Shown, model: Model, *, seconds: float, num_pictures: int) -> list[SoundObject]:
@@ -248,7 +256,7 @@ def _counted(frames: Iterator[TimedFrame], bar: Progress) -> Iterator[TimedFrame
 
 def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
     """ValueError for a file of the user's that has the name of a result; those of an earlier one may be replaced."""
-    ours = ours | {"remainder", Path(_RECORD).stem} if ours else ours
+    ours = ours | {"remainder", Path(_RECORD).stem, Path(_PAGE).stem} if ours else ours
     for path in written:
         if path.exists() and path.stem not in ours:
             raise ValueError(
@@ -269,9 +277,26 @@ def _remove_earlier(out: Path, kept: set[Path]) -> None:
     """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
     names = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
     resolved = {path.resolve() for path in kept}
-    for path in (out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")):
+    earlier = [out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")]
+    for path in [*earlier, out / _PAGE] if names else []:
         if path.parent == out and path.resolve() not in resolved:
             path.unlink(missing_ok=True)
+
+
+def _separated_files(job: _Job, has_pictures: bool, localisation: Sequence[Localisation]) -> SeparatedFiles:
+    """What the listening page shows."""
+    return SeparatedFiles(
+        source=job.source,
+        has_pictures=has_pictures,
+        checkpoint=str(job.checkpoint),
+        step=job.model.step,
+        info=job.info,
+        objects=job.found,
+        names=job.names,
+        stems=job.stems,
+        remainder=job.remainder,
+        localisation=localisation,
+    )
 
 
 def _write_record(job: _Job, pictures_damage: Damage) -> None:
