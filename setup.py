@@ -90,6 +90,8 @@ setup(
         "matplotlib>=3.8",  # colour map of heat maps and spectrograms
     ],
     extras_require={
+        # the page of `ialcms listen`: answers that stream uploads to disk; a server in Python alone
+        "listen": ["starlette>=0.46,<2", "uvicorn>=0.30"],
         "deepspeed": ["deepspeed>=0.19"],  # ZeRO engines; install with DS_BUILD_OPS=0 --no-build-isolation
         "dev": [
             "pytest>=8",
@@ -97,6 +99,8 @@ setup(
             "pytest-timeout>=2.3",  # a hanging rank must not hang the tests
             "psutil>=5.9",  # finds the ranks of a run that a test kills
             "playwright>=1.49",  # drives Debian's Chromium in the report's tests
+            "starlette>=0.46,<2",  # as in the extra `listen`, for its tests
+            "uvicorn>=0.30",
             "import-linter>=2",  # holds the order of the packages
             "ruff==0.17.*",
             "mypy==2.4.*",

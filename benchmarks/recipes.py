@@ -39,6 +39,7 @@ from ialcms.files import write_whole
 from ialcms.rng import keyed_generator
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint
 from launch import local
 from shards.datasets import load_dataset
 from shards.encode import EncodeOptions
@@ -179,7 +180,7 @@ def _train(folder: RunFolder, config: Config, arguments: list[str], ranks: int) 
 
 def _evaluate(folder: RunFolder, evaluation: list[str], ranks: int) -> None:
     """Score a run's best checkpoint; nothing where that is done."""
-    out, best = _results(folder, evaluation), folder.best_checkpoint()
+    out, best = _results(folder, evaluation), find_checkpoint(folder.path)
     config = folder.read_config(evaluation)
     wanted = {
         "state_sha256": checkpoint.read_meta(best)["state_sha256"],

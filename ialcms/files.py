@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,6 +50,21 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
         with contextlib.suppress(OSError):
             remove(temporary)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """ValueError where a file cannot be written: asked before the work whose result it is to hold. Leaves nothing."""
+    try:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file in it, like {path / 'result.pt'}")
+        if path.exists() and not path.is_file():  # whoever may do so would replace it
+            raise ValueError(f"{path} is a device or a pipe; name a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as probe:
+            for name in path.absolute().relative_to(folder).parts:  # a file system refuses some names, too
+                (Path(probe) / name).touch()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); give a path that can") from error
 
 
 def write_whole(path: Path, content: bytes | str) -> None:

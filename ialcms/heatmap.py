@@ -13,8 +13,8 @@ from torch import Tensor
 
 COLOUR_MAP = "magma"
 LEVEL_RANGE_DB = 60.0  # of every spectrogram, from the darkest to the brightest colour
-_OPACITY = 0.75  # where it is hottest, so that the picture stays visible
-_SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
+OPACITY = 0.75  # where the map is highest, so that the picture stays in sight
+SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 
 
 def palette(size: int = 256) -> NDArray[np.uint8]:
@@ -23,8 +23,12 @@ def palette(size: int = 256) -> NDArray[np.uint8]:
     return matplotlib.colormaps[COLOUR_MAP](levels, bytes=True)[:, :3]  # type: ignore[no-any-return]
 
 
-# without the dark ones, which would stain the picture
-_BRIGHT = torch.tensor(palette(384)[-256:], dtype=torch.float32)
+def bright_palette() -> NDArray[np.uint8]:
+    """(256, 3) sRGB without the dark colours, which would stain a picture below them."""
+    return palette(384)[-256:]
+
+
+_BRIGHT = torch.tensor(bright_palette(), dtype=torch.float32)
 
 
 def lay_heat(picture: Tensor, localisation: Tensor, limits: tuple[float, float] | None = None) -> Tensor:
@@ -34,10 +38,10 @@ def lay_heat(picture: Tensor, localisation: Tensor, limits: tuple[float, float] 
     """
     finite = torch.nan_to_num(localisation.float(), nan=0.0, posinf=1.0, neginf=0.0)
     lowest, highest = limits or (float(finite.min()), float(finite.max()))
-    stretched = (finite - lowest) / max(highest - lowest, _SMALLEST_RANGE)
+    stretched = (finite - lowest) / max(highest - lowest, SMALLEST_RANGE)
     smooth = torch.nn.functional.interpolate(
         stretched[None, None], picture.shape[:2], mode="bicubic", align_corners=False, antialias=True
     )[0, 0].clamp(0, 1)
-    opacity = (_OPACITY * smooth).unsqueeze(-1)
+    opacity = (OPACITY * smooth).unsqueeze(-1)
     colour = _BRIGHT[(255 * smooth).round().long()]
     return torch.lerp(picture.float(), colour, opacity).round().to(torch.uint8)

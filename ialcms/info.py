@@ -18,8 +18,7 @@ from ialcms.data.plan import Plan, PlannedClip, PlannedMix
 from ialcms.data.remote import open_manifest
 from ialcms.models import Separator
 from ialcms.models.build import build_networks
-from ialcms.training.schedule import ramp
-from ialcms.training.trainer import steps_per_epoch
+from ialcms.training.schedule import ramp, steps_per_epoch
 
 
 def describe(config: Config, ranks: int = 1) -> str:

@@ -5,7 +5,7 @@ Kubernetes' PyTorchJob        RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; so by 
 srun                          SLURM_PROCID, SLURM_STEP_NUM_TASKS, SLURM_STEP_NODELIST
 mpirun                        its own ranks, with MASTER_ADDR and MASTER_PORT from the user
 
-Half of an environment is refused: what is left over from another job would let a rank wait for others who never come.
+Half of an environment is refused: with variables left over from another job, a rank would wait for others for ever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MPI = (
 
 @dataclass(frozen=True)
 class Launched:
-    """This process's place in its job. What the environment does not tell is None."""
+    """Which rank of its job this process is. None: the environment does not say."""
 
     rank: int = 0
     world_size: int = 1
@@ -40,7 +40,7 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] | None = None) -> Launched:
-    """The place that the environment names; one rank without any. ValueError for half of an environment."""
+    """The rank that the environment names; a single one without any. ValueError for half of an environment."""
     found = os.environ if environment is None else environment
     if "RANK" not in found and "WORLD_SIZE" not in found:
         _refuse_alone(found)
@@ -68,9 +68,9 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched:
 
 
 def adopt_launcher() -> None:
-    """Put the place that srun or mpirun gave this process into RANK, WORLD_SIZE, ..., where all look for it.
+    """Set RANK, WORLD_SIZE, ... from what srun or mpirun gave this process.
 
-    Called once, before anything else looks. ValueError for half of an environment, and where a launcher does not say
+    Called once, before anything reads them. ValueError for half of an environment, and where a launcher does not say
     where the ranks meet.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
@@ -79,7 +79,7 @@ def adopt_launcher() -> None:
 
 
 def meeting_point(environment: Mapping[str, str] | None = None) -> tuple[str, int]:
-    """Host and port at which the ranks meet: rank 0's. ValueError when the environment does not tell."""
+    """Host and port at which the ranks meet: rank 0's. ValueError when the environment does not say."""
     found = os.environ if environment is None else environment
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not found.get(name, "").strip()]
     if missing:
@@ -96,8 +96,8 @@ def meeting_point(environment: Mapping[str, str] | None = None) -> tuple[str, in
 def launch_mark(environment: Mapping[str, str] | None = None) -> dict[str, str | int]:
     """What a restart of this launch keeps and a new launch does not have, see `is_restart`.
 
-    torchrun's id is not enough: many launches have the same. But its agent starts all ranks of a launch, again and
-    again, and SLURM counts how often it has put a job back into the queue.
+    torchrun's id is not enough: many launches have the same. But one agent makes all starts of a launch, and SLURM
+    counts how often it has put a job back into the queue.
     """
     found = os.environ if environment is None else environment
     agent = f"{found.get('TORCHELASTIC_RUN_ID', '')} {process_name(os.getppid())}"
@@ -106,19 +106,24 @@ def launch_mark(environment: Mapping[str, str] | None = None) -> dict[str, str |
 
 
 def is_restart(
-    before: Sequence[Mapping[str, str | int]], now: Sequence[Mapping[str, str | int]],
+    before: Sequence[Mapping[str, str | int]],
+    now: Sequence[Mapping[str, str | int]],
     environment: Mapping[str, str] | None = None,
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether the launcher of the start `before` has made this one, too. Both: marks of all ranks."""
     found = os.environ if environment is None else environment
     has_agent = "TORCHELASTIC_RUN_ID" in found or found.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     # after a node was lost and another one came, some of the agents are the same
     agents = {mark.get("agent") for mark in before} & {mark.get("agent") for mark in now}
-    jobs = any(
-        old.get("job") == new["job"] != "" and int(old.get("restarts", 0)) < int(new["restarts"])
-        for old in before[:1] for new in now[:1]
-    )  # fmt: skip
-    return (has_agent and bool(agents)) or jobs
+    return (has_agent and bool(agents)) or _is_requeued(before, now)
+
+
+def _is_requeued(before: Sequence[Mapping[str, str | int]], now: Sequence[Mapping[str, str | int]]) -> bool:
+    """Whether SLURM has put the job of the start `before` back into the queue and started it again."""
+    if not before or not now:
+        return False
+    old, new = before[0], now[0]
+    return old.get("job") == new["job"] != "" and int(old.get("restarts", 0)) < int(new["restarts"])
 
 
 def first_host(nodes: str) -> str:
@@ -129,10 +134,10 @@ def first_host(nodes: str) -> str:
 
 
 def _of_srun(found: Mapping[str, str]) -> dict[str, str] | None:
-    """The place of a task of `srun python -m ialcms ...`; None outside of one and in a step of one task.
+    """The variables of a task of `srun python -m ialcms ...`; None outside of one and in a step of one task.
 
-    A batch script and a shell have some of the variables, too: those of a batch script tell of one task among many
-    that nobody has started, a terminal means `srun --pty`.
+    A batch script and a shell have some of the variables, too: a batch script is not one of the tasks that it asks
+    for, and a terminal means `srun --pty`.
     """
     size = found.get("SLURM_STEP_NUM_TASKS") or (
         "" if found.get("ENVIRONMENT") == "BATCH" else found.get("SLURM_NTASKS")
@@ -140,30 +145,34 @@ def _of_srun(found: Mapping[str, str]) -> dict[str, str] | None:
     if "SLURM_PROCID" not in found or not size or size == "1" or _on_terminal():
         return None
     host = first_host(found.get("SLURM_STEP_NODELIST") or found.get("SLURM_NODELIST", ""))
-    number = sum(int(re.sub(r"\D", "", found.get(name, "")) or 0) * factor
-                 for name, factor in (("SLURM_JOB_ID", 16), ("SLURM_STEP_ID", 1)))  # fmt: skip
-    place = {"RANK": found["SLURM_PROCID"], "WORLD_SIZE": size,
-             "MASTER_ADDR": host, "MASTER_PORT": str(_PORTS[number % len(_PORTS)])}  # fmt: skip
+    job, step = (int(re.sub(r"\D", "", found.get(name, "")) or 0) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    number = 16 * job + step
+    variables = {
+        "RANK": found["SLURM_PROCID"],
+        "WORLD_SIZE": size,
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(_PORTS[number % len(_PORTS)]),
+    }
     if "SLURM_LOCALID" in found:
-        place["LOCAL_RANK"] = found["SLURM_LOCALID"]
-    return place | {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT") if found.get(name)}
+        variables["LOCAL_RANK"] = found["SLURM_LOCALID"]
+    return variables | {name: found[name] for name in ("MASTER_ADDR", "MASTER_PORT") if found.get(name)}
 
 
 def _of_mpirun(found: Mapping[str, str]) -> dict[str, str] | None:
     for rank, size, local_rank in _MPI:
         if found.get(size, "1") == "1" and found.get(rank, "0") == "0":
             continue
-        place = {name: found[source] for name, source in
-                 (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)) if source in found}  # fmt: skip
+        sources = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
+        variables = {name: found[source] for name, source in sources.items() if source in found}
         if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if not found.get(name)]:
             verb = "is" if len(missing) == 1 else "are"
             raise ValueError(
                 f"this is process {found.get(rank, '?')} of {found.get(size, '?')} by mpirun's {rank} and {size}, "
-                f"but {' and '.join(missing)} {verb} not set: hand them on (mpirun -x MASTER_ADDR=HOST "
+                f"but {' and '.join(missing)} {verb} not set: pass them on (mpirun -x MASTER_ADDR=HOST "
                 "-x MASTER_PORT=29500, the host of process 0 and a free port there), start with torchrun, or unset "
                 f"{size} and {rank} to use one rank"
             )
-        return place
+        return variables
     return None
 
 

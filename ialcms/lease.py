@@ -27,7 +27,7 @@ from typing import Any
 
 from ialcms.reading.text import parse_json
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 FILE_NAME = ".lock"
 RENEW_S = 3.0
@@ -42,7 +42,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 class Owner:
     """Who holds a folder, as the file says."""
 
-    token: str  # another one for every lease
+    token: str  # random, of this lease
     purpose: str
     host: str
     process: int
@@ -92,8 +92,8 @@ class Lease:
     def __enter__(self) -> Lease:
         try:
             self._make_folder()
-            while not self._appear():
-                self._outlive_owner()
+            while not self._create():
+                self._wait_for_owner()
         except OSError as error:
             self._remove_folders()
             raise ValueError(
@@ -140,8 +140,8 @@ class Lease:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
-    def _appear(self) -> bool:
-        """Put the file there, whole, unless there is one."""
+    def _create(self) -> bool:
+        """Create the file, whole, unless there is one."""
         temporary = self.folder / f"{FILE_NAME}-{self.token}"
         try:
             with open(temporary, "wb") as file:
@@ -157,13 +157,13 @@ class Lease:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                return self._appear_without_links()
+                return self._create_without_links()
         finally:
             temporary.unlink(missing_ok=True)
         self._descriptor = os.open(self._path, os.O_RDWR)
         return True
 
-    def _appear_without_links(self) -> bool:
+    def _create_without_links(self) -> bool:
         try:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
@@ -172,17 +172,17 @@ class Lease:
         _flush(self._descriptor)
         return True
 
-    def _outlive_owner(self) -> None:
-        """Watch the file that is there until its owner shows that it lives (ValueError) or is certain not to."""
+    def _wait_for_owner(self) -> None:
+        """Watch the file that is there until its owner is seen to run (ValueError), or has ended or stood still."""
         first = _read(self._path)
-        still_s, looked, told = 0.0, time.monotonic(), False
+        still_s, looked, is_logged = 0.0, time.monotonic(), False
         owner = _parse(first)
         while owner is None or not owner.has_ended():
             if owner is not None and owner.is_here():
                 raise self._refusal(owner)
-            if owner is not None and still_s >= 2 * RENEW_S and not told:
-                told = True
-                log.warning("%s %s is held by %s: waiting whether it still is", self.name, self.folder, owner)
+            if owner is not None and still_s >= 2 * RENEW_S and not is_logged:
+                is_logged = True
+                log.warning("%s %s is held by %s: waiting to see whether it runs", self.name, self.folder, owner)
             time.sleep(_POLL_S)
             now = _read(self._path)
             if now is None:
@@ -192,7 +192,7 @@ class Lease:
                 if owner is not None and after is not None and after.token == owner.token:
                     raise self._refusal(owner)
                 return
-            # a file system that does not answer for a while hinders the owner, too: that time does not count
+            # a file system that does not answer for a while holds up the owner, too: that time does not count
             still_s += min(time.monotonic() - looked, 2 * _POLL_S)
             looked = time.monotonic()
             if still_s >= STALE_S:
@@ -214,7 +214,7 @@ class Lease:
             aside.unlink(missing_ok=True)
             return
         aside.unlink(missing_ok=True)
-        who = str(owner) if owner else "a job that left no name"
+        who = str(owner) if owner else "an unknown job"
         why = "has ended" if owner and owner.has_ended() else f"has not renewed its lock for {STALE_S:g} s"
         log.warning("%s %s was held by %s, which %s: taken over", self.name, self.folder, who, why)
 
@@ -240,7 +240,7 @@ class Lease:
             content = _read(self._path)
             if content is None and self.folder.is_dir():
                 old = self._descriptor
-                if self._appear():
+                if self._create():
                     os.close(old)
                     return
                 content = _read(self._path)

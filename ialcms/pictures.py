@@ -1,7 +1,7 @@
 """Opening pictures: the only place that gives a file's bytes to Pillow.
 
-The formats are named. Pillow knows fifty more, some of which it hands to other programs (EPS to Ghostscript), and what
-is named .jpg may be any of them.
+Only the named formats are opened. Pillow knows fifty more, some of which it hands to other programs (EPS to
+Ghostscript), and a file named .jpg may be any of them.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def upright(image: Image.Image) -> Image.Image:
         orientation = image.getexif().get(_ORIENTATION)
     except (*_PILLOW_ERRORS, KeyError, TypeError, IndexError, ZeroDivisionError):
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    transposition = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if transposition is None else image.transpose(transposition)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -20,13 +20,14 @@ Pictures are uint8, which the visual net normalises, or float32 and already norm
 `ialcms.data.train_batches.normalise_objects`.
 
 Checkpoints of the authors hold a `state_dict` whose names carry the prefixes `net_wrapper.av_separator.` and
-`net_wrapper.critics.`. Files are read with `weights_only=True`: nothing in them is executed.
+`net_wrapper.critics.`. Files are read with `weights_only=True`: nothing in them is executed. `ialcms import` makes a
+run's folder of such a file.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,12 +104,12 @@ _SPECTRAL = {
 
 @dataclass(frozen=True)
 class Account:
-    """What became of the names of a published state: every name is in exactly one of the lists."""
+    """Which tensors of a file fill which of our networks: each name of the file is in exactly one of the lists."""
 
-    matched: dict[str, str]  # published name -> ours
-    unexpected: list[str]  # published names that our networks have no place for
-    missing: list[str]  # names of ours that the published state does not fill
-    misshapen: list[str]  # "published name: its shape, our shape"
+    matched: dict[str, str]  # name in the file -> ours
+    unexpected: list[str]  # names in the file that our networks do not have
+    missing: list[str]  # our names that the file does not fill
+    misshapen: list[str]  # "name in the file: its shape, our shape"
 
     @property
     def complete(self) -> bool:
@@ -156,6 +157,12 @@ def _to_hooked(name: str) -> str:
     return name
 
 
+def import_remedy(path: str | Path) -> str:
+    """What to say where a file of weights is given instead of a run's folder."""
+    command = f"ialcms import {path} --config duet --out {Path('runs') / Path(path).stem}"
+    return f"{path} is a file of weights, not a run's folder; make one of it: {command}"
+
+
 def read_published(path: str | Path) -> Weights:
     """The tensors of an authors' checkpoint, or of any file that holds a (nested) `state_dict`, by their names.
 
@@ -174,7 +181,7 @@ def read_published(path: str | Path) -> Weights:
 
 
 def with_usual_prefixes(weights: Weights, separator: Separator, critic: Critic | None) -> Weights:
-    """Published names under any prefix, as of a larger network that holds ours, with those of authors' checkpoints."""
+    """Published names under any prefix, as in a larger network that holds ours, renamed as in authors' checkpoints."""
     state, notes = dict(weights.state), list(weights.notes)
     for network, usual, module in (("separator", _SEPARATOR_PREFIX, separator), ("critic", _CRITIC_PREFIX, critic)):
         names = [] if module is None else [published_name(f"{network}.{name}") for name in module.state_dict()]
@@ -186,30 +193,43 @@ def with_usual_prefixes(weights: Weights, separator: Separator, critic: Critic |
     return Weights(state, tuple(notes))
 
 
-def load_into(weights: Mapping[str, Any], separator: Separator, critic: Critic | None) -> Account:
-    """Copy published arrays into our networks; what does not fit is left alone and told in the account.
+def load_into(
+    weights: Mapping[str, Any],
+    separator: Separator,
+    critic: Critic | None,
+    rename: Callable[[str], str | None] = our_name,
+) -> Account:
+    """Copy published arrays into our networks; those that do not fit are left out and listed in the account.
 
-    weights may hold one network only: the other's names are then missing, not wrong.
+    weights may hold one network only: the other's names are then listed as missing. rename: a name of `weights` -> our
+    name, 'separator.' or 'critic.' first, or None for a tensor that we do not have.
     """
     targets = {f"separator.{name}": value for name, value in separator.state_dict().items()}
     if critic is not None:
         targets |= {f"critic.{name}": value for name, value in critic.state_dict().items()}
     matched: dict[str, str] = {}
     unexpected, misshapen = [], []
-    for published, array in weights.items():
-        ours = our_name(published)
+    for name, array in weights.items():
+        ours = rename(name)
         if ours is None or ours not in targets:
-            unexpected.append(published)
+            unexpected.append(name)
             continue
-        value = torch.as_tensor(array)
-        if value.shape != targets[ours].shape:
-            misshapen.append(f"{published}: {tuple(value.shape)}, ours {tuple(targets[ours].shape)}")
+        value, wanted = _tensor(array), tuple(targets[ours].shape)
+        if value is None or value.shape != wanted:
+            misshapen.append(f"{name}: {'no tensor' if value is None else tuple(value.shape)}, ours {wanted}")
             continue
         targets[ours].copy_(value)  # state_dict shares its tensors with the module
-        matched[published] = ours
+        matched[name] = ours
     filled = set(matched.values())
     missing = [name for name in targets if name not in filled]
     return Account(matched, unexpected, missing, misshapen)
+
+
+def _tensor(array: Any) -> Tensor | None:
+    try:
+        return torch.as_tensor(array)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def load_published(weights: Mapping[str, Any] | str | Path, config: Config) -> tuple[Separator, Critic]:

@@ -1,16 +1,22 @@
-"""What goes to a terminal: names come from data, and a name may hold the commands that move a terminal's cursor."""
+"""What is printed: control characters in names, which come from data, as escapes; commands that work as printed."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from ialcms.reading.words import printable
 
 # Of progress bars and log lines: back to the beginning of the line, and clear it.
 _ALLOWED = ("\r\x1b[K", "\r")
+# Programs that are modules under another name.
+_MODULES = {"tensorboard": "tensorboard.main"}
 
 
 class PlainOutput:
@@ -41,3 +47,21 @@ def plain_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def runnable(program: str, *arguments: str | Path) -> str:
+    """A command line for a program of this Python's environment, which need not be activated where it is pasted."""
+    folder = Path(sys.executable).parent
+    found = shutil.which(program)
+    if found is not None and os.path.samefile(Path(found).parent, folder):
+        words = [program]
+    elif (folder / program).exists():
+        words = [_from_here(folder / program)]
+    else:
+        words = [_from_here(Path(sys.executable)), "-m", _MODULES.get(program, program)]
+    return shlex.join([*words, *map(str, arguments)])
+
+
+def _from_here(path: Path) -> str:
+    """By the shorter of its names."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -3,7 +3,7 @@
     python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
     python -m launch.local evaluate runs/demo           # as many ranks as GPUs, one without any
 
-Ctrl-C, TERM, or closing the terminal lets the ranks save at the end of a step; started again they go on from there.
+Ctrl-C, TERM, or closing the terminal lets the ranks save at the end of a step; started again they resume from there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str], ranks: int) -> int:
 
 
 def _without_other_launchers() -> dict[str, str]:
-    """The environment without what makes a process one of many in another job, like a shell in an allocation."""
+    """The environment without what makes a process a rank of another job, as in a shell of an allocation."""
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "SLURM_NODEID")
     starts = ("TORCHELASTIC_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_", "PMI_", "PMIX_")
     return {name: value for name, value in os.environ.items() if name not in names and not name.startswith(starts)}

@@ -3,7 +3,7 @@
     python -m launch.slurm --nodes=2 --gpus-per-node=4 --time=24:00:00 train configs/duet.yaml train.steps=50000
     python -m launch.slurm --dry-run --array=0-4 sweep configs/demo.yaml       # prints the script, submits nothing
     python -m launch.slurm evaluate runs/duet-1234
-    python -m launch.slurm --array=0-7 --cpus-per-task=16 pack data/music --out data/music-shards
+    python -m launch.slurm --array=0-7 --cpus-per-task=16 pack data/music --out data/music/shards
 
 What comes before the verb are options of sbatch, what comes after it goes to the script.
 """
@@ -70,7 +70,9 @@ def result_lines(verb: str, arguments: Sequence[str], job: str) -> list[str]:
     positional = arguments[2:] if arguments[0] == "--list" else arguments
     folder = _value_of("--folder", arguments) if verb == "train" else ""
     folder = folder or f"runs/{Path(positional[0]).stem}-{job}"
-    return [f"run folder: {folder}", f"curves: tensorboard --logdir {folder}"]
+    # a sweep has a run in each folder below; a run is shown beside its neighbours
+    curves = folder if verb == "sweep" or "/" not in folder else Path(folder).parent
+    return [f"run folder: {folder}", f"curves: tensorboard --logdir {curves}"]
 
 
 def _join_values(options: Sequence[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stop signals of a launcher: handed to its ranks, each once, who then end in their own time."""
+"""Stop signals of a launcher: passed on to its ranks, once to each, which then save and end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _POLL_S = 0.2
 
 
 class StopRequests:
-    """Use as a context manager around the ranks' life.
+    """Use as a context manager while ranks run.
 
     TERM, USR1, INT or HUP (unless nohup has it ignored) reach every child process as one INT, also one that starts
-    later; a second INT kills them. INT, because some clusters send TERM and USR1 to the children themselves too, and to
-    a rank the second signal of a kind means "at once". Without any child this process ends, with exit code 1: it
-    still waits for other machines then.
+    later; a second INT kills them. They get INT, because some clusters send TERM and
+    USR1 to the children, too. Without any child this process ends, with exit code 1: then it still waits for the other
+    nodes.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class StopRequests:
         os.close(self._writing)
 
     def _pass_on(self) -> None:
-        told: set[int] = set()
+        informed: set[int] = set()
         while not self._over:
             ready, _, _ = select.select([self._reading], [], [], _POLL_S)
             received = os.read(self._reading, 64) if ready else b""
@@ -60,18 +60,18 @@ class StopRequests:
             if not self.asked or self._over:
                 continue
             processes = children()
-            if not processes and not told:
+            if not processes and not informed:
                 os._exit(1)
             for process in processes:
                 if at_once:
                     send(process, signal.SIGKILL)
-                elif process not in told:
+                elif process not in informed:
                     send(process, signal.SIGINT)
-                    told.add(process)
+                    informed.add(process)
 
 
 def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
-    """Those signals that are ours to handle: not a hangup under nohup."""
+    """The signals to handle: not a hangup under nohup."""
     return [number for number in numbers if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 

@@ -1,10 +1,10 @@
-"""The ranks of one machine, alone or as one node of many: torchrun that lets the program stop in its own time.
+"""The ranks of one machine, alone or as one node of many: torchrun that waits until they have saved.
 
     python -m launch.workers --workers 2 train configs/demo.yaml
     srun python -m launch.workers --nodes 2 --head n1:29500 --id 17.0 train configs/demo.yaml     # once on every node
 
 torchrun by itself kills its ranks 30 s after a signal, and USR1 kills it and leaves them behind. Here a request to
-stop (TERM, USR1, INT, HUP) is handed to the ranks, who save and leave at the end of a step, however long that takes.
+stop (TERM, USR1, INT, HUP) is handed to the ranks, who save and end after the step, however long that takes.
 A second INT ends them at once.
 """
 
@@ -33,17 +33,17 @@ _PARENT_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this machine stands in the job."""
+class Node:
+    """This machine among those of the job."""
 
-    nodes: int = 1
-    node: int = 0  # this one's number; rank 0 is on node 0
+    num_nodes: int = 1
+    index: int = 0  # of this one; rank 0 is on node 0
     head: str = "127.0.0.1:0"  # HOST:PORT of node 0; port 0, on one node: any that is free
-    run_id: str = "local"  # another one for every start
+    run_id: str = "local"  # of this start: another one for each
 
     @classmethod
-    def of(cls, nodes: int, node: int | None, head: str, run_id: str) -> Place:
-        """The place that the options name; ValueError for one that cannot be.
+    def of(cls, nodes: int, node: int | None, head: str, run_id: str) -> Node:
+        """The node that the options name; ValueError for one that cannot be.
 
         nodes, head, run_id: as above; node: None for the number that SLURM gives this machine, if the job has several.
         On one machine SLURM's number is that of another job: a shell in an allocation has it, too.
@@ -61,30 +61,31 @@ class Place:
         return cls(nodes, node, head, run_id)
 
 
-def run(arguments: Sequence[str], ranks: int, place: Place | None = None, notes: Path | None = None) -> int:
+def run(arguments: Sequence[str], ranks: int, node: Node | None = None, notes: Path | None = None) -> int:
     """Run `ialcms ARGUMENTS` on `ranks` ranks of this machine until all have ended; returns an exit code.
 
     0: they ended well; 2: they refused their input; 1: one of them crashed.
-    notes: a folder that gets an empty file that says how it ended, because what srun returns does not: `ended` when all
-    ranks returned 0; `stopped` when our request ended them before they could heed it; `refused`; `crashed` when one
-    ended otherwise, unasked.
+    arguments: verb and arguments of ialcms. ranks: on this machine. node: which machine of the job this is.
+    notes: a folder for an empty file whose name says how it ended, as the exit code of srun does not: `ended` when all
+    ranks returned 0; `stopped` when a request ended them before they could obey it; `refused`; `crashed` when one ended
+    otherwise, without a request.
     """
-    place = place or Place()
+    node = node or Node()
     with StopRequests() as stop:
         # Seconds of imports, in which a request must not get lost.
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # _explain says it in a line
-        host, _, port = place.head.rpartition(":")
+        host, _, port = node.head.rpartition(":")
         config = LaunchConfig(
-            min_nodes=place.nodes,
-            max_nodes=place.nodes,
+            min_nodes=node.num_nodes,
+            max_nodes=node.num_nodes,
             nproc_per_node=ranks,
             rdzv_backend="static",  # the nodes are known and numbered
             rdzv_endpoint=f"{host}:{int(port) or _free_port()}",
-            rdzv_configs={"rank": place.node},
-            run_id=place.run_id,
+            rdzv_configs={"rank": node.index},
+            run_id=node.run_id,
             max_restarts=0,  # a job that crashed starts again as a whole
             signals_to_handle="SIGQUIT",  # StopRequests has the others
         )
@@ -102,7 +103,7 @@ def run(arguments: Sequence[str], ranks: int, place: Place | None = None, notes:
 def end_with_parent(notes: Path | None = None) -> None:
     """End this process and its ranks, as a crash, when the process that started it dies.
 
-    That is SLURM's step daemon. Without it nobody would end this node's ranks, nor miss them, before the time limit.
+    That is SLURM's step daemon. Without this, the ranks would wait for the lost node until the time limit.
     """
     parent = os.getppid()
 
@@ -119,7 +120,7 @@ def end_with_parent(notes: Path | None = None) -> None:
 
 
 def default_ranks() -> int:
-    """One rank per GPU that is ours on this machine, one without any."""
+    """One rank per GPU of the job on this machine, one without any."""
     granted = os.environ.get("SLURM_GPUS_ON_NODE", "")
     if granted.isdigit():
         return max(1, int(granted))
@@ -135,9 +136,9 @@ def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
         return REFUSED, BAD_INPUT  # the program has said why
     if stop_asked and not _NOT_LISTENING_YET.isdisjoint(codes.values()):
         return STOPPED, 0  # so it has nothing to save
-    ended = [f"rank {rank} {_how(code)}" for rank, code in codes.items() if code != -signal.SIGTERM]  # torchrun's own
+    ended = [f"rank {rank} {_how(code)}" for rank, code in codes.items() if code != -signal.SIGTERM]  # by torchrun
     print(f"launch: on {socket.gethostname()} {', '.join(ended)}", file=sys.stderr)
-    # After a request it may have been our neighbours' end that brought it down: they know better.
+    # After a request it may have crashed because another node had ended: that one leaves the note.
     return "" if stop_asked else CRASHED, 1
 
 
@@ -160,8 +161,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, help="on this machine (default: one per GPU, or one)")
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")
     parser.add_argument("--node", type=int, help="number of this one, from 0 (default: SLURM_NODEID)")
-    parser.add_argument("--head", default=Place.head, metavar="HOST:PORT", help="of machine 0, free and reachable")
-    parser.add_argument("--id", default=Place.run_id, help="of this start, the same on all machines")
+    parser.add_argument("--head", default=Node.head, metavar="HOST:PORT", help="of node 0, free and reachable")
+    parser.add_argument("--id", default=Node.run_id, help="of this start, the same on all nodes")
     parser.add_argument("--notes", type=Path, metavar="DIR", help="folder for a note of how it ended")
     parser.add_argument("--end-with-parent", action="store_true", help="crash when the process that starts this dies")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
@@ -169,7 +170,7 @@ def main() -> int:
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
     try:
-        place = Place.of(args.nodes, args.node, args.head, args.id)
+        node = Node.of(args.nodes, args.node, args.head, args.id)
         ranks = default_ranks() if args.workers is None else args.workers
         if ranks < 1:
             raise ValueError(f"--workers is {ranks}; at least one rank is needed")
@@ -179,7 +180,7 @@ def main() -> int:
     if args.end_with_parent:
         end_with_parent(args.notes)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
-    return run(args.arguments, ranks, place, args.notes)
+    return run(args.arguments, ranks, node, notes=args.notes)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     manifest, unusable = adopt(tars, Reading(fields={"instrument": "label"}), jobs=8)
 
 Every tar is read once, from front to back, and stays as it is. What was found lies in the folder `.adopting` until all
-are read: a run that was killed goes on with the tars that it had not finished.
+are read: a run that was killed resumes with the tars that it had not finished.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from shards.foreign_clips import FoundClip, Reading, examine, split_of_name
 
 _RECORDS = ".adopting"
 _MOST_TARS = 1_000_000
-_LARGEST_CLIP = 1 << 32  # bytes of one key's members, which are held in memory
+_LARGEST_CLIP = 1 << 32  # bytes of one key's members, which are all in memory at a time
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 
 
@@ -88,7 +88,7 @@ def find_tars(names: Sequence[str]) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, str]:
-    """As 'pack' writes them: training first, then validation, test, others; a lost manifest comes out as it was."""
+    """As 'pack' writes them: training first, then validation, test, others; a lost manifest is restored as it was."""
     split = split_of_name(path.name)
     return SPLITS.index(split) if split else len(SPLITS), path.name
 
@@ -230,7 +230,7 @@ def _hash_up_to(file: BinaryIO, sha256: Any, start: int, end: int) -> None:
 
 
 def _groups(members: Iterator[Member]) -> Iterator[list[Member]]:
-    """Runs of members with one key; what is no file is a run of its own.
+    """Runs of members with one key; a member that is no file is a run by itself.
 
     Where the tar breaks off, what came before is a run too: it may be whole.
     """
@@ -288,8 +288,8 @@ def _join(folder: Path, found: list[FoundShard], digest: str, reading: Reading) 
             if problem:
                 is_folder = problem.startswith("a folder")  # many tars have them, and they hold nothing
                 unusable += [] if is_folder else [Unusable(shard.name, clip.key, problem)]
-                place = {"key": clip.key, "shard": shard.name, "offset": clip.offset, "size": clip.size}
-                removed.append({**place, "reason": problem})
+                member = {"key": clip.key, "shard": shard.name, "offset": clip.offset, "size": clip.size}
+                removed.append({**member, "reason": problem})
                 continue
             seen[clip.key] = shard.name
             usable.append(clip)

@@ -42,10 +42,10 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
         check_picture(name, members[name], of_frame, ("JPEG",))
     try:
         metadata = parse_json(members["json"])
-        told = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
+        stated = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(".json is damaged") from error
-    for name, value in told.items():
+    for name, value in stated.items():
         if value != getattr(clip, name):
             raise ValueError(f".json says {name} {shown(value)}, the manifest {getattr(clip, name)!r}")
 

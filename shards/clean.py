@@ -1,4 +1,4 @@
-"""Cleaning of detections: pure functions on (D, 7) arrays that also count what falls to which rule.
+"""Cleaning of detections: pure functions on (D, 7) arrays that also count what each rule rejects.
 
 A row is frame_index, class_id, confidence, x1, y1, x2, y2 (pixels). Two rules, thresholds in the data set's YAML:
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,27 @@ FRAME, CLASS, CONFIDENCE, X1, Y1, X2, Y2 = range(7)
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What is left of a clip's boxes, and what became of the others."""
+    """What is left of a clip's boxes, and how many were rejected."""
 
     boxes: Detections  # (D', 7), by frame, then by falling confidence
     rejected: dict[str, int]  # boxes that each rule rejected
     dropped: str | None  # why the clip cannot be used, or None
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """Boxes (D, 7) that are left so far, and how many each rule has rejected."""
+
+    boxes: Detections
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def keep(self, kept: NDArray[np.bool_], rule: str) -> Remaining:
+        """Those of the rows `kept` (D,); the others are counted under the rule's name."""
+        return Remaining(self.boxes[kept], self.rejected + Counter({rule: int((~kept).sum())}))
+
+    def sorted(self) -> Remaining:
+        """By frame, then by falling confidence, then as given."""
+        return Remaining(self.boxes[by_frame(self.boxes)], self.rejected)
 
 
 def read_detections(path: Path) -> Detections:
@@ -57,14 +73,14 @@ def read_detections(path: Path) -> Detections:
         return np.zeros((0, 7), np.float32)
     if values.ndim != 2 or values.shape[1] != 7:
         raise ValueError(f"detections have shape {tuple(values.shape)[:3]}, not (D, 7)")
-    with np.errstate(over="ignore"):  # what is too large for 32 bits becomes infinite, and falls
+    with np.errstate(over="ignore"):  # what is too large for 32 bits becomes infinite, and is rejected
         return values.astype(np.float32)
 
 
 def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str], tree: Path | None = None) -> None:
     """Raises ValueError for an unknown rule and for instruments of which the rule must know the class but does not.
 
-    Where `tree` tells what the class ids in its detections mean, the data set must mean the same.
+    Where `tree` has a record of what the class ids in its detections mean, they must be the data set's.
     """
     if rule not in RULES:
         raise ValueError(f"cleaning rule '{rule}' is unknown; choose {', '.join(RULES)}")
@@ -94,60 +110,59 @@ def clean_clip(
 ) -> Cleaned:
     """Apply a rule ("music", "coseparation" or "none") to a clip's detections.
 
-    `frames` are the numbers of the frames that exist. Rows that are no boxes or name a missing frame fall under
-    every rule; the data set's skip list holds under the two that clean.
+    `frames` are the numbers of the frames that exist. Every rule rejects rows that are no boxes or name a missing
+    frame; the skip list of the data set holds under the two rules that clean. ValueError for frames counted from 0.
     """
     assert rule in RULES
-    rejected: Counter[str] = Counter()
     if rule != "none" and video in dataset.skip_videos:
         return Cleaned(boxes[:0], {"video on the skip list": len(boxes)}, "video on the skip list")
-    boxes = keep(boxes, is_box(boxes), rejected, "not finite, or an inverted box")
-    boxes = keep(boxes, np.isin(boxes[:, FRAME], list(frames)), rejected, "frame does not exist")
+    left = Remaining(boxes).keep(is_box(boxes), "not finite, or an inverted box")
+    _refuse_counting_from_0(left.boxes, frames)
+    left = left.keep(np.isin(left.boxes[:, FRAME], list(frames)), "frame does not exist")
     dropped = None
     if rule == "music":
-        boxes = clean_music(boxes, dataset.instruments[instrument], dataset.music, rejected)
+        left = clean_music(left, dataset.instruments[instrument], dataset.music)
     elif rule == "coseparation":
-        boxes = clean_coseparation(boxes, dataset.coseparation, rejected)
-        if len(boxes) < dataset.coseparation.min_boxes:
+        left = clean_coseparation(left, dataset.coseparation)
+        if len(left.boxes) < dataset.coseparation.min_boxes:
             dropped = f"fewer than {dataset.coseparation.min_boxes} boxes left"
-        elif len(boxes) > dataset.coseparation.max_boxes:
+        elif len(left.boxes) > dataset.coseparation.max_boxes:
             dropped = f"more than {dataset.coseparation.max_boxes} boxes left"
-    if not len(boxes):
+    if not len(left.boxes):
         dropped = "no box left"
-    return Cleaned(boxes[by_frame(boxes)], {rule: count for rule, count in rejected.items() if count}, dropped)
+    return Cleaned(left.sorted().boxes, {rule: count for rule, count in left.rejected.items() if count}, dropped)
 
 
-def clean_music(
-    boxes: Detections, rule: InstrumentRule, thresholds: MusicThresholds, rejected: Counter[str]
-) -> Detections:
+def _refuse_counting_from_0(boxes: Detections, frames: Collection[int]) -> None:
+    """Raises ValueError for boxes that name frames 0 to N - 1 where the tree has 1 to N: all would be off by one."""
+    if len(boxes) and 0 not in frames and boxes[:, FRAME].min() == 0 and boxes[:, FRAME].max() < max(frames):
+        raise ValueError(
+            f"detections name frame 0, but frames count from 1 (here {min(frames)} to {max(frames)}); add 1 to the "
+            "first column"
+        )
+
+
+def clean_music(left: Remaining, rule: InstrumentRule, thresholds: MusicThresholds) -> Remaining:
     """The method's rule: own class, confidence, the best box per frame and class, the K best classes of a frame."""
     if rule.class_id is not None:
-        boxes = keep(boxes, boxes[:, CLASS] == rule.class_id, rejected, "other class than the instrument's")
+        left = left.keep(left.boxes[:, CLASS] == rule.class_id, "other class than the instrument's")
     least = thresholds.min_confidence if rule.min_confidence is None else rule.min_confidence
-    confidence = boxes[:, CONFIDENCE]
-    boxes = keep(boxes, (confidence >= least) & (confidence <= rule.max_confidence), rejected, "confidence")
-    boxes = boxes[by_frame(boxes)]
-    boxes = keep(
-        boxes, _rank_in_group(boxes[:, [FRAME, CLASS]]) < 1, rejected, "not the best of its class in the frame"
-    )
-    best = _rank_in_group(boxes[:, [FRAME]]) < thresholds.classes_per_frame
-    return keep(boxes, best, rejected, "not among the best classes of the frame")
+    confidence = left.boxes[:, CONFIDENCE]
+    left = left.keep((confidence >= least) & (confidence <= rule.max_confidence), "confidence").sorted()
+    is_best = _rank_in_group(left.boxes[:, [FRAME, CLASS]]) < 1
+    left = left.keep(is_best, "not the best of its class in the frame")
+    is_among_best = _rank_in_group(left.boxes[:, [FRAME]]) < thresholds.classes_per_frame
+    return left.keep(is_among_best, "not among the best classes of the frame")
 
 
-def clean_coseparation(boxes: Detections, thresholds: CoseparationThresholds, rejected: Counter[str]) -> Detections:
+def clean_coseparation(left: Remaining, thresholds: CoseparationThresholds) -> Remaining:
     """Co-Separation's rule: confidence, no two boxes on the same spot, the clip's most confident classes."""
-    boxes = keep(boxes, boxes[:, CONFIDENCE] > thresholds.min_confidence, rejected, "confidence")
-    boxes = boxes[by_frame(boxes)]
-    boxes = keep(boxes, ~_overlapped(boxes, thresholds.max_iou), rejected, "overlaps a more confident box")
-    best = {class_id: boxes[boxes[:, CLASS] == class_id, CONFIDENCE].max() for class_id in np.unique(boxes[:, CLASS])}
+    left = left.keep(left.boxes[:, CONFIDENCE] > thresholds.min_confidence, "confidence").sorted()
+    left = left.keep(~_overlapped(left.boxes, thresholds.max_iou), "overlaps a more confident box")
+    ids, confidence = left.boxes[:, CLASS], left.boxes[:, CONFIDENCE]
+    best = {class_id: confidence[ids == class_id].max() for class_id in np.unique(ids)}
     classes = sorted(best, key=lambda class_id: -best[class_id])[: thresholds.classes_per_clip]
-    return keep(boxes, np.isin(boxes[:, CLASS], classes), rejected, "not among the best classes of the clip")
-
-
-def keep(boxes: Detections, kept: NDArray[np.bool_], rejected: Counter[str], rule: str) -> Detections:
-    """The kept rows; the others are counted under the rule's name."""
-    rejected[rule] += int((~kept).sum())
-    return boxes[kept]
+    return left.keep(np.isin(ids, classes), "not among the best classes of the clip")
 
 
 def is_box(boxes: Detections) -> NDArray[np.bool_]:

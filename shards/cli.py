@@ -9,23 +9,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ialcms.data.manifest import FILE_NAME, SPLITS, read_manifest
+from ialcms.data.manifest import FILE_NAME, SPLITS
 from ialcms.overwriting import lies_in, refuse_overwriting
 from shards.clean import RULES
 from shards.clean_tree import clean_tree
-from shards.cli_adopt import add_adopt, remake
+from shards.cli_adopt import add_adopt
 from shards.cli_common import add_verb, positive, print_some
 from shards.cli_detect import add_detect
 from shards.cli_stats import add_stats
+from shards.cli_verify import add_verify
 from shards.cli_video import add_clips
-from shards.datasets import Dataset, load_dataset, read_video_list
+from shards.datasets import Dataset, read_video_list
 from shards.encode import AUDIO_FORMATS, EncodeOptions
 from shards.entries import Entry, check_keys, csv_name, parse_path_map, read_index, write_index
 from shards.index import TreeLayout, drop_missing, scan_tree, shared_videos, split_by_clip, split_by_video
+from shards.other_class import MOST, count_other_class, refuse_other_class
 from shards.pack import REPORT_NAME, PackOptions, pack
 from shards.pack_parts import Part, join_parts, pack_part
 from shards.report import Report
-from shards.verify import check_manifest, drop_bad_clips, verify
+from shards.tree_dataset import choose_dataset, record_dataset
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -35,7 +37,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_clean(subparsers)
     _add_index(subparsers)
     _add_pack(subparsers)
-    _add_verify(subparsers)
+    add_verify(subparsers)
     add_adopt(subparsers)
     add_stats(subparsers)
 
@@ -55,7 +57,17 @@ def _add_map_argument(parser: argparse.ArgumentParser) -> None:
 
 def _add_dataset_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dataset", default="music", help="YAML file, or name of one in configs/datasets (default: %(default)s)"
+        "--dataset", help="YAML file, or name of one in configs/datasets (default: the one recorded in the tree, music)"
+    )
+
+
+def _add_max_other_class_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-other-class",
+        type=float,
+        default=MOST,
+        metavar="SHARE",
+        help="of confident boxes of another class than their instrument's, past which to stop (default: %(default)s)",
     )
 
 
@@ -72,13 +84,14 @@ def _add_clean(subparsers: Any) -> None:
     parser = add_verb(
         subparsers,
         "clean",
-        "write cleaned detections, and say which boxes and clips fall to which rule",
+        "write cleaned detections, and say which rule rejects which boxes and clips",
         "'pack' cleans too: this verb is for a look at the figures (--dry-run), or for other programs.",
         "ialcms data clean data/music --dataset music --rule music --out data/music/solo_detect_clean",
     )
     _add_layout_arguments(parser)
     _add_dataset_argument(parser)
     _add_max_bad_argument(parser)
+    _add_max_other_class_argument(parser)
     parser.add_argument("--rule", choices=RULES, default="music", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder of the new files (default: TREE/solo_detect_<rule>)")
     parser.set_defaults(func=_clean)
@@ -92,11 +105,27 @@ def _clean(args: argparse.Namespace) -> int:
         written_to = [out, *(out / name for name in {entry.instrument for entry in tree.entries})]
         if lies_in(folder, out) or any(lies_in(path, folder) for path in written_to):
             raise ValueError(f"--out {out} is, holds or lies in {folder}, which is read; give another folder")
+    dataset = _dataset(args.dataset, [args.tree], tree.entries)
     written = None if args.dry_run else out
-    report = clean_tree(tree.entries, written, args.rule, load_dataset(args.dataset), args.jobs, args.max_bad_fraction)
+    if args.rule == "music":
+        found = count_other_class(tree.entries, dataset, args.jobs)
+        if args.dry_run and found.share > args.max_other_class:
+            print(f"{found}; is it the right one (--dataset)?", file=sys.stderr)
+        elif not args.dry_run:
+            refuse_other_class(found, args.max_other_class)
+    report = clean_tree(
+        tree.entries, written, args.rule, dataset=dataset, jobs=args.jobs, max_bad_fraction=args.max_bad_fraction
+    )
     _print_report(report)
     print(f"would write to {out}" if args.dry_run else f"written to {out}")
     return 0
+
+
+def _dataset(given: str | None, folders: Sequence[Path], entries: Sequence[Entry]) -> Dataset:
+    """The data set of a tree, which is printed."""
+    chosen = choose_dataset(given, folders, {entry.instrument for entry in entries})
+    print(chosen)
+    return chosen.dataset
 
 
 def _add_index(subparsers: Any) -> None:
@@ -142,7 +171,8 @@ def _index(args: argparse.Namespace) -> int:
         for kind, clips in tree.missing.items():
             print_some(f"clip without {kind}", clips)
         print_some("instrument without a complete clip", tree.empty)
-        videos = read_video_list(args.test_videos) if args.test_videos else load_dataset(args.dataset).test_videos
+        dataset = _dataset(args.dataset, [args.tree], tree.entries)
+        videos = read_video_list(args.test_videos) if args.test_videos else dataset.test_videos
         split = split_by_video if args.by == "video" else split_by_clip
         entries = split(tree.entries, args.val_fraction, args.test_fraction, videos, args.seed)
         if not any(entry.split == "test" for entry in entries):
@@ -156,6 +186,8 @@ def _index(args: argparse.Namespace) -> int:
         print(f"would write to {out}")
     else:
         print("\n".join(str(path) for path in write_index(entries, out)))
+        if args.dataset is not None:
+            record_dataset(out, args.dataset)
     return 0
 
 
@@ -164,8 +196,8 @@ def _add_pack(subparsers: Any) -> None:
         subparsers,
         "pack",
         "clean the clips of index files and pack them into WebDataset shards",
-        "The same input gives the same bytes. A run that was killed goes on when it is started again.",
-        "ialcms data pack data/music --out data/music-shards --dataset music --jobs 8",
+        "The same input gives the same bytes. A run that was killed resumes when it is started again.",
+        "ialcms data pack data/music --out data/music/shards --dataset music --jobs 8",
     )
     defaults = EncodeOptions()
     parser.add_argument("index", type=Path, help="folder with {train,val,test}_solo_clip.csv")
@@ -173,6 +205,7 @@ def _add_pack(subparsers: Any) -> None:
     _add_map_argument(parser)
     _add_dataset_argument(parser)
     _add_max_bad_argument(parser)
+    _add_max_other_class_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards and their manifest")
     parser.add_argument("--clean", choices=RULES, default="music", help="cleaning rule (default: %(default)s)")
     parser.add_argument(
@@ -198,6 +231,8 @@ def _add_pack(subparsers: Any) -> None:
 
 def _pack(args: argparse.Namespace) -> int:
     entries = read_index(args.index, args.root, parse_path_map(args.map))
+    folders = [args.index, entries[0].tree]
+    dataset = Dataset() if args.clean == "none" else _dataset(args.dataset, folders, entries)
     options = PackOptions(
         encode=EncodeOptions(
             audio_format=args.audio_format,
@@ -206,11 +241,12 @@ def _pack(args: argparse.Namespace) -> int:
             longest_side=args.longest_side,
             jpeg_quality=args.jpeg_quality,
             clean=args.clean,
-            dataset=Dataset() if args.clean == "none" else load_dataset(args.dataset),
+            dataset=dataset,
         ),
         shard_mb=args.shard_mb,
         seed=args.seed,
         max_bad_fraction=args.max_bad_fraction,
+        max_other_class=args.max_other_class,
     )
     if args.dry_run:
         print("\n".join(_split_lines(entries)))
@@ -230,45 +266,6 @@ def _pack(args: argparse.Namespace) -> int:
     size = sum(shard.num_bytes for shard in manifest.shards)
     print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards, {size / 1e6:.1f} MB, in {manifest.folder}")
     return 0
-
-
-def _add_verify(subparsers: Any) -> None:
-    parser = add_verb(
-        subparsers,
-        "verify",
-        "read every shard against the manifest; exit code 1 if something is bad",
-        "Checks checksums, that every byte belongs to a clip, that sounds and pictures decode, boxes lie inside their\n"
-        "pictures, sounds are not silent. --fix writes a manifest without the bad clips and keeps the old one beside\n"
-        "it; the exit code is then 0 if what is left is whole. A manifest that was lost is made anew.",
-        "ialcms data verify data/music-shards --jobs 8",
-    )
-    parser.add_argument("shards", type=Path, help="folder of the shards and their manifest")
-    parser.add_argument("--fix", action="store_true", help="write a new manifest without the bad clips")
-    parser.set_defaults(func=_verify)
-
-
-def _verify(args: argparse.Namespace) -> int:
-    if args.fix and args.shards.is_dir() and not (args.shards / FILE_NAME).exists():
-        remake(args.shards, args.jobs, args.dry_run)
-        return 0
-    manifest = read_manifest(args.shards, check_shards=False)
-    print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards in {args.shards}")
-    if args.dry_run:
-        print("would read them all")
-        return 0
-    problems = check_manifest(manifest)
-    findings = verify(manifest, args.jobs)
-    lines = problems + [line for found in findings for line in found.lines()]
-    num_bad = sum(len(found.bad_clips) for found in findings)
-    print("\n".join([*lines, f"{num_bad} bad clips, {sum(not found.ok for found in findings)} bad shards"]))
-    if not lines:
-        return 0
-    if problems or not args.fix:
-        return 1
-    manifest = drop_bad_clips(manifest, findings)
-    left = [line for found in verify(manifest, args.jobs) for line in found.lines()]
-    print("\n".join([*left, f"new manifest: {len(manifest.clips)} clips in {len(manifest.shards)} shards"]))
-    return 1 if left else 0
 
 
 def _split_lines(entries: Sequence[Entry]) -> list[str]:

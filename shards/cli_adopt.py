@@ -26,7 +26,7 @@ def add_adopt(subparsers: Any) -> None:
         ".wav, .mp3), pictures (.<frame>.jpg, or one .jpg), boxes (.npy: frame, class, confidence, x1, y1, x2, y2)\n"
         "and metadata (.json). Other names are given by --member, '*' for the frame's number. Instrument, video and\n"
         "split are fields of the metadata, or groups of a pattern of the key. What cannot be used is named.",
-        "ialcms data adopt data/music-shards",
+        "ialcms data adopt data/music/shards",
         "ialcms data adopt 'data/my/train-{000000..000099}.tar' --member sound=mp3 --field instrument=label",
         "ialcms data adopt data/my --key-pattern '(?P<instrument>[a-z]+)_(?P<video>.{11})' --split train",
     )
@@ -43,7 +43,7 @@ def add_adopt(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="FACT=FIELD",
-        help=f"field of the metadata that tells a fact, like instrument=meta.label; facts: {', '.join(FACTS)}",
+        help=f"field of the metadata that has a fact, like instrument=meta.label; facts: {', '.join(FACTS)}",
     )
     parser.add_argument("--key-pattern", default="", metavar="REGEX", help="with groups named like the facts")
     parser.add_argument(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ialcms.overwriting import refuse_overwriting
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset
 from shards.published_detector.settings import POOLINGS, PublishedSettings, option
+from shards.tree_dataset import DEFAULT, record_dataset, recorded_name
+
+if TYPE_CHECKING:
+    from shards.detect import Detected
 
 # What runs networks is imported when it is needed: the other verbs start without torch.
 
@@ -24,16 +29,19 @@ def add_detect(subparsers: Any) -> None:
         "find objects in all frames of a tree, or train the detector that does (--train)",
         "Faster R-CNN: the published one, which Co-Separation shares as faster_rcnn_1_19_6984.pth and which is known\n"
         "by its content, or torchvision's. Detections go to TREE/solo_detect; clips that have some are left as they\n"
-        "are. With --coco, the boxes are another program's. With --train, a detector learns boxes in the CSV form of\n"
-        "Open Images and is written to --weights.",
+        "are. With --coco, the boxes are another program's; with --whole-frame, each is a whole frame. With --train,\n"
+        "a detector learns boxes in the CSV form of Open Images and is written to --weights.",
         "ialcms data detect data/music --weights faster_rcnn_1_19_6984.pth",
         "ialcms data detect --convert faster_rcnn_1_19_6984.pth detector.pt",
         "ialcms data detect data/music --coco boxes.json --dataset music",
+        "ialcms data detect data/mine --whole-frame",
         "ialcms data detect --train boxes.csv --images images --weights detector.pt --init coco.pth --dataset music",
     )
     parser.add_argument("tree", type=Path, nargs="?", help="folder of the prepared tree, with frames")
     parser.add_argument("--weights", type=Path, help="file of the detector: read, or written by --train")
-    parser.add_argument("--dataset", default="music", help="YAML file or name; its 'classes' (default: %(default)s)")
+    parser.add_argument(
+        "--dataset", help="YAML file or name; its 'classes' (default: the one recorded in the tree, music)"
+    )
     parser.add_argument("--backbone", default="resnet50", help="resnet50, mobilenet or small (default: %(default)s)")
     parser.add_argument("--devices", default="auto", help="auto, cpu, or a list like cuda:0,cuda:1 (default: all GPUs)")
     parser.add_argument("--min-score", type=float, default=0.3, help="of boxes to be written (default: %(default)s)")
@@ -41,6 +49,7 @@ def add_detect(subparsers: Any) -> None:
     parser.add_argument(
         "--every", type=positive, default=1, metavar="N", help="look at frames 1, 1 + N, 1 + 2 N, ... (default: all)"
     )
+    parser.add_argument("--whole-frame", action="store_true", help="no detector: the box of a frame is the whole frame")
     parser.add_argument(
         "--convert",
         type=Path,
@@ -75,18 +84,18 @@ def add_detect(subparsers: Any) -> None:
     training.add_argument("--steps", type=positive, default=20_000, help="(default: %(default)s)")
     training.add_argument("--learning-rate", type=float, default=1e-4, help="(default: %(default)s)")
     training.add_argument(
-        "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run goes on from (%(default)s)"
+        "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run resumes from (%(default)s)"
     )
     training.add_argument("--seed", type=int, default=0)
     parser.set_defaults(func=_detect)
 
 
 def _detect(args: argparse.Namespace) -> int:
-    ways = {"--train": args.train, "--convert": args.convert, "--coco": args.coco}
-    given = [name for name, value in ways.items() if value is not None]
+    ways = {"--train": args.train, "--convert": args.convert, "--coco": args.coco, "--whole-frame": args.whole_frame}
+    given = [name for name, value in ways.items() if value]
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)}: give one of them")
-    if args.tree is not None and given and given != ["--coco"]:
+    if args.tree is not None and given and given[0] not in ("--coco", "--whole-frame"):
         raise ValueError(f"{given[0]} needs no tree, but {args.tree} is given; detect in it by itself")
     unused = [name for name in _published(args) if given and (given, name) != (["--convert"], "pooling")]
     if unused:
@@ -97,7 +106,7 @@ def _detect(args: argparse.Namespace) -> int:
         return _train(args)
     if args.tree is None:
         raise ValueError("name the tree to detect in, or train with --train and --images")
-    return _detect_in_tree(args) if args.coco is None else _take_boxes(args)
+    return (_whole_frames if args.whole_frame else _detect_in_tree if args.coco is None else _take_boxes)(args)
 
 
 def _detect_in_tree(args: argparse.Namespace) -> int:
@@ -106,7 +115,7 @@ def _detect_in_tree(args: argparse.Namespace) -> int:
     options = DetectOptions(
         _weights(args),
         args.backbone,
-        _class_names(args.dataset),
+        _class_names(_tree_dataset(args)),
         min_score=args.min_score,
         batch=args.batch or 16,
         every=args.every,
@@ -120,10 +129,42 @@ def _detect_in_tree(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     found = detect_tree(clips, args.tree, options, devices)
+    _record(args)
+    return _print_detected(found, len(clips))
+
+
+def _whole_frames(args: argparse.Namespace) -> int:
+    from shards.detect import clips_to_detect
+    from shards.whole_frames import detect_whole_frames
+
+    if args.weights is not None:
+        raise ValueError("--whole-frame needs no detector; leave out --weights")
+    clips = clips_to_detect(args.tree)
+    name = args.dataset or recorded_name(args.tree)
+    dataset = None if name is None else load_dataset(name)
+    print(f"{len(clips)} clips; classes: {'the instruments' if dataset is None else dataset.name}")
+    if args.dry_run:
+        return 0
+    found = detect_whole_frames(clips, args.tree, dataset, every=args.every, jobs=args.jobs)
+    _record(args)
+    return _print_detected(found, len(clips))
+
+
+def _tree_dataset(args: argparse.Namespace) -> str:
+    """The name of the data set that is given or recorded in the tree, or the default."""
+    return args.dataset or recorded_name(args.tree) or DEFAULT
+
+
+def _record(args: argparse.Namespace) -> None:
+    if args.dataset is not None:
+        record_dataset(args.tree, args.dataset)
+
+
+def _print_detected(found: Sequence[Detected], num_clips: int) -> int:
     print_some("clip with a problem", [f"{result.clip}: {result.problem}" for result in found if result.problem])
     print(
         f"{sum(result.num_boxes for result in found)} boxes in {len(found)} clips; "
-        f"{len(clips) - len(found)} had detections already"
+        f"{num_clips - len(found)} had detections already"
     )
     return 0
 
@@ -148,7 +189,7 @@ def _convert(args: argparse.Namespace) -> int:
     detector = load_detector(
         source,
         args.backbone,
-        _class_names(args.dataset),
+        _class_names(args.dataset or DEFAULT),
         pooling=args.pooling,
     )
     print(detector.description)
@@ -167,12 +208,13 @@ def _take_boxes(args: argparse.Namespace) -> int:
     if args.weights is not None or args.every != 1:
         raise ValueError("--coco takes the boxes as they are; leave out --weights and --every")
     clips = clips_to_detect(args.tree)
-    boxes = read_coco(args.coco, _class_names(args.dataset), args.min_score)
+    boxes = read_coco(args.coco, _class_names(_tree_dataset(args)), args.min_score)
     left_out = ", ".join(f"{count} {what}" for what, count in boxes.left_out.items() if count)
     print(f"{boxes.num_boxes} boxes of {len(boxes.clips)} clips; left out: {left_out or 'nothing'}")
     if args.dry_run:
         return 0
     result = write_coco(boxes, clips, args.tree)
+    _record(args)
     print_some("clip of the tree without pictures in the files", result.without)
     print_some("clip of the files that is not in the tree", result.unknown)
     print(f"{result.num_boxes} boxes in {result.num_clips} clips; {result.num_kept} had detections already")
@@ -180,7 +222,7 @@ def _take_boxes(args: argparse.Namespace) -> int:
 
 
 def _class_names(dataset: str) -> tuple[str, ...]:
-    """Of the classes 1, 2, ... that a detector tells apart."""
+    """Of the classes 1, 2, ... that a detector distinguishes."""
     classes = load_dataset(dataset).classes
     if not classes or sorted(classes) != list(range(1, len(classes) + 1)):
         raise ValueError(
@@ -199,9 +241,10 @@ def _train(args: argparse.Namespace) -> int:
     weights = _weights(args)
     if weights.is_dir():
         raise ValueError(f"--weights {weights} is a folder; name a file, like {weights / 'detector.pt'}")
-    given = [path for path in (args.train, args.class_names, args.init, Path(args.dataset)) if path is not None]
+    dataset = args.dataset or DEFAULT
+    given = [path for path in (args.train, args.class_names, args.init, Path(dataset)) if path is not None]
     refuse_overwriting([weights], given, "name another file for --weights")
-    classes = _class_names(args.dataset)
+    classes = _class_names(dataset)
     names = read_class_names(args.class_names) if args.class_names else None
     examples, left_out = read_boxes(args.train, args.images, classes, names)
     counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
@@ -218,16 +261,9 @@ def _train(args: argparse.Namespace) -> int:
         save_every=args.save_every,
     )
     device = available_devices(args.devices, 1)[0]
-    unreadable: set[Path] = set()
-    train_detector(
-        examples,
-        classes,
-        weights,
-        options,
-        device,
-        args.jobs if args.jobs > 1 else 0,
-        unreadable,
+    trained = train_detector(
+        examples, classes, weights, options=options, device=device, loader_workers=args.jobs if args.jobs > 1 else 0
     )
-    print_some("picture that cannot be decoded", sorted(map(str, unreadable)))
+    print_some("picture that cannot be decoded", sorted(map(str, trained.unreadable)))
     print(f"detector written to {weights}")
     return 0

@@ -21,7 +21,7 @@ def add_stats(subparsers: Any) -> None:
         "clips, hours, videos and boxes per instrument, balance of the shards",
         f"Prints a table and writes it as {TABLE_NAME}, with the picture {PICTURE_NAME}. All of it comes from the\n"
         "manifest, in a moment: one process does it, whatever --jobs says.",
-        "ialcms data stats data/music-shards",
+        "ialcms data stats data/music/shards",
     )
     parser.add_argument("shards", type=Path, help="folder of the shards and their manifest, or the manifest alone")
     parser.add_argument("--out", type=Path, help="folder of table and picture (default: that of the manifest)")

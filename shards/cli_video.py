@@ -11,6 +11,7 @@ from ialcms.files import CLIPS_REPORT, write_whole
 from ialcms.overwriting import refuse_overwriting
 from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset, read_video_list
+from shards.tree_dataset import record_dataset
 from shards.video_lists import FORMATS, Listed, read_list, without_several
 
 # What decodes videos is imported when it is needed: the other verbs start without torch.
@@ -26,10 +27,12 @@ def add_clips(subparsers: Any) -> None:
         "ialcms data clips videos --list MUSIC_solo_videos.json --out data/music",
     )
     parser.add_argument("videos", type=Path, help="folder of videos")
-    parser.add_argument("--out", type=Path, required=True, metavar="TREE", help="prepared tree, new or to go on with")
+    parser.add_argument("--out", type=Path, required=True, metavar="TREE", help="prepared tree, new or to be continued")
     parser.add_argument("--list", type=Path, help="MUSIC's JSON, VGGSound's CSV or AudioSet's CSV")
-    parser.add_argument("--list-format", choices=FORMATS, help="(default: told from the file)")
-    parser.add_argument("--dataset", help="YAML file or name of a data set with the 'labels' of VGGSound or AudioSet")
+    parser.add_argument("--list-format", choices=FORMATS, help="(default: guessed from the file)")
+    parser.add_argument(
+        "--dataset", help="YAML file or name of the tree's data set, which has the 'labels' of lists like VGGSound's"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip (default: %(default)s)")
     parser.add_argument(
         "--min-seconds", type=float, default=9.5, help="of a clip that a video must have (default: %(default)s)"
@@ -78,6 +81,8 @@ def _clips(args: argparse.Namespace) -> int:
         print(f"would cut them into {args.out}")
         return 0
     results = cut_videos(videos, args.out, options, args.jobs, missing)
+    if args.dataset is not None:
+        record_dataset(args.out, args.dataset)
     if test_videos:
         path = args.out / "test_videos.txt"
         if path.is_file():  # of an earlier list

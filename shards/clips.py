@@ -3,7 +3,7 @@
     cut_videos(videos_of_folders(Path("videos")), Path("tree"), ClipOptions(), jobs=8)
 
 A clip's frames are written under a temporary name and renamed, its sound comes last: a clip that has a sound is whole.
-Videos that are finished are recorded in the tree's folder `.clips`, and a run that was killed goes on with the others.
+Videos that are finished are recorded in the tree's folder `.clips`, and a run that was killed resumes with the others.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from shards.encode import encode_audio, encode_jpeg, scaled_size
 from shards.entries import MAX_KEY_BYTES
 from shards.index import TreeLayout
 from shards.segments import Segment, Wanted
-from shards.video import read_frames, read_sound
+from shards.video import FrameReader, read_sound
 from shards.video_lists import Listed
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".flv")
@@ -95,16 +95,16 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
     missing = []
     for entry in listed:
         if entry.start_s is None:
-            place, segment = files.get(entry.video), None
+            source, segment = files.get(entry.video), None
         else:
             second = int(entry.start_s)
             cut = files.get(f"{entry.video}_{second:06d}") or files.get(f"{entry.video}_{second}")
-            place = cut or files.get(entry.video)
+            source = cut or files.get(entry.video)
             segment = Segment(second, 0.0 if cut else entry.start_s)
-        if place is None:
+        if source is None:
             missing.append(entry)
         else:
-            found.setdefault(_key(dataclasses.asdict(entry)), Video(place, entry.instrument, entry.video, segment))
+            found.setdefault(_key(dataclasses.asdict(entry)), Video(source, entry.instrument, entry.video, segment))
     return list(found.values()), missing
 
 
@@ -168,12 +168,12 @@ def cut_videos(
             progress.advance()
     earlier = _read_report(tree)
     cut_now, missing_now = ([dataclasses.asdict(item) for item in items] for items in (results, missing))
-    told = {_key(item) for item in (*cut_now, *missing_now)}
+    reported = {_key(item) for item in (*cut_now, *missing_now)}
     report = {
         "options": dataclasses.asdict(options),
         "resampling": _RESAMPLER,
-        "videos": _with_others(cut_now, earlier.get("videos", ()), told),
-        "missing": _with_others(missing_now, earlier.get("missing", ()), told),
+        "videos": _with_others(cut_now, earlier.get("videos", ()), reported),
+        "missing": _with_others(missing_now, earlier.get("missing", ()), reported),
     }
     write_whole(tree / CLIPS_REPORT, (json.dumps(report, indent=1) + "\n").encode())
     if not any(result.clips for result in results):
@@ -200,13 +200,15 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
 
     wanted = Wanted(segment, options.seconds, options.min_seconds)
     try:
-        sounds = read_sound(video.path, wanted, options.sample_rate, problems)
-        frames = read_frames(video.path, wanted, options.frames_per_second, encode, problems)
+        sounds = read_sound(video.path, wanted, options.sample_rate)
+        problems += sounds.problems
+        frames = FrameReader(video.path, wanted, options.frames_per_second, encode=encode)
         for number, pictures in frames:
-            if number in sounds:
-                sound = encode_audio(sounds[number], options.sample_rate, "wav")
+            if number in sounds.waves:
+                sound = encode_audio(sounds.waves[number], options.sample_rate, "wav")
                 _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
                 result.clips.append(f"{video.name}_{number}")
+        problems += frames.problems
         if not result.clips:
             where = "" if segment is None else f" from second {segment.start_s:g} on"
             problems.append(f"has less than {options.min_seconds:g} s of sound and pictures{where}")
@@ -275,9 +277,11 @@ def _read_report(tree: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged; remove it: finished videos are kept all the same") from error
 
 
-def _with_others(own: list[dict[str, Any]], earlier: Iterable[dict[str, Any]], told: set[_Key]) -> list[dict[str, Any]]:
-    """A run's own entries and those of an earlier report that it tells nothing of, sorted."""
-    entries = [item for item in earlier if _key(item) not in told] + own
+def _with_others(
+    current: list[dict[str, Any]], earlier: Iterable[dict[str, Any]], reported: set[_Key]
+) -> list[dict[str, Any]]:
+    """A run's entries and those of an earlier report that it does not report on, sorted."""
+    entries = [item for item in earlier if _key(item) not in reported] + current
     return sorted(entries, key=lambda item: [-1 if part is None else part for part in _key(item)])
 
 

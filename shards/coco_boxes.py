@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +22,7 @@ from ialcms.reading.text import parse_json
 from shards.clean import by_frame
 from shards.detect import ClipToDetect
 from shards.encode import encode_array
+from shards.entries import list_frames
 
 OTHER_CLASSES, LOW_SCORES, GROUPS = "of other classes", "below --min-score", "of groups (iscrowd)"
 
@@ -31,6 +32,7 @@ class CocoBoxes:
     clips: dict[str, list[list[float]]] = field(default_factory=dict)  # '<instrument>/<clip>' -> rows of detections
     left_out: Counter[str] = field(default_factory=Counter)
     options: dict[str, Any] = field(default_factory=dict)  # for the tree's record
+    from_frame_0: list[str] = field(default_factory=list)  # clips of which there is an image 0
 
     @property
     def num_boxes(self) -> int:
@@ -77,8 +79,14 @@ def read_coco(paths: Sequence[Path], classes: Sequence[str], min_score: float) -
     if not images:
         raise ValueError(f"{paths[0]} names no images; add the file that does, with COCO's 'images', behind --coco")
     boxes = CocoBoxes({image.clip: [] for image in images.values()})
+    boxes.from_frame_0 = [image.clip for image in images.values() if image.frame == 0]
     for where, annotation in annotations:
-        _add(boxes, annotation, where, images=images, categories=categories, num_classes=len(classes), least=min_score)
+        box = _box(annotation, where, images, categories=categories, num_classes=len(classes))
+        reason = _reason(box, min_score)
+        if reason is None:
+            boxes.clips[box.image.clip].append([box.image.frame, box.label or 0, box.score, *box.corners])
+        else:
+            boxes.left_out[reason] += 1
     boxes.options = {
         "coco_sha256": digests,
         "classes": {number: name for number, name in enumerate(classes, start=1)},
@@ -97,6 +105,7 @@ def write_coco(boxes: CocoBoxes, clips: Sequence[ClipToDetect], tree: Path) -> T
         raise ValueError(
             f"no image is of a clip of {tree}, like {unknown[0]}; a file_name ends in <instrument>/<clip>/<number>.jpg"
         )
+    _refuse_frame_0(boxes, names)
     claim(tree / DETECTOR_OPTIONS, boxes.options, f"{tree} holds detections")
     num_clips = num_boxes = num_kept = 0
     for name, clip in names.items():
@@ -107,6 +116,16 @@ def write_coco(boxes: CocoBoxes, clips: Sequence[ClipToDetect], tree: Path) -> T
             write_whole(clip.detections, encode_array(table[by_frame(table)]))
             num_clips, num_boxes = num_clips + 1, num_boxes + len(table)
     return Taken(num_clips, num_boxes, num_kept, without=sorted(set(names) - set(boxes.clips)), unknown=unknown)
+
+
+def _refuse_frame_0(boxes: CocoBoxes, clips: Mapping[str, ClipToDetect]) -> None:
+    """Raises ValueError where a file counts frames from 0 and the tree from 1: all boxes would be off by one."""
+    for name in boxes.from_frame_0:
+        if name in clips and 0 not in list_frames(clips[name].frames):
+            raise ValueError(
+                f"a file_name is of frame 0 of {name}, but frames count from 1: the first is {name}/000001.jpg; add 1 "
+                "to the numbers"
+            )
 
 
 def _load(path: Path) -> Any:
@@ -122,20 +141,24 @@ def _load(path: Path) -> Any:
     return content
 
 
-def _add(
-    boxes: CocoBoxes,
+@dataclass(frozen=True)
+class _Box:
+    image: _Image
+    label: int | None  # class; None for one that is not asked for
+    score: float
+    corners: tuple[float, float, float, float]  # x1, y1, x2, y2
+    is_group: bool
+
+
+def _box(
     annotation: Any,
     where: str,
+    images: Mapping[Any, _Image],
     *,
-    images: dict[Any, _Image],
-    categories: dict[Any, int | None],
+    categories: Mapping[Any, int | None],
     num_classes: int,
-    least: float,
-) -> None:
-    """Add a row to the boxes of its clip, or count why not.
-
-    images, categories: by their ids; a category's class, or None for one that is not wanted.
-    """
+) -> _Box:
+    """An annotation; where: for messages. images, categories: by their ids; without categories, ids are classes."""
     image_id, category_id = _get(annotation, "image_id", where), _get(annotation, "category_id", where)
     if image_id not in images:
         raise ValueError(f"{where}: image_id {image_id!r} is not among the images of the files")
@@ -151,15 +174,17 @@ def _add(
     left, top, width, height, score = numbers
     if not 0 <= score <= 1:
         raise ValueError(f"{where}: score {score!r} is not between 0 and 1; scale the scores")
-    if label is None:
-        boxes.left_out[OTHER_CLASSES] += 1
-    elif annotation.get("iscrowd"):
-        boxes.left_out[GROUPS] += 1
-    elif not score > least:
-        boxes.left_out[LOW_SCORES] += 1
-    else:
-        image = images[image_id]
-        boxes.clips[image.clip].append([image.frame, label, score, left, top, left + width, top + height])
+    corners = (left, top, left + width, top + height)
+    return _Box(images[image_id], label, score, corners=corners, is_group=bool(annotation.get("iscrowd")))
+
+
+def _reason(box: _Box, min_score: float) -> str | None:
+    """Why a box is left out, or None."""
+    if box.label is None:
+        return OTHER_CLASSES
+    if box.is_group:
+        return GROUPS
+    return None if box.score > min_score else LOW_SCORES
 
 
 def _image(image: Any, where: str) -> _Image:

@@ -38,7 +38,7 @@ from shards.published_detector.network import PublishedDetector
 @dataclass(frozen=True)
 class DetectOptions:
     weights: Path
-    backbone: str = "resnet50"  # of weights that do not tell
+    backbone: str = "resnet50"  # of weights that do not say it
     classes: tuple[str, ...] = ()  # the same
     min_score: float = 0.3
     batch: int = 16  # frames that pass the network together
@@ -177,27 +177,33 @@ def _detect_clip(clip: ClipToDetect, options: DetectOptions) -> Detected:
         listed = sorted(list_frames(clip.frames).items())[:: options.every]
     except (ValueError, OSError) as error:
         return Detected(name, problem=str(error))
-    paths = dict(listed)
-    unreadable: list[Path] = []
-    # read as they are needed: together, those of a large video would take gigabytes
+    frames = _Frames(dict(listed))
     try:
-        boxes = detect_frames(model, _readable(paths, unreadable), device, options.batch)
+        boxes = detect_frames(model, frames, device, options.batch)
     except ValueError as error:  # of a size that the network cannot look at
         return Detected(name, problem=str(error))
-    if len(unreadable) == len(paths):
+    if frames.num_unreadable == len(listed):
         return Detected(name, problem="no frame is readable")
     write_whole(clip.detections, encode_array(boxes.astype(np.float64)))  # as the published files are
-    return Detected(name, len(boxes), f"{len(unreadable)} frames are unreadable" if unreadable else None)
+    left_out = f"{frames.num_unreadable} frames are unreadable" if frames.num_unreadable else None
+    return Detected(name, len(boxes), left_out)
 
 
-def _readable(paths: dict[int, Path], unreadable: list[Path]) -> Iterator[tuple[int, torch.Tensor]]:
-    for number, path in sorted(paths.items()):
-        try:
-            picture = read_picture(path)
-        except (OSError, ValueError):
-            unreadable.append(path)
-            continue
-        yield number, picture
+class _Frames:
+    """The readable frames with their numbers, read as they are asked for: together they could take gigabytes."""
+
+    def __init__(self, paths: dict[int, Path]) -> None:
+        self._paths = paths
+        self.num_unreadable = 0  # of those asked for so far
+
+    def __iter__(self) -> Iterator[tuple[int, torch.Tensor]]:
+        for number, path in sorted(self._paths.items()):
+            try:
+                picture = read_picture(path)
+            except (OSError, ValueError):
+                self.num_unreadable += 1
+                continue
+            yield number, picture
 
 
 def read_picture(path: Path) -> torch.Tensor:

@@ -123,7 +123,7 @@ def load_detector(
 
     path: of what `torch.save` wrote; of the published detector its training's dict ({"model": {name: tensor}, ...})
         or the weights by name alone.
-    backbone, classes: needed for plain torchvision weights only; the other files tell them.
+    backbone, classes: needed for plain torchvision weights only; the other files have them.
     pooling: of the published detector, "legacy" (the default: the published script's) or "adaptive".
 
     The result is in evaluation mode, on the CPU; `.model.to(device)` moves it. Nothing in the file is executed. Raises

@@ -1,6 +1,6 @@
 """Fine-tuning of the detector on boxes in the CSV form of Open Images.
 
-Which pictures make up a step is a function of seed and step, and the state is written as the training goes on: a run
+Which pictures make up a step is a function of seed and step, and the state is written during training: a run
 that was killed continues where it last wrote.
 """
 
@@ -129,9 +129,9 @@ class _Pictures:
 
     def find(self, image: str) -> Path | None:
         """The picture of an id, which may be a file's name with or without its suffix; None where there is none."""
-        place = self._root / image
-        files = self._files(place.parent)
-        return files.get(place.name) or (place if place.suffix.lower() in _SUFFIXES and place.is_file() else None)
+        path = self._root / image
+        files = self._files(path.parent)
+        return files.get(path.name) or (path if path.suffix.lower() in _SUFFIXES and path.is_file() else None)
 
     def _files(self, folder: Path) -> dict[str, Path]:
         if folder not in self._listed:
@@ -142,6 +142,12 @@ class _Pictures:
         return self._listed[folder]
 
 
+@dataclass(frozen=True)
+class Trained:
+    detector: Detector
+    unreadable: frozenset[Path]  # pictures that could not be decoded
+
+
 def train_detector(
     examples: Sequence[Example],
     classes: Sequence[str],
@@ -149,12 +155,12 @@ def train_detector(
     options: TrainingOptions | None = None,
     device: str = "cpu",
     loader_workers: int = 0,
-    unreadable: set[Path] | None = None,
-) -> Detector:
+) -> Trained:
     """Train a detector and write it to `out`; its state lies beside it, in `<out>.state`, until it is finished.
 
-    The next readable picture takes the place of one that cannot be decoded, which is added to `unreadable`. Raises
-    ValueError for options out of range, when no picture is readable and when the loss is no longer finite.
+    device, loader_workers: where the network runs, and how many processes read pictures. A picture that cannot be
+    decoded is replaced by the next readable one. Raises ValueError for options out of range, when no picture is
+    readable and when the loss is no longer finite.
     """
     options = options or TrainingOptions()
     if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
@@ -174,7 +180,8 @@ def train_detector(
     settings = json.dumps({**dataclasses.asdict(options), "classes": list(classes)}, default=str)
     first = _resume(state_path, settings, model, optimizer)
     steps = _Steps(examples, options)
-    steps.readable(range(len(examples)), set())  # the error of a loader process would come with its traceback
+    steps.readable(range(len(examples)))  # the error of a loader worker would come with its traceback
+    unreadable: set[Path] = set()
     loader = DataLoader(
         steps,
         batch_size=None,
@@ -183,14 +190,14 @@ def train_detector(
     )
     with Progress(options.steps, "train", "step") as progress:
         progress.skip(first)
-        for step, (pictures, targets, skipped) in enumerate(loader, start=first):
-            if unreadable is not None:
-                unreadable |= skipped
+        for step, batch in enumerate(loader, start=first):
+            unreadable |= batch.unreadable
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _rate_factor(step, options)
             # the proposals that a step samples depend on this generator alone
             torch.manual_seed(options.seed + step + 1)
-            losses = model([p.to(device) for p in pictures], [{k: v.to(device) for k, v in t.items()} for t in targets])
+            pictures = [picture.to(device) for picture in batch.pictures]
+            losses = model(pictures, [_moved(target, device) for target in batch.targets])
             loss = sum(losses.values())
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss of step {step} is not finite; start anew with a lower --learning-rate")
@@ -204,7 +211,25 @@ def train_detector(
     model.eval()
     save_detector(detector, out)
     state_path.unlink(missing_ok=True)
-    return detector
+    return Trained(detector, frozenset(unreadable))
+
+
+def _moved(target: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in target.items()}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    pictures: list[torch.Tensor]
+    targets: list[dict[str, torch.Tensor]]
+    unreadable: frozenset[Path]  # pictures that were replaced
+
+
+@dataclass(frozen=True)
+class _Readable:
+    example: Example
+    picture: torch.Tensor
+    unreadable: frozenset[Path]  # pictures before it
 
 
 class _Steps(Dataset):
@@ -213,17 +238,21 @@ class _Steps(Dataset):
     def __init__(self, examples: Sequence[Example], options: TrainingOptions) -> None:
         self._examples, self._options = examples, options
 
-    def __getitem__(self, step: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]], set[Path]]:
-        """Pictures, targets, and the files of pictures that could not be decoded."""
-        skipped: set[Path] = set()
-        places = range(step * self._options.batch, (step + 1) * self._options.batch)
-        pairs = [self._example(place, skipped) for place in places]
-        return [picture for picture, _ in pairs], [target for _, target in pairs], skipped
+    def __getitem__(self, step: int) -> _Batch:
+        draws = range(step * self._options.batch, (step + 1) * self._options.batch)
+        found = [self._find(draw) for draw in draws]
+        pairs = [self._augmented(draw, readable) for draw, readable in zip(draws, found)]
+        unreadable = frozenset[Path]().union(*(readable.unreadable for readable in found))
+        return _Batch([picture for picture, _ in pairs], [target for _, target in pairs], unreadable)
 
-    def _example(self, place: int, skipped: set[Path]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        epoch, index = divmod(place, len(self._examples))
+    def _find(self, draw: int) -> _Readable:
+        epoch, index = divmod(draw, len(self._examples))
         order = np.random.default_rng([self._options.seed, epoch]).permutation(len(self._examples))
-        example, picture = self.readable(np.roll(order, -index), skipped)
+        return self.readable(np.roll(order, -index))
+
+    def _augmented(self, draw: int, readable: _Readable) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        epoch, index = divmod(draw, len(self._examples))
+        example, picture = readable.example, readable.picture
         height, width = picture.shape[1:]
         boxes = torch.from_numpy(example.boxes * np.array([width, height, width, height], np.float32))
         if self._options.flip and np.random.default_rng([self._options.seed, epoch, index]).random() < 0.5:
@@ -231,15 +260,16 @@ class _Steps(Dataset):
             boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
         return picture, {"boxes": boxes, "labels": torch.from_numpy(example.labels)}
 
-    def readable(self, order: Iterable[int], skipped: set[Path]) -> tuple[Example, torch.Tensor]:
+    def readable(self, order: Iterable[int]) -> _Readable:
         """The first of the examples whose picture can be decoded; ValueError when there is none."""
+        unreadable: set[Path] = set()
         for index in order:
             example = self._examples[index]
             try:
-                return example, read_picture(example.path)
+                return _Readable(example, read_picture(example.path), frozenset(unreadable))
             except (OSError, ValueError):
-                skipped.add(example.path)
-        raise ValueError(f"none of the {len(self._examples)} pictures can be decoded, like {min(skipped)}")
+                unreadable.add(example.path)
+        raise ValueError(f"none of the {len(self._examples)} pictures can be decoded, like {min(unreadable)}")
 
 
 def _rate_factor(step: int, options: TrainingOptions) -> float:
@@ -256,7 +286,7 @@ def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, op
 
 
 def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take over an unfinished run's state; the step to go on with."""
+    """Take over an unfinished run's state; the step to resume at."""
     if not path.is_file():
         return 0
     try:
@@ -266,7 +296,7 @@ def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
         step = int(state["step"])
-    except Exception as error:  # a network or an optimizer refuses what is not its own in many ways
+    except Exception as error:  # a network or an optimizer raises many kinds of errors for a foreign state
         raise ValueError(f"{path}, of an unfinished training, is damaged; remove it to train from the start") from error
     if of_other_options:
         raise ValueError(f"{path} is of an unfinished training with other options; remove it, or give these options")

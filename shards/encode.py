@@ -30,7 +30,6 @@ from shards.clean import (
     Detections,
     clean_clip,
     is_box,
-    keep,
     read_detections,
     spans_a_pixel,
 )
@@ -69,15 +68,65 @@ class EncodedClip:
     clipped: str | None = None  # how much of its sound was cut off
 
 
-@dataclass
 class Pictures:
     """The JPEGs of a clip and the boxes in pixels of these."""
 
-    files: dict[int, bytes] = field(default_factory=dict)  # by the number in the member's name
-    boxes: list[Detections] = field(default_factory=list)
-    source_frames: list[int] = field(default_factory=list)  # per picture, the number of the frame it comes from
-    rejected: Counter[str] = field(default_factory=Counter)
-    num_unreadable: int = 0  # frames
+    def __init__(self, options: EncodeOptions) -> None:
+        self._options = options
+        self.files: dict[int, bytes] = {}  # by the number in the member's name
+        self.boxes: list[Detections] = []
+        self.source_frames: list[int] = []  # per picture, the number of the frame that it comes from
+        self.rejected: Counter[str] = Counter()  # boxes, by rule
+        self.num_unreadable = 0  # frames
+
+    def add(self, number: int, raw: bytes, boxes: Detections) -> None:
+        """A frame, as the bytes of its file, and its boxes: the whole picture or the boxes' crops."""
+        try:
+            image = upright(open_picture(raw))
+        except BadPicture:
+            self.rejected["frame unreadable"] += len(boxes)
+            self.num_unreadable += 1
+            return
+        boxes = _cut_off(boxes, image.size)
+        boxes = self._keep(boxes, is_box(boxes), "outside the frame")
+        if self._options.crops_only:
+            self._add_crops(number, image, boxes)
+        else:
+            self._add_frame(number, image, raw, boxes=boxes)
+
+    def _add_crops(self, number: int, image: Image.Image, boxes: Detections) -> None:
+        boxes = self._keep(boxes, spans_a_pixel(boxes), _TOO_SMALL)
+        for box in boxes:
+            left, top = np.floor(box[[X1, Y1]]).astype(int).tolist()
+            right, bottom = np.ceil(box[[X2, Y2]]).astype(int).tolist()
+            crop = image.crop((left, top, right, bottom))
+            size = scaled_size(crop.size, self._options.longest_side)
+            row = len(self.files)  # crops are numbered by row: a frame can have several
+            self.files[row] = encode_jpeg(crop, size, self._options.jpeg_quality)
+            box[FRAME] = row
+            box[[X1, Y1]], box[[X2, Y2]] = 0, size
+            self.source_frames.append(number)
+        self.boxes.append(boxes)
+
+    def _add_frame(self, number: int, image: Image.Image, raw: bytes, boxes: Detections) -> None:
+        """raw: the file of the frame, which is kept where nothing has to be changed."""
+        size = scaled_size(image.size, self._options.longest_side)
+        boxes[:, [X1, X2]] *= size[0] / image.width
+        boxes[:, [Y1, Y2]] *= size[1] / image.height
+        boxes = _cut_off(boxes, size)  # rounding can carry a box over the edge
+        boxes = self._keep(boxes, spans_a_pixel(boxes), _TOO_SMALL)
+        if not len(boxes):
+            return
+        if image.format == "JPEG" and image.mode == "RGB" and size == image.size:
+            self.files[number] = raw  # encoding it again would cost time and quality
+        else:
+            self.files[number] = encode_jpeg(image, size, self._options.jpeg_quality)
+        self.source_frames.append(number)
+        self.boxes.append(boxes)
+
+    def _keep(self, boxes: Detections, kept: NDArray[np.bool_], rule: str) -> Detections:
+        self.rejected[rule] += int((~kept).sum())
+        return boxes[kept]
 
 
 def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
@@ -144,30 +193,17 @@ def encode_array(values: NDArray[Any]) -> bytes:
 def encode_pictures(frames: dict[int, Path], boxes: Detections, options: EncodeOptions) -> Pictures:
     """The frames that `boxes` (sorted by frame) name, or the boxes' crops, as upright JPEGs.
 
-    Boxes are cut off at the frame's edges and fall when less than a pixel is left of them; unreadable frames are
+    Boxes are cut off at the frame's edges, and rejected when less than a pixel is left of them; unreadable frames are
     counted.
     """
-    pictures = Pictures()
+    pictures = Pictures(options)
     for number in np.unique(boxes[:, FRAME]).astype(int).tolist():
-        of_frame = boxes[boxes[:, FRAME] == number].copy()
-        raw = frames[number].read_bytes()
-        try:
-            image = upright(open_picture(raw))
-        except BadPicture:
-            pictures.rejected["frame unreadable"] += len(of_frame)
-            pictures.num_unreadable += 1
-            continue
-        _cut_off(of_frame, image.size)
-        of_frame = keep(of_frame, is_box(of_frame), pictures.rejected, "outside the frame")
-        if options.crops_only:
-            _add_crops(pictures, image, of_frame, number, options)
-        else:
-            _add_frame(pictures, image, raw, of_frame, number, options)
+        pictures.add(number, frames[number].read_bytes(), boxes[boxes[:, FRAME] == number])
     return pictures
 
 
 def scaled_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
-    """(width, height) that a picture has when it may not be larger than `longest_side` (0: as it likes)."""
+    """(width, height) that a picture has when it may not be larger than `longest_side` (0: any)."""
     longest = max(size)
     if not longest_side or longest <= longest_side:
         return size
@@ -184,40 +220,9 @@ def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> byte
     return buffer.getvalue()
 
 
-def _add_crops(pictures: Pictures, image: Image.Image, boxes: Detections, number: int, options: EncodeOptions) -> None:
-    boxes = keep(boxes, spans_a_pixel(boxes), pictures.rejected, _TOO_SMALL)
-    for box in boxes:
-        left, top = np.floor(box[[X1, Y1]]).astype(int).tolist()
-        right, bottom = np.ceil(box[[X2, Y2]]).astype(int).tolist()
-        crop = image.crop((left, top, right, bottom))
-        size = scaled_size(crop.size, options.longest_side)
-        row = len(pictures.files)  # crops are numbered by row: a frame can have several
-        pictures.files[row] = encode_jpeg(crop, size, options.jpeg_quality)
-        box[FRAME] = row
-        box[[X1, Y1]], box[[X2, Y2]] = 0, size
-        pictures.source_frames.append(number)
-    pictures.boxes.append(boxes)
-
-
-def _add_frame(
-    pictures: Pictures, image: Image.Image, raw: bytes, boxes: Detections, number: int, options: EncodeOptions
-) -> None:
-    size = scaled_size(image.size, options.longest_side)
-    boxes[:, [X1, X2]] *= size[0] / image.width
-    boxes[:, [Y1, Y2]] *= size[1] / image.height
-    _cut_off(boxes, size)  # rounding can carry a box over the edge
-    boxes = keep(boxes, spans_a_pixel(boxes), pictures.rejected, _TOO_SMALL)
-    if not len(boxes):
-        return
-    if image.format == "JPEG" and image.mode == "RGB" and size == image.size:
-        pictures.files[number] = raw  # encoding it again would cost time and quality
-    else:
-        pictures.files[number] = encode_jpeg(image, size, options.jpeg_quality)
-    pictures.source_frames.append(number)
-    pictures.boxes.append(boxes)
-
-
-def _cut_off(boxes: Detections, size: tuple[int, int]) -> None:
-    """Clip boxes at the edges of a picture, in place."""
+def _cut_off(boxes: Detections, size: tuple[int, int]) -> Detections:
+    """The boxes, clipped at the edges of a picture (width, height)."""
+    boxes = boxes.copy()
     boxes[:, [X1, X2]] = boxes[:, [X1, X2]].clip(0, size[0])
     boxes[:, [Y1, Y2]] = boxes[:, [Y1, Y2]].clip(0, size[1])
+    return boxes

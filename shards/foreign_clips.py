@@ -66,7 +66,7 @@ class FoundClip:
 def examine(found: FoundClip, shard: str, members: dict[str, bytes], reading: Reading) -> dict[str, Any]:
     """The facts and measures of a clip, fields of `FoundClip`. Raises ValueError with what is wrong with it.
 
-    shard: the tar's name, whose beginning may tell the split. members: suffix -> content.
+    shard: the tar's name, which may begin with the split. members: suffix -> content.
     """
     if not is_text(found.key) or not os.path.basename(found.key):
         raise ValueError(f"its name {shown(found.key)} is no WebDataset key")
@@ -89,7 +89,7 @@ def _measures(members: dict[str, bytes], naming: Naming) -> dict[str, Any]:
 
 
 def _measures_of_ours(found: FoundClip, facts: dict[str, str], members: dict[str, bytes]) -> dict[str, Any]:
-    """From the metadata, which 'pack' writes, held against the members. Raises ValueError where they do not fit."""
+    """From the metadata, which 'pack' writes, compared with the members. Raises ValueError where they do not fit."""
     values = parse_json(members["json"])
     names = ("num_samples", "num_boxes", "sample_rate")
     if not isinstance(values, dict) or not all(type(values.get(name)) is int for name in names):
@@ -112,8 +112,8 @@ def _metadata(members: dict[str, bytes], naming: Naming) -> Any:
 def _facts(key: str, shard: str, metadata: Any, reading: Reading) -> dict[str, str]:
     match = re.search(reading.pattern, key) if reading.pattern else None
     groups = match.groupdict() if match else {}
-    told = {fact: groups.get(fact) or _field(metadata, reading.fields.get(fact, fact)) for fact in FACTS}
-    instrument = told["instrument"]
+    stated = {fact: groups.get(fact) or _field(metadata, reading.fields.get(fact, fact)) for fact in FACTS}
+    instrument = stated["instrument"]
     if not instrument:
         name = reading.fields.get("instrument", "instrument")
         fields = ", ".join(map(bare, metadata)) if isinstance(metadata, dict) and metadata else "nothing"
@@ -121,11 +121,13 @@ def _facts(key: str, shard: str, metadata: Any, reading: Reading) -> dict[str, s
             f"its metadata have no field '{name}', but {one_line(fields)} (name another with --field instrument=FIELD, "
             "or take it from the key with --key-pattern)"
         )
-    by_name = _SPLIT_NAMES.get(told["split"].lower(), "") if told["split"] else split_of_name(shard)
+    by_name = _SPLIT_NAMES.get(stated["split"].lower(), "") if stated["split"] else split_of_name(shard)
     split = reading.split or by_name
     if not split:
-        raise ValueError(f"its split is {bare(told['split'] or 'nowhere told')} (give --split, or --field split=FIELD)")
-    facts = {"instrument": instrument, "video": told["video"] or video_of(os.path.basename(key)), "split": split}
+        raise ValueError(
+            f"its split is {bare(stated['split'] or 'stated nowhere')} (give --split, or --field split=FIELD)"
+        )
+    facts = {"instrument": instrument, "video": stated["video"] or video_of(os.path.basename(key)), "split": split}
     if wrong := [fact for fact, text in facts.items() if not is_text(text)]:
         raise ValueError(f"its {wrong[0]} is no text: {shown(facts[wrong[0]])}")
     return facts
@@ -144,6 +146,6 @@ def _field(metadata: Any, path: str) -> str:
 
 
 def split_of_name(shard: str) -> str:
-    """'train-000012.tar' -> 'train'; '' where the name tells none."""
+    """'train-000012.tar' -> 'train'; '' where the name has none."""
     match = re.match(r"[A-Za-z]+", shard)
     return _SPLIT_NAMES.get(match[0].lower(), "") if match else ""

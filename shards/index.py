@@ -40,12 +40,15 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
     folders = [root / layout.audio, root / layout.frames, root / layout.detections]
     for folder, option in zip(folders, ("--audio", "--frames", "--detections")):
         if not folder.is_dir():
-            raise ValueError(f"{folder} does not exist; give the tree's folder, or the name inside it with {option}")
+            verb = "detect" if option == "--detections" else "clips"
+            raise ValueError(
+                f"{folder} does not exist; run 'ialcms data {verb}' first, or give its name in the tree with {option}"
+            )
     instruments = sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
     listed = map_threads(_names, [folder / name for name in instruments for folder in folders], jobs, "scan", "folder")
     tree = Tree([], {}, [])
-    for place, instrument in enumerate(instruments):
-        audio, frames, detections = listed[3 * place : 3 * place + 3]
+    for number, instrument in enumerate(instruments):
+        audio, frames, detections = listed[3 * number : 3 * number + 3]
         sounds = {Path(name).stem: name for name in sorted(audio) if name.lower().endswith(AUDIO_SUFFIXES)}
         boxes = {Path(name).stem: name for name in sorted(detections) if name.lower().endswith(".npy")}
         clips = sorted(set(sounds) | set(frames) | set(boxes))
@@ -67,7 +70,11 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
         )
     if not tree.entries:
         counts = ", ".join(f"{len(clips)} without {kind}" for kind, clips in tree.missing.items())
-        raise ValueError(f"no clip in {root} has sound, frames and detections ({counts or 'no clip at all'})")
+        verb = "detect" if set(tree.missing) == {"detections"} else "clips"
+        raise ValueError(
+            f"no clip in {root} has sound, frames and detections ({counts or 'no clip at all'}); run 'ialcms data "
+            f"{verb}' first"
+        )
     return tree
 
 
@@ -120,8 +127,8 @@ def split_by_clip(
     rest = [rest[i] for i in permutation(len(rest), seed, "split by clip")]
     num_test = round(test_fraction * len(rest))
     num_train = int((len(rest) - num_test) * (1 - val_fraction) + 1e-9)  # rounded down, up to rounding of the product
-    for place, i in enumerate(rest):
-        chosen[i] = "test" if place < num_test else "train" if place < num_test + num_train else "val"
+    for rank, i in enumerate(rest):
+        chosen[i] = "test" if rank < num_test else "train" if rank < num_test + num_train else "val"
     return [dataclasses.replace(entry, split=split) for entry, split in zip(entries, chosen)]
 
 

@@ -5,7 +5,7 @@
 
 Clips are encoded by several processes and written by one, in an order that the seed alone determines: the same input
 gives the same bytes, whatever the number of processes. While a set is being packed, a record of every finished shard
-lies in the folder `.packing`; a run that was killed goes on after the last of them.
+lies in the folder `.packing`; a run that was killed resumes after the last of them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from ialcms.reading.text import check_depth, read_json
 from shards.clean import check_rule
 from shards.encode import AUDIO_FORMATS, EncodeOptions, encode_clip
 from shards.entries import Entry, check_keys
+from shards.other_class import MOST, count_other_class, refuse_other_class
 from shards.report import Report, check_bad
 from shards.shard_writer import ShardWriter, refuse_strays, shard_files, shard_name
 
@@ -48,6 +49,7 @@ class PackOptions:
     shard_mb: float = 256.0  # a shard is closed when it has reached this size, in 10^6 bytes
     seed: int = 0  # of the order of the clips
     max_bad_fraction: float = 0.05  # clips with broken files tolerated before it stops
+    max_other_class: float = MOST  # confident boxes of another class than their instrument's tolerated, likewise
 
 
 def pack(
@@ -71,7 +73,7 @@ def pack(
 
 
 def pack_lease(out: Path) -> Lease:
-    """For whoever writes shards into a folder."""
+    """Held while shards are written into a folder."""
     return Lease(out, "data pack", "--out", name="the folder of shards")
 
 
@@ -89,26 +91,26 @@ def _complete(out: Path, digest: str) -> tuple[Manifest, Report] | None:
 def _pack(
     entries: Sequence[Entry], out: Path, options: PackOptions, plan: dict[str, list[Entry]], *, digest: str, jobs: int
 ) -> tuple[Manifest, Report]:
+    if options.encode.clean == "music":
+        refuse_other_class(count_other_class(entries, options.encode.dataset, jobs), options.max_other_class)
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
         refuse_strays(out, shard_files(out))
-    shards: list[Shard] = []
-    clips: list[Clip] = []
-    report = Report()
     with Progress(len(entries), "pack") as progress:
-        packer = _Packer(out, digest, options, jobs, len(entries), shards, clips, report, progress)
+        packer = _Packer(out, digest, options, jobs=jobs, num_entries=len(entries), progress=progress)
         for split in SPLITS:
             packer.pack_split(split, plan[split])
+    clips, report = packer.clips, packer.report
     if not clips:
         reasons = Counter(item["reason"] for item in report.bad + report.dropped).most_common(3)
         shown = "; ".join(f"{reason}: {count}" for reason, count in reasons)
         rules = ", ".join(f"{rule}: {count}" for rule, count in report.boxes_rejected.most_common(3))
         raise ValueError(
-            f"no clip is left to pack ({shown}{f'; boxes fell to {rules}' if rules else ''}); correct the data or the "
-            "thresholds in the data set's YAML file (--dataset), or choose another rule with --clean"
+            f"no clip is left to pack ({shown}{f'; boxes rejected: {rules}' if rules else ''}); correct the data or "
+            "the thresholds in the data set's YAML file (--dataset), or choose another rule with --clean"
         )
     report.write(out / REPORT_NAME)
     info = {"plan": digest, **_describe(options), "source": _describe_source(entries), "report": report.counts()}
-    write_manifest(Manifest(out, options.encode.sample_rate, tuple(shards), tuple(clips), info))
+    write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), tuple(clips), info))
     shutil.rmtree(out / _RECORDS)
     return read_manifest(out), report
 
@@ -116,19 +118,19 @@ def _pack(
 def mixed_order(entries: Iterable[Entry], seed: int) -> list[Entry]:
     """Shuffle so that every segment of the order has the instruments in about their overall proportion.
 
-    The clips of an instrument, in random order, are spread evenly (with jitter) over [0, 1) and all sorted by place.
+    The clips of an instrument, in random order, are spread evenly (with jitter) over [0, 1), then sorted.
     """
     generator = np.random.default_rng(seed)
     groups: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda e: e.key):
         groups.setdefault(entry.instrument, []).append(entry)
-    placed: list[tuple[float, str, Entry]] = []
+    placed: list[tuple[float, Entry]] = []
     for instrument in sorted(groups):
         group = groups[instrument]
         order = generator.permutation(len(group))
-        places = (np.arange(len(group)) + generator.random(len(group))) / len(group)
-        placed += [(place, group[i].key, group[i]) for place, i in zip(places.tolist(), order.tolist())]
-    return [entry for _, _, entry in sorted(placed, key=lambda item: item[:2])]
+        positions = (np.arange(len(group)) + generator.random(len(group))) / len(group)
+        placed += [(position, group[i]) for position, i in zip(positions.tolist(), order.tolist())]
+    return [entry for _, entry in sorted(placed, key=lambda item: (item[0], item[1].key))]
 
 
 @dataclass
@@ -140,10 +142,10 @@ class _Packer:
     options: PackOptions
     jobs: int
     num_entries: int
-    shards: list[Shard]
-    clips: list[Clip]
-    report: Report
     progress: Progress
+    shards: list[Shard] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    report: Report = field(default_factory=Report)
 
     def pack_split(self, split: str, ordered: list[Entry]) -> None:
         number, done = self._resume(split)
@@ -250,7 +252,7 @@ def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
 
 
 def _describe_source(entries: Sequence[Entry]) -> dict[str, Any]:
-    """How the clips were cut from videos and by what they were detected, where the tree of the first one tells."""
+    """How the clips were cut from videos and by what they were detected, as the tree of the first one has on record."""
     tree = entries[0].tree
     source = {}
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What became of the clips of a set: counts per cleaning rule, and the dropped and broken clips by name."""
+"""The clips of a set: counts per cleaning rule, and the dropped and broken clips by name."""
 
 from __future__ import annotations
 

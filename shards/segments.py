@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ialcms.media.container import ToldLength
+from ialcms.media.container import DeclaredLength
 from ialcms.media.pictures import Shown
 
 MARGIN_S = 0.1  # of sound around a segment, so that the resampler's filter does not see its edges
@@ -59,29 +59,30 @@ class Wanted:
 
 
 class Course:
-    """How far a stream has come; a late beginning, its first jump and where it breaks off are added to the problems."""
+    """How far a stream has been read; `problems` has a late beginning, the first jump and where it breaks off."""
 
-    def __init__(self, what: str, wanted: Wanted, longest_gap_s: float, problems: list[str]) -> None:
-        self._what, self._wanted, self._longest_gap_s, self._problems = what, wanted, longest_gap_s, problems
+    def __init__(self, what: str, wanted: Wanted, longest_gap_s: float) -> None:
+        self._what, self._wanted, self._longest_gap_s = what, wanted, longest_gap_s
         self._jumped = False
+        self.problems: list[str] = []
         self.end_s: float | None = None
 
     def add(self, begin_s: float, end_s: float) -> None:
         if self.end_s is None and begin_s - self._wanted.from_s > self._longest_gap_s:
-            self._problems.append(f"{self._what} begins at {begin_s:.1f} s")
+            self.problems.append(f"{self._what} begins at {begin_s:.1f} s")
         if self.end_s is not None and abs(begin_s - self.end_s) > self._longest_gap_s and not self._jumped:
-            self._problems.append(f"{self._what}: time stamps jump from {self.end_s:.1f} s to {begin_s:.1f} s")
+            self.problems.append(f"{self._what}: time stamps jump from {self.end_s:.1f} s to {begin_s:.1f} s")
             self._jumped = True
         self.end_s = end_s if self.end_s is None else max(self.end_s, end_s)
 
-    def stop(self, length: ToldLength, damaged: bool) -> None:
-        """The stream is at its end, before all that is wanted had come. `length`: what the file tells of its length."""
+    def stop(self, length: DeclaredLength, damaged: bool) -> None:
+        """The stream ends, or is damaged, before all that is wanted was read. length: as the file declares it."""
         end_s = self.end_s or 0.0
         needed_s = min(length.seconds or 0.0, self._wanted.to_s)
         missing_s = needed_s - end_s if needed_s > self._wanted.from_s else 0.0
         if damaged or missing_s > max(length.rounding_s, self._wanted.spare_s):
             said = "" if length.seconds is None else f" of {length.seconds:.1f} s"
-            self._problems.append(f"{self._what} breaks off at {end_s:.1f} s{said}")
+            self.problems.append(f"{self._what} breaks off at {end_s:.1f} s{said}")
 
 
 class SoundAssembly:
@@ -92,7 +93,7 @@ class SoundAssembly:
         self._margin = round(MARGIN_S * rate)
         self._length = round(wanted.seconds * rate) + 2 * self._margin
         self._next: Segment | None = wanted.first
-        self._open: list[tuple[Segment, NDArray[np.float32]]] = []  # NaN where nothing has come
+        self._open: list[tuple[Segment, NDArray[np.float32]]] = []  # NaN where no sound was read
 
     @property
     def done(self) -> bool:

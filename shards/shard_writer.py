@@ -27,7 +27,7 @@ def shard_files(folder: Path) -> set[str]:
 
 
 def refuse_strays(folder: Path, strays: set[str]) -> None:
-    """Raises ValueError when there are any: whoever reads all shards of the folder would meet them too."""
+    """Raises ValueError when there are any: a program that reads all tars in the folder would read them, too."""
     if strays:
         raise ValueError(
             f"{folder} holds shards that are not of this run ({min(strays)}, {len(strays)} in all); remove them, or "
@@ -38,7 +38,7 @@ def refuse_strays(folder: Path, strays: set[str]) -> None:
 class ShardWriter:
     """A shard that grows by clips; `finish` gives it its name, `abandon` removes it.
 
-    `index` is the shard's place in the manifest. The methods raise ValueError when the disk refuses, as when full.
+    `index` is the shard's index in the manifest. The methods raise ValueError when the disk refuses, as when full.
     """
 
     def __init__(self, path: Path, temporary: Path, index: int) -> None:

@@ -135,10 +135,10 @@ def _balance(manifest: Manifest, split: str, names: list[str]) -> SplitBalance |
     shards = sorted({clip.shard for clip in clips})
     if not shards:
         return None
-    places = {shard: place for place, shard in enumerate(shards)}
+    rows = {shard: row for row, shard in enumerate(shards)}
     counts = np.zeros((len(shards), len(names)), np.int64)
     for clip in clips:
-        counts[places[clip.shard], names.index(clip.instrument)] += 1
+        counts[rows[clip.shard], names.index(clip.instrument)] += 1
     return SplitBalance(
         split,
         tuple(manifest.shards[shard].name for shard in shards),

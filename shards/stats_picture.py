@@ -17,7 +17,7 @@ from shards.stats import SplitBalance, Stats
 _WIDTH_INCHES, _DPI = 14.0, 100
 _ROW_INCHES, _SHARD_ROW_INCHES = 0.26, 0.13
 _FAINT = "#868e96"
-# blue, orange and green that people with any sight of colours tell apart (Okabe and Ito 2008)
+# blue, orange and green that people with any colour vision distinguish (Okabe and Ito 2008)
 SPLIT_COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}
 _BOX_COLOUR = "#7878a0"
 _MOST_ROWS = 60  # of shards that are drawn; of more, evenly chosen ones
@@ -52,16 +52,16 @@ def stats_figure(stats: Stats, title: str) -> Figure:
 
 
 def _draw_clips(axes: Axes, stats: Stats) -> None:
-    places = np.arange(len(stats.instruments))
-    ends = np.zeros(len(places))
+    positions = np.arange(len(stats.instruments))
+    ends = np.zeros(len(positions))
     for split in SPLITS:
         counts = np.array([item.clips[split] for item in stats.instruments])
-        axes.barh(places, counts, left=ends, color=SPLIT_COLOURS[split], label=split)
+        axes.barh(positions, counts, left=ends, color=SPLIT_COLOURS[split], label=split)
         ends += counts
-    for place, item in enumerate(stats.instruments):
+    for position, item in enumerate(stats.instruments):
         videos = "video" if item.num_videos == 1 else "videos"
         text = f" {item.num_clips:,} from {item.num_videos:,} {videos}"
-        axes.text(item.num_clips, place, text, va="center", fontsize=8, color=_FAINT)
+        axes.text(item.num_clips, position, text, va="center", fontsize=8, color=_FAINT)
     axes.set_xlim(0, 1.25 * max(1.0, *ends) if len(ends) else 1.0)
     axes.set_title("clips", loc="left")
     axes.legend(ncols=len(SPLITS), loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)

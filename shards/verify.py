@@ -51,7 +51,7 @@ class ShardFindings:
 def verify(manifest: Manifest, jobs: int = 1) -> list[ShardFindings]:
     """Check every shard; the findings are in the manifest's order, those without a problem included.
 
-    What is found lies in the folder `.verifying` until all is read: a run that was killed goes on with the shards that
+    What is found lies in the folder `.verifying` until all is read: a run that was killed resumes with the shards that
     it had not finished, and with those that have been written since. A folder that cannot be written to is checked all
     the same, from the beginning.
     """
@@ -113,7 +113,8 @@ def check_manifest(manifest: Manifest) -> list[str]:
     known = names.keys() | {item["shard"] for item in manifest.info.get("removed", ())}
     strays = sorted(shard_files(manifest.folder) - known)
     problems += [
-        f"shard {name} is not listed: whoever reads all of the folder meets it too; remove it" for name in strays
+        f"shard {name} is not listed: a program that reads all tars in the folder would read it, too; remove it"
+        for name in strays
     ]
     return problems
 
@@ -175,12 +176,14 @@ def drop_bad_clips(manifest: Manifest, findings: list[ShardFindings]) -> Manifes
     num_good = Counter(clip.shard for clip in manifest.clips if clip.key not in bad)
     if not num_good:
         raise ValueError(f"no clip of {manifest.folder} is whole; copy the shards again or pack them again")
-    places = {index: place for place, index in enumerate(sorted(num_good))}
+    new_index = {index: number for number, index in enumerate(sorted(num_good))}
     shards = tuple(
         Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_good[index])
-        for index in places
+        for index in new_index
     )
-    clips = tuple(dataclasses.replace(clip, shard=places[clip.shard]) for clip in manifest.clips if clip.key not in bad)
+    clips = tuple(
+        dataclasses.replace(clip, shard=new_index[clip.shard]) for clip in manifest.clips if clip.key not in bad
+    )
     removed = [
         {
             "key": clip.key,

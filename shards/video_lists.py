@@ -48,7 +48,7 @@ class VideoList:
 
 
 def read_list(path: Path, kind: str | None = None, labels: Mapping[str, str] | None = None) -> VideoList:
-    """Read a list; `kind` is one of FORMATS, or None to tell it from the file.
+    """Read a list; `kind` is one of FORMATS, or None to guess it from the file.
 
     `labels` maps the labels of VGGSound and the label ids of AudioSet to instruments; rows without one of these, and
     rows with several, are left out and counted. Raises ValueError naming file, line and remedy.
@@ -104,22 +104,30 @@ def _read_music(path: Path) -> VideoList:
     return VideoList(_checked(entries, path), 0, 0)
 
 
-def _vggsound_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
+@dataclass(frozen=True)
+class _Row:
+    video: str
+    start_s: float
+    labels: list[str]
+    split: str | None = None
+
+
+def _vggsound_rows(path: Path) -> Iterator[_Row]:
     for where, row in _rows(path):
         if len(row) != 4 or not _is_number(row[1]):
             raise ValueError(
                 f"{where}: a row is id,start,label,split with the start in seconds, not {shown(','.join(row))}"
             )
         video, start, label, split = row
-        yield video, float(start), [label.strip()], split.strip()
+        yield _Row(video, float(start), [label.strip()], split=split.strip())
 
 
-def _audioset_rows(path: Path) -> Iterator[tuple[str, float, list[str], str | None]]:
+def _audioset_rows(path: Path) -> Iterator[_Row]:
     for where, row in _rows(path):
         if len(row) != 4 or not _is_number(row[1]):
             raise ValueError(f'{where}: a row is id,start,end,"label ids" in seconds, not {shown(",".join(row))}')
         video, start, _, labels = row
-        yield video, float(start), labels.split(","), None
+        yield _Row(video, float(start), labels.split(","))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
@@ -144,13 +152,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _select(rows: Iterator[tuple[str, float, list[str], str | None]], labels: Mapping[str, str]) -> VideoList:
+def _select(rows: Iterator[_Row], labels: Mapping[str, str]) -> VideoList:
     entries: list[Listed] = []
     num_other = num_several = 0
-    for video, start_s, names, split in rows:
-        instruments = {labels[name] for name in names if name in labels}
+    for row in rows:
+        instruments = {labels[name] for name in row.labels if name in labels}
         if len(instruments) == 1:
-            entries.append(Listed(video, instruments.pop(), start_s, split))
+            entries.append(Listed(row.video, instruments.pop(), row.start_s, split=row.split))
         elif instruments:
             num_several += 1
         else:

@@ -13,6 +13,9 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ialcms.names import for_ffmpeg
+from ialcms.reading.sounds import decode_flac, lacks_length
+
 SILENCE = 1e-4  # a sound with no sample above this is silent
 LOUDEST = 4.0  # times full scale; what is louder than that is not a sound in floats
 _AUDIBLY_CLIPPED = 1.05  # times full scale; lossy codecs and resampling go beyond 1 by a little
@@ -59,16 +62,27 @@ def read_samples(source: bytes | io.BytesIO) -> tuple[NDArray[np.float64], int]:
     blocks = []
     try:
         with soundfile.SoundFile(source) as file:
+            if lacks_length(file):
+                return _without_length(source)
             # block by block: a damaged header can ask for any amount of memory
             while len(block := file.read(_BLOCK, dtype="float64", always_2d=True)):
                 blocks.append(block)
             wave = np.concatenate(blocks) if blocks else np.zeros((0, file.channels))
-            rate, told, remarks = file.samplerate, file.frames, file.extra_info
+            rate, declared, remarks = file.samplerate, file.frames, file.extra_info
     except (soundfile.SoundFileError, ValueError) as error:
         raise ValueError("sound cannot be decoded") from error
-    if len(wave) != told or _cut_off(remarks):
+    if len(wave) != declared or _cut_off(remarks):
         raise ValueError("sound is cut off: its file is shorter than its header says")
     return wave, rate
+
+
+def _without_length(source: bytes | io.BytesIO) -> tuple[NDArray[np.float64], int]:
+    """As `read_samples`, of FLAC whose header has no length."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    sound = decode_flac(source if isinstance(source, io.BytesIO) else for_ffmpeg(Path(os.fsdecode(source))))
+    scale = 1 / 32_768 if sound.wave.dtype == np.int16 else 1.0
+    return sound.wave * np.float64(scale), sound.sample_rate
 
 
 def check_wave(wave: NDArray[np.float64], rate: int, sample_rate: int) -> None:

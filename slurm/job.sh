@@ -50,7 +50,7 @@ free_port() {
 
 # exec_ranks VERB ARGUMENTS...   becomes the step that runs ialcms on all ranks of the job's nodes
 exec_ranks() {
-  local head own=()
+  local head options=()
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   if [[ ${SLURM_GPUS_ON_NODE:-0} -eq 0 ]]; then
     local tasks=${SLURM_NTASKS_PER_NODE:-}
@@ -61,28 +61,28 @@ exec_ranks() {
       tasks=1
     fi
     tasks=${tasks%%(*}
-    own=(--workers "${tasks:-1}")
+    options=(--workers "${tasks:-1}")
   fi
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_GPU
   exec srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \
-    --kill-on-bad-exit=1 --wait="$patience_s" "${inside[@]}" "$python" -m "$launch.workers" "${own[@]}" --nodes "$SLURM_NNODES" \
+    --kill-on-bad-exit=1 --wait="$patience_s" "${inside[@]}" "$python" -m "$launch.workers" "${options[@]}" --nodes "$SLURM_NNODES" \
     --head "$head:$(free_port)" --id "$SLURM_JOB_ID.$starts" --notes "$notes" --end-with-parent "$@"
 }
 
 # run_until_finished VERB ARGUMENTS...
 #
 # Runs the verb on all ranks and ends the job, or puts it back into the queue: after a stop always, after a crash a
-# few times. The caller has set $folder, where notes can be written, $again, how a user goes on by hand, $patience_s,
+# few times. The caller has set $folder, where notes can be written, $again, how a user resumes it by hand, $patience_s,
 # how long nodes wait for the last one, and is_finished, which says whether all is done.
 run_until_finished() {
-  local own=$folder/slurm step watch code=0 state count
-  notes=$own/$SLURM_JOB_ID.$starts             # what the launchers leave about this start
-  local crashes=$own/$SLURM_JOB_ID.crashes.txt # a line for every start that crashed
+  local records=$folder/slurm step watch code=0 state count
+  notes=$records/$SLURM_JOB_ID.$starts             # what the launchers leave about this start
+  local crashes=$records/$SLURM_JOB_ID.crashes.txt # a line for every start that crashed
   mkdir -p "$notes" || fail "cannot write to $folder: give another folder, or submit where you can write" 2
 
   trap 'say "time is nearly up: asking the ranks to stop"; touch "$notes/asked"; kill -USR1 $step 2>/dev/null' USR1
-  trap : TERM # cancelled: the ranks have heard of it from SLURM
+  trap : TERM # cancelled: SLURM has signalled the ranks, too
   # In the background and waited for: bash would run no trap while it waits for a command in the foreground.
   exec_ranks "$@" &
   step=$!
@@ -104,8 +104,8 @@ run_until_finished() {
   fi
   if [[ -e $notes/refused ]]; then
     rm -r "$notes"
-    rmdir --ignore-fail-on-non-empty "$own"
-    [[ ! -d $own ]] && rmdir --ignore-fail-on-non-empty "$folder"
+    rmdir --ignore-fail-on-non-empty "$records"
+    [[ ! -d $records ]] && rmdir --ignore-fail-on-non-empty "$folder"
     fail "not started again: correct the input first" 2
   fi
   state=$(scontrol show job "$job" | grep -o 'JobState=[A-Z]*')
@@ -116,7 +116,7 @@ run_until_finished() {
     echo "start $starts on $SLURM_JOB_NODELIST: srun returned $code" >>"$crashes"
     count=$(wc -l <"$crashes")
     [[ $count -le ${IALCMS_MAX_CRASHES:-3} ]] || fail "crashed $count times, given up; $again"
-    say "crashed (time $count of ${IALCMS_MAX_CRASHES:-3} that are put up with); back into the queue"
+    say "crashed (time $count of ${IALCMS_MAX_CRASHES:-3} before it gives up); back into the queue"
   fi
   trap - TERM
   scontrol requeue "$job" || fail "this job cannot be requeued; $again"

@@ -91,11 +91,11 @@ def test_one_on_another_machine_that_stands_still_is_taken_over(
     foreign(tmp_path)
     os.utime(tmp_path / FILE_NAME, (2e9, 2e9))  # its clock is of no account
     began = time.monotonic()
-    with caplog.at_level(logging.WARNING, logger="ialcms"), lease(tmp_path) as own:
+    with caplog.at_level(logging.WARNING, logger="ialcms"), lease(tmp_path) as ours:
         assert time.monotonic() - began > 1.4
         found = read_owner(tmp_path / FILE_NAME)
         assert found is not None
-        assert found.token == own.token
+        assert found.token == ours.token
     assert "was held by process 12 on n7" in caplog.text
     assert "taken over" in caplog.text
     assert not list(tmp_path.iterdir())
@@ -112,7 +112,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_it_is_renewed_and_comes_back_when_it_was_deleted(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
-    with lease(tmp_path) as own:
+    with lease(tmp_path) as ours:
         first = path.read_bytes()
         time.sleep(0.5)
         assert path.read_bytes() != first
@@ -120,16 +120,16 @@ def test_it_is_renewed_and_comes_back_when_it_was_deleted(tmp_path: Path) -> Non
         path.unlink()
         time.sleep(0.5)
         assert path.exists()
-        own.check()
+        ours.check()
 
 
 def test_whoever_was_taken_over_notices_and_leaves_the_file(tmp_path: Path) -> None:
-    with lease(tmp_path) as own:
+    with lease(tmp_path) as ours:
         (tmp_path / FILE_NAME).unlink()
         foreign(tmp_path)
         with pytest.raises(ValueError, match=r"was taken over by process 12 on n7 .*writes nothing more there"):
-            own.check()
-        assert own.lost
+            ours.check()
+        assert ours.lost
     assert (tmp_path / FILE_NAME).exists()
 
 
@@ -140,10 +140,10 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     refused: list[str] = []
 
     def try_it() -> None:
-        own = lease(tmp_path)
+        ours = lease(tmp_path)
         try:
-            own.__enter__()
-            got.append(own)
+            ours.__enter__()
+            got.append(ours)
         except ValueError as error:
             refused.append(str(error))
 
@@ -153,9 +153,9 @@ def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     time.sleep(0.3)  # a renewal
-    holders = [own for own in got if not own.lost]
-    for own in got:
-        own.__exit__(None, None, None)
+    holders = [ours for ours in got if not ours.lost]
+    for ours in got:
+        ours.__exit__(None, None, None)
     assert len(holders) == 1
     assert len(got) + len(refused) == 8
 

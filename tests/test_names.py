@@ -18,8 +18,8 @@ from ialcms.inference.objects import object_of_picture
 from ialcms.names import cut_name, for_matplotlib, num_bytes, printable
 from ialcms.runs.run_folder import RunFolder
 from shards.entries import Entry, read_index, write_index
-from tests.evaluation import support
 from tests.shards.conftest import TreeMaker, _make_video
+from tests.support import evaluation as support
 
 NO_UTF8 = os.fsdecode(b"caf\xe9")
 ODD = [
@@ -157,7 +157,7 @@ def test_pictures(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.Monkey
     _make_video(tmp_path / "v.mp4", seconds=1, video_codec="libx264")
     found = separate_file("v.mp4", trained.path, pictures=[name], out="out", device="cpu")
     assert found.stems[0].is_file()
-    assert object_of_picture(Path(name), trained.read_config().data).picture[0].min() > 200
+    assert object_of_picture(Path(name), trained.read_config().data).pictures[0, 0].min() > 200
 
 
 def test_names_that_are_too_long_are_refused_in_one_line(

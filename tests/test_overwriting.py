@@ -20,8 +20,8 @@ from ialcms.files import write_whole
 from ialcms.inference import separate_file
 from ialcms.overwriting import lies_in, refuse_overwriting
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import RATE, evaluation_config, make_run, write_evaluation_shards
 from tests.shards.conftest import TreeMaker
+from tests.support.evaluation import RATE, evaluation_config, make_run, write_evaluation_shards
 
 WAYS = ("itself", "dots", "symbolic link", "hard link", "linked folder")
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ialcms.data.object_pictures import BadClip, object_picture
 from ialcms.pictures import FRAME_FORMATS, PICTURE_FORMATS, BadPicture, decode_picture, open_picture
-from tests.picture_support import STORED, corners, corners_picture, encoded, png, turned
 from tests.support import ROOT
+from tests.support.pictures import STORED, corners, corners_picture, encoded, png, turned
 
 RAMP = np.linspace(0, 65_535, 64).astype(">u2")
 

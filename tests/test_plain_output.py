@@ -16,11 +16,11 @@ from ialcms.data.manifest import FILE_NAME, read_manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.result_files import read_results, write_results
-from ialcms.evaluation.results import MixResult
+from ialcms.evaluation.results import MixResult, summarise
 from ialcms.terminal import PlainOutput
 from shards.stats import collect_stats, table_csv
-from tests.data.data_support import write_shards
 from tests.support import ROOT
+from tests.support.data import write_shards
 
 EVIL = "=cmd|' /C calc'!A0"
 NAMES = (EVIL, "+1+1", "-2", "@SUM(1)", " =1", "\t=1", "\r=1", "＝1", "'=1", "\x1b[2J\x1b[31mviolin")
@@ -46,7 +46,7 @@ def test_results_are_neutral_and_come_back(tmp_path: Path) -> None:
     scores = MixScores(({metric: -1.5 for metric in METRICS},) * 2)
     results = [MixResult(0, (EVIL, "-tuba"), ("-abcdefghij_0", "@x"), (0, 0), (0, 0), scores),
                MixResult(1, (EVIL, "-tuba"), ("=y", "+z"), (1, 2), (3, 4), MixScores(({}, {}), "=silent"))]  # fmt: skip
-    write_results(tmp_path, results, {"run": "r", "step": 1})
+    write_results(tmp_path, summarise(results), {"run": "r", "step": 1})
     cells = [cell for path in tmp_path.glob("*.csv") for row in csv.reader(path.open()) for cell in row]
     dangerous = [cell for cell in cells if cell.startswith(("=", "+", "@", "-")) and not _is_number(cell)]
     assert dangerous == []

@@ -23,7 +23,9 @@ from ialcms.cli.configs import add_configs
 from ialcms.cli.demo import add_demo
 from ialcms.cli.evaluate import add_evaluate
 from ialcms.cli.export import add_export
+from ialcms.cli.import_weights import add_import
 from ialcms.cli.info import add_info
+from ialcms.cli.listen import add_listen
 from ialcms.cli.pretrain import add_pretrain
 from ialcms.cli.separate import add_separate
 from ialcms.cli.train import add_train
@@ -44,6 +46,9 @@ _NOT_USABLE = (
     errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ELOOP,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.EINVAL,
 )
 
 # In the order of `ialcms --help`.
@@ -51,7 +56,9 @@ _VERBS = (
     add_train,
     add_evaluate,
     add_separate,
+    add_listen,
     add_export,
+    add_import,
     add_info,
     add_configs,
     add_pretrain,

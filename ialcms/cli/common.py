@@ -32,3 +32,13 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     """The configuration and its overrides."""
     parser.add_argument("config", type=Path, help="YAML file, or a name of 'ialcms configs', like duet")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
+
+
+def add_protocol(parser: argparse.ArgumentParser, condition: str = "") -> None:
+    """condition: when it counts, for the help."""
+    parser.add_argument(
+        "--protocol",
+        choices=("best", "published"),
+        default="best",
+        help=f"{condition}how masks become stems: the best way that is known (default), or as published",
+    )

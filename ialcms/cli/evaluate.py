@@ -19,14 +19,23 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
             "ialcms evaluate runs/demo eval.draws=1",
             "ialcms evaluate runs/demo --mixes mixes.csv --metrics fast",
             "ialcms evaluate runs/demo --report eval.examples=15",
-            "ialcms evaluate --compare runs/demo runs/demo_solo",
+            "ialcms evaluate --compare runs/demo runs/demo_solo --out comparison.html",
             "torchrun --nproc_per_node=2 -m ialcms evaluate runs/demo eval.num_sources=3",
         ],
     )
     evaluate.add_argument("run", nargs="?", help="folder of the run")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help=OVERRIDES)
-    evaluate.add_argument("--checkpoint", type=Path, help="folder of another checkpoint (default: the run's best)")
-    evaluate.add_argument("--out", type=Path, help="folder of the results (default: RUN/evaluation/<split>-<M>mix)")
+    evaluate.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="RUN|CHECKPOINT|FILE",
+        help="another checkpoint, or a file of 'ialcms export' (default: the run's best)",
+    )
+    evaluate.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the results (default: RUN/evaluation/<split>-<M>mix); with --compare: a page (.html) to write",
+    )
     evaluate.add_argument("--mixes", type=Path, metavar="CSV", help="list of mixes: lines of mix,clip,box,start")
     evaluate.add_argument(
         "--metrics",
@@ -40,29 +49,21 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
     )
     evaluate.add_argument(
         "--compare",
-        type=Path,
-        nargs=2,
-        metavar=("A", "B"),
-        help="print two evaluated runs side by side and the paired difference B - A",
+        nargs="+",
+        metavar="RUN",
+        help="print evaluated runs side by side, and their paired differences from the first; --out PAGE.html writes "
+        "the page of the comparison",
     )
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from ialcms.runs.run_folder import RunFolder
-
     if args.compare:
-        others = [f"--{name}" for name in ("checkpoint", "out", "mixes", "metrics", "report") if getattr(args, name)]
-        if others:
-            raise ValueError(f"--compare reads what two evaluations have written and takes no {', '.join(others)}")
-        from ialcms.evaluation.compare import compare
-
-        overrides = [args.run, *args.overrides] if args.run else args.overrides  # the first one lands in `run`
-        a, b = args.compare
-        print(compare(a, b, overrides))
-        return 0
+        return _compare(args)
     adopt_launcher()
     from ialcms.engine import Ranks
     from ialcms.evaluation.evaluate import evaluate, lease_of, rewrite_page
+    from ialcms.runs.run_folder import RunFolder
+    from ialcms.runs.separators import find_checkpoint
 
     if args.run is None:
         raise ValueError("name the run to evaluate, like: ialcms evaluate runs/demo")
@@ -70,11 +71,33 @@ def _evaluate(args: argparse.Namespace) -> int:
     folder = RunFolder(args.run)
     config = folder.read_config(overrides)
     out = args.out or (folder.evaluation / args.mixes.stem if args.mixes else folder.evaluation_of(config))
-    checkpoint = args.checkpoint or folder.best_checkpoint()
+    source = args.checkpoint or find_checkpoint(folder.path)
     with Ranks() as ranks:
         if not args.report:
-            evaluate(config, checkpoint, ranks, out, args.mixes)
+            evaluate(config, source, ranks, out=out, mix_list=args.mixes)
         elif ranks.is_first:
             with lease_of(out):
-                print(f"report: {rewrite_page(config, checkpoint, ranks.device, out)}")
+                print(f"report: {rewrite_page(config, source, ranks.device, out)}")
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from ialcms.evaluation.compare import compare
+    from ialcms.evaluation.comparison_page import write_comparison_page
+
+    others = [f"--{name}" for name in ("checkpoint", "mixes", "metrics", "report") if getattr(args, name)]
+    if others:
+        raise ValueError(f"--compare reads what evaluations have written and takes no {', '.join(others)}")
+    # --compare takes all words that follow, and the first of the other words lands in `run`
+    words = [*args.compare, *filter(None, [args.run]), *args.overrides]
+    runs = [Path(word) for word in words if "=" not in word or Path(word).is_dir()]
+    overrides = [word for word in words if Path(word) not in runs]
+    if len(runs) < 2:
+        raise ValueError("--compare takes two runs or more, like: ialcms evaluate --compare runs/demo runs/demo_solo")
+    if args.out and args.out.suffix != ".html":
+        raise ValueError(f"--out {args.out}: with --compare, name the page to write, like comparison.html")
+    comparisons = [compare(runs[0], other, overrides) for other in runs[1:]]
+    print("\n\n".join(map(str, comparisons)))
+    if args.out:
+        print(f"report: {write_comparison_page(args.out, comparisons)}")
     return 0

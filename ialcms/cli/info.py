@@ -13,7 +13,7 @@ def add_info(verbs: argparse._SubParsersAction) -> None:
         "info",
         _info,
         help="shapes, parameters, steps per epoch, batch arithmetic, shard coverage",
-        examples=["ialcms info duet", "ialcms info demo --workers 4", "ialcms info runs/demo/config.yaml --plan 100"],
+        examples=["ialcms info duet", "ialcms info demo --workers 4", "ialcms info runs/demo --plan 100"],
     )
     add_config(info)
     info.add_argument("--workers", type=int, default=1, help="number of training ranks to do the arithmetic for")
@@ -24,8 +24,12 @@ def add_info(verbs: argparse._SubParsersAction) -> None:
 def _info(args: argparse.Namespace) -> int:
     from ialcms.config import load_config
     from ialcms.info import describe, describe_plan
+    from ialcms.runs.run_folder import RunFolder
 
-    config = load_config(args.config, args.overrides)
+    if args.config.is_dir():
+        config = RunFolder(args.config).read_config(args.overrides)
+    else:
+        config = load_config(args.config, args.overrides)
     if args.plan is not None:
         print(describe_plan(config, args.plan, args.workers, args.read_clips))
     else:

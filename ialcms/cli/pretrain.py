@@ -28,9 +28,7 @@ def _pretrain(args: argparse.Namespace) -> int:
     from ialcms.training.pretrain import pretrain
 
     config = load_config(args.config, args.overrides)
-    if args.out.is_dir():
-        raise ValueError(f"{args.out} is a folder; name a file, like {args.out / 'backbone.pt'}")
     weights = [Path(config.model.visual.weights)] if config.model.visual.weights else []
     refuse_overwriting([args.out], [args.config, *weights], "name another file")
-    pretrain(config, args.out, args.steps, args.batch)
+    print(f"backbone: {pretrain(config, args.out, args.steps, args.batch)} -> {args.out}")
     return 0

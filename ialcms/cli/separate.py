@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ialcms.cli.common import add_verb
+from ialcms.cli.common import add_protocol, add_verb
 
 
 def add_separate(verbs: argparse._SubParsersAction) -> None:
@@ -47,13 +47,14 @@ def add_separate(verbs: argparse._SubParsersAction) -> None:
         default="share",
         help="above the network's range objects get their share of the octave below, or nothing",
     )
-    separate.add_argument("--no-videos", action="store_true", help="sounds only")
+    add_protocol(separate)
+    separate.add_argument("--no-videos", action="store_true", help="sounds only, and no page")
     separate.add_argument("--batch-windows", type=int, default=16, help="windows that pass the network together")
     separate.add_argument("--device", help="like cuda or cpu (default: a GPU if there is one)")
 
 
 def _separate(args: argparse.Namespace) -> int:
-    from ialcms.inference import Box, Click, separate_file
+    from ialcms.inference import PROTOCOLS, Box, Click, separate_file
 
     objects: list[Box | Click] = [*map(Box.parse, args.boxes), *map(Click.parse, args.click)]
     result = separate_file(
@@ -65,9 +66,11 @@ def _separate(args: argparse.Namespace) -> int:
         min_score=args.min_score,
         out=args.out,
         above=args.above,
+        protocol=PROTOCOLS[args.protocol],
         videos=not args.no_videos,
         batch_windows=args.batch_windows,
         device=args.device,
     )
-    print("\n".join(map(str, (*result.stems, result.remainder, *result.videos))))
+    pages = [result.page] if result.page else []
+    print("\n".join(map(str, (*result.stems, result.remainder, *result.videos, *pages))))
     return 0

@@ -25,7 +25,7 @@ def add_train(verbs: argparse._SubParsersAction) -> None:
         "--resume",
         default="auto",
         metavar="auto|none|CHECKPOINT",
-        help="go on from the folder's newest checkpoint (default), from none, or from this one",
+        help="resume from the folder's newest checkpoint (default), from none, or from this one",
     )
     train.add_argument(
         "--init-from",
@@ -53,7 +53,7 @@ def _train(args: argparse.Namespace) -> int:
     adopt_launcher()
     if args.init_from is not None and args.resume not in ("auto", "none"):
         raise ValueError(
-            f"--resume {args.resume} goes on with a run and --init-from {args.init_from} begins one; give one of them"
+            f"--resume {args.resume} resumes a run and --init-from {args.init_from} begins one; give one of them"
         )
     from ialcms.config import load_config
     from ialcms.dry_run import dry_run

@@ -218,7 +218,7 @@ class TrainConfig:
     )
     timeout_s: float = option(
         1_800.0,
-        "seconds that a step, a validation or a checkpoint may take before the run is ended",
+        "seconds that a step, a mix of a validation or a checkpoint may take before the run is ended",
         largest=10**9,
         may_change=True,
     )
@@ -294,6 +294,12 @@ class EvalConfig:
     batch_windows: int = option(16, "windows that pass the network together", largest=10**6)
     validation_draws: int = option(
         2, "mixes per combination of instruments in a validation during training, one window each", largest=10**7
+    )
+    validation_mixes: int = option(
+        0,
+        "most mixes in a validation; 0: a tenth of those trained since the last one, but at least 50",
+        may_be_zero=True,
+        largest=10**7,
     )
     metrics: str = option(
         "auto",

@@ -3,6 +3,7 @@
     python -m ialcms.demo.dataset data/demo --videos 8 --clips-per-video 3
 
     <root>/dataset.json                                         how it was made
+    <root>/tree.json                                            which data set it is, for `ialcms data`
     <root>/train_solo_clip.csv  val_...  test_...               AUDIO_PATH,FRAMES_PATH,DETECTION_PATH below the root
     <root>/solo_audio_resample/<instrument>/<clip>.wav          mono, 11,025 Hz, 16 bit, 10 s
     <root>/solo_extract/<instrument>/<clip>/000001.jpg ...      80 frames, 8 per second
@@ -19,14 +20,11 @@ import argparse
 import csv
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from ialcms.demo.clip_files import clip_paths, is_finished, write_clip
 from ialcms.demo.instruments import BY_NAME, INSTRUMENTS
@@ -34,7 +32,9 @@ from ialcms.demo.synthesis import SAMPLE_RATE
 from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing, temporary_name
 from ialcms.processes import available_cores, worker_pool
+from ialcms.progress import Progress
 from ialcms.reading.text import read_json
+from shards.tree_dataset import record_dataset
 
 FORMAT = "ialcms-demo"
 VERSION = 1  # raise it when the same options give other clips
@@ -128,6 +128,7 @@ def make_dataset(
     _make_missing_clips(root, options, jobs or available_cores(), show_progress)
     for split in SPLITS:
         _write_csv(root, options, split)
+    record_dataset(root, "demo")
     return root
 
 
@@ -201,21 +202,15 @@ def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progre
     tasks = {video_id: clips for video_id, clips in missing.items() if clips}
     if not tasks:
         return
-    bar = tqdm(
-        total=sum(map(len, tasks.values())),
-        desc="demo data",
-        unit="clip",
-        mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log file wants few lines
-        disable=not show_progress,
-    )
-    with bar, worker_pool(min(jobs, len(tasks))) as pool:
+    count = sum(map(len, tasks.values()))
+    with Progress(count, "demo data", is_shown=show_progress) as progress, worker_pool(min(jobs, len(tasks))) as pool:
         futures = {
             pool.submit(_make_clips_of_video, root, options, video_id, clips): len(clips)
             for video_id, clips in tasks.items()
         }
         for future in as_completed(futures):
             future.result()
-            bar.update(futures[future])
+            progress.advance(futures[future])
 
 
 def _make_clips_of_video(root: Path, options: DemoOptions, video_id: VideoId, clip_numbers: list[int]) -> None:

@@ -20,7 +20,9 @@ from ialcms.demo.duet import make_duet
 from ialcms.inference import separate_file
 from ialcms.lease import Lease
 from ialcms.own_files import own_folder
+from ialcms.progress import duration
 from ialcms.runs.run_folder import RunFolder
+from ialcms.terminal import runnable
 from ialcms.training.pretrain import pretrain
 from launch import local
 from shards.datasets import load_dataset
@@ -34,6 +36,7 @@ SHARD_MB = 16.0
 BACKBONE_STEPS = 300
 # The easiest pair for so small a network, and a hard one, of the same range.
 DUETS = (("trumpet", "tuba"), ("flute", "violin"))
+MINUTES = 15  # as measured on two cores that had nothing else to do
 
 
 def run_demo(
@@ -55,9 +58,12 @@ def run_demo(
     began = time.monotonic()
 
     def announce(number: int, what: str) -> None:
-        minutes, seconds = divmod(round(time.monotonic() - began), 60)
-        print(f"[{minutes:02d}:{seconds:02d}] {number}/6 {what}", flush=True)
+        print(f"[{duration(time.monotonic() - began)}] {number}/6 {what}", flush=True)
 
+    print(
+        f"The demo makes videos, packs them, trains {config.train.steps} steps, evaluates, and writes a page to listen "
+        f"to: about {MINUTES} minutes on two cores. Lines say how far it is. What is there already is kept."
+    )
     with Lease(data, "demo", "--data", name="the folder of data"):
         announce(
             1, f"demo data: {11 * VIDEOS} videos of 11 instruments, {CLIPS_PER_VIDEO} clips each, in {data / 'tree'}"
@@ -71,7 +77,7 @@ def run_demo(
         if backbone.is_file():
             print("there already")
         else:
-            pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)
+            print(f"it {pretrain(config, backbone, BACKBONE_STEPS, batch_pictures=64)}")
     announce(4, f"training in {run.path}: {config.train.steps} steps on {ranks} ranks")
     _run(["train", str(config_path), "--folder", str(run.path), *overrides], ranks)
     announce(5, f"evaluation on {config.eval.num_sources}-mixes of held-out videos")
@@ -83,7 +89,7 @@ def run_demo(
         boxes = make_duet(read_index(data / "tree"), duet, separated / "duet.mp4")
         separate_file(separated / "duet.mp4", run.path, boxes, out=separated)
     announce(6, f"done; listen to {page.resolve()}")
-    print(f"curves: tensorboard --logdir {run.path}")
+    print(f"curves: {runnable('tensorboard', '--logdir', run.curves)}")
     print(
         "this network has only heard synthetic instruments: train on your own data before you separate real recordings"
     )

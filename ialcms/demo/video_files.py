@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 from PIL import Image
-from tqdm import tqdm
 
 from ialcms.demo.instruments import BY_NAME
 from ialcms.demo.scene import FRAMES_PER_SECOND
@@ -35,6 +33,7 @@ from ialcms.demo.video import NUM_FRAMES, VideoId, draw_video, make_clip
 from ialcms.files import replacing
 from ialcms.names import for_ffmpeg
 from ialcms.processes import available_cores, worker_pool
+from ialcms.progress import Progress
 
 BOXES_NAME = "boxes.csv"
 _BOX_COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
@@ -90,20 +89,14 @@ def make_video_files(
         raise ValueError(f"no such instrument: {', '.join(unknown)}; choose from {', '.join(BY_NAME)}")
     sources = [VideoId(seed, BY_NAME[name], number) for number in range(videos) for name in instruments]
     seen = [VideoId(seed, BY_NAME[name], videos + number) for number in range(box_videos) for name in instruments]
-    bar = tqdm(
-        total=len(sources) + len(seen),
-        desc="demo videos",
-        unit="video",
-        mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log file wants few lines
-        disable=not show_progress,
-    )
+    bar = Progress(len(sources) + len(seen), "demo videos", unit="video", is_shown=show_progress)
     with bar, worker_pool(jobs or available_cores()) as pool:
         files = [pool.submit(_make_file, root, video, clips_per_video, frame_size) for video in sources]
         pictures = [pool.submit(_make_pictures, root, video, box_frames, frame_size) for video in seen]
         waiting: list[Future[Any]] = [*files, *pictures]
         for future in as_completed(waiting):
             future.result()
-            bar.update()
+            bar.advance()
         boxes = [row for rows in pictures for row in rows.result()]
     if boxes:
         with replacing(root / BOXES_NAME) as temporary, open(temporary, "w", newline="") as file:

@@ -29,7 +29,7 @@ def score_mix_fast(references: Tensor, estimates: Tensor, taps: int = TAPS) -> M
 
 
 def bss_eval(references: Tensor, estimates: Tensor, mix: Tensor, taps: int = TAPS) -> tuple[Tensor, Tensor]:
-    """SDR, SIR, SAR in dB, (3, M) each: of every estimate for the reference in its place, and of the mix for each.
+    """SDR, SIR, SAR in dB, (3, M) each: of each estimate for the reference of the same index, and of the mix for each.
 
     references, estimates (M, S), mix (1, S): float64, none of them silent. An estimate's error is what no filter of
     `taps` taps of its reference explains; what filters of the other references explain of it is interference.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,9 @@ class Comparison:
 
     def _overall(self) -> list[str]:
         rows = [("A", self.overall.a, ".2f"), ("B", self.overall.b, ".2f"), ("B - A", self.overall.difference, "+.2f")]
-        for place, name in enumerate(("  95% of resamples from", "  to")):
-            rows.append((name, {m: limits[place] for m, limits in self.overall.intervals.items()}, "+.2f"))
+        for side, name in enumerate(("  95% of resamples from", "  to")):
+            limits = {metric: interval[side] for metric, interval in self.overall.intervals.items()}
+            rows.append((name, limits, "+.2f"))
         return [_line("overall (dB)", METRICS), *(_line(name, _cells(scores, form)) for name, scores, form in rows)]
 
     def _instruments(self) -> list[str]:
@@ -108,13 +110,14 @@ def compare(a: Path, b: Path, overrides: Sequence[str] = ()) -> Comparison:
             )
     pairs = [(x, y) for x, y in zip(results_a, results_b) if not (x.scores.problem or y.scores.problem)]
     names = sorted({name for result in results_a for name in result.instruments})
+    sizes = {len(result.keys) for result in results_a}
     return Comparison(
-        folders,
-        (summary_a, summary_b),
-        len(results_a),
-        sizes.pop() if len(sizes := {len(result.keys) for result in results_a}) == 1 else 0,
-        _difference(pairs, None),
-        {name: _difference(pairs, name) for name in names},
+        folders=folders,
+        summaries=(summary_a, summary_b),
+        num_mixes=len(results_a),
+        num_sources=sizes.pop() if len(sizes) == 1 else 0,
+        overall=_difference(pairs, None),
+        per_instrument={name: _difference(pairs, name) for name in names},
     )
 
 
@@ -122,17 +125,23 @@ def _difference(pairs: Sequence[tuple[MixResult, MixResult]], instrument: str | 
     """Over the sources of an instrument; None: of all."""
     groups: list[list[tuple[Scores, Scores]]] = []
     for x, y in pairs:
-        places = [place for place, name in enumerate(x.instruments) if instrument in (None, name)]
-        if places:
-            groups.append([(x.scores.sources[place], y.scores.sources[place]) for place in places])
-    differences = [[{m: of_b[m] - of_a[m] for m in METRICS} for of_a, of_b in group] for group in groups]
+        scored = zip(x.instruments, x.scores.sources, y.scores.sources)
+        group = [(of_a, of_b) for name, of_a, of_b in scored if instrument in (None, name)]
+        if group:
+            groups.append(group)
+    sources = list(itertools.chain.from_iterable(groups))
+    differences = [[_less(of_b, of_a) for of_a, of_b in group] for group in groups]
     return Difference(
-        len(groups),
-        mean_scores(of_a for group in groups for of_a, _ in group),
-        mean_scores(of_b for group in groups for _, of_b in group),
-        mean_scores(source for group in differences for source in group),
-        mean_intervals(differences, "compare", instrument or "all"),
+        num_mixes=len(groups),
+        a=mean_scores(of_a for of_a, _ in sources),
+        b=mean_scores(of_b for _, of_b in sources),
+        difference=mean_scores(itertools.chain.from_iterable(differences)),
+        intervals=mean_intervals(differences, "compare", instrument or "all"),
     )
+
+
+def _less(scores: Scores, others: Scores) -> Scores:
+    return {name: scores[name] - others[name] for name in METRICS}
 
 
 def _results_folder(path: Path, overrides: Sequence[str]) -> Path:

@@ -1,23 +1,22 @@
 """Evaluation: a run's separator on a fixed list of mixes of held-out videos, every mix exactly once.
 
 `ialcms.evaluation.scoring` separates and scores. Scores are written down as they come: an evaluation that was killed
-goes on where it was, on any number of ranks.
+resumes, on any number of ranks.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ialcms.config import Config, EvalConfig
-from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, share
+from ialcms.config import Config
+from ialcms.data.evaluation_mixes import EvaluationMix, list_mixes, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
@@ -26,46 +25,54 @@ from ialcms.engine.held_folder import held_folder
 from ialcms.engine.same_input import open_same_manifest, read_same
 from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
-from ialcms.evaluation.page import write_evaluation_page
+from ialcms.evaluation.page import SeparatedExample, write_evaluation_page
 from ialcms.evaluation.result_files import FILE_NAMES, MIXES, is_evaluation, read_results, write_results
-from ialcms.evaluation.results import MixResult, choose_examples, format_tables
-from ialcms.evaluation.scoring import load_item, metrics_of, score_all, separate_item
+from ialcms.evaluation.results import MixResult, Summary, choose_examples, format_tables, summarise
+from ialcms.evaluation.scoring import Scoring, SeparatedMixes, metrics_of
 from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import Separated
 from ialcms.lease import Lease
-from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
-from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
-from ialcms.runs import checkpoint
+from ialcms.runs.separators import LoadedSeparator, load_separator
 
 PAGE = "report.html"
 
 
-def load_separator(folder: Path, config: Config, device: torch.device) -> Separator:
-    """The separator of a checkpoint, ready to separate; ValueError when there is none or it does not fit."""
-    if not folder.is_dir():
-        raise ValueError(f"there is no checkpoint {folder}; train first, or name one with --checkpoint")
-    state, _ = checkpoint.load(folder, config, manifest_digest=None)
-    check_memory(config)
-    separator = Separator(config.model, config.audio)
-    with checkpoint.fitting(folder):
-        separator.load_state_dict(checkpoint.separator_weights(state))
-    set_arithmetic(config)
-    return separator.to(device).eval()
+@dataclass(frozen=True)
+class _Inputs:
+    """What an evaluation reads; the same on all ranks."""
+
+    manifest: Manifest
+    mixes: Sequence[EvaluationMix]
+    loaded: LoadedSeparator
 
 
-def evaluate(
-    config: Config, checkpoint_folder: Path, ranks: Ranks, out: Path, mix_list: Path | None = None
-) -> Path | None:
+def evaluate(config: Config, source: Path, ranks: Ranks, *, out: Path, mix_list: Path | None = None) -> Path | None:
     """Score every mix once, write the results into `out`; on rank 0 returns the page.
 
-    mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`, `eval.num_sources`, `eval.draws`.
+    config: of the run, which says what is evaluated and how. source: a checkpoint's folder, a run's (its best one), or
+    a file of `ialcms export`. mix_list: CSV as in `ialcms.data.mix_list`; without it the list of `eval.split`,
+    `eval.num_sources`, `eval.draws`. ValueError with a remedy.
     """
     if mix_list is not None:
         refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
     with held_folder(ranks, lease_of(out), must_be_shared=False):
-        return _evaluate(config, checkpoint_folder, ranks, out, mix_list)
+        inputs = _read_inputs(config, source, ranks, mix_list)
+        metrics = metrics_of(config, ranks.device)
+        separated = SeparatedMixes(inputs.loaded.separator, inputs.manifest, config)
+        scores, spent = _score(separated, inputs, ranks, metrics, out=out, key=_key(config, inputs, metrics))
+        if not ranks.is_first:
+            return None
+        figures = summarise([_result(inputs.manifest, mix, scores[mix.index]) for mix in inputs.mixes])
+        about = _about(config, inputs, metrics, mix_list)
+        write_results(out, figures, about)
+        print(format_tables(figures))
+        print(f"{metrics} metrics: {EvaluationTime.total(spent)}")
+        page = _write_page(separated, inputs.mixes, config, out=out, about=about, figures=figures)
+        end_journal(out / "scores")
+        print(f"figures: {out}\nreport: {page}")
+        return page
 
 
 def lease_of(out: Path) -> Lease:
@@ -73,67 +80,61 @@ def lease_of(out: Path) -> Lease:
     return Lease(out, "evaluation", "--out", name="the folder of results", unwritable="no results can be written to")
 
 
-def _evaluate(config: Config, checkpoint_folder: Path, ranks: Ranks, out: Path, mix_list: Path | None) -> Path | None:
+def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | None) -> _Inputs:
+    options = config.eval
     manifest = open_same_manifest(ranks, config.data.shards)
-    options = dataclasses.replace(config.eval, metrics=metrics_of(config, ranks.device))
-    config = dataclasses.replace(config, eval=options)
 
     def read_mixes() -> list[EvaluationMix]:
-        return (
-            list_mixes(manifest, options.split, options.num_sources, options.draws, options.seed, options.seconds,
-                       config.data.instruments)
-            if mix_list is None else read_mix_list(mix_list, manifest)
-        )  # fmt: skip
+        if mix_list is not None:
+            return read_mix_list(mix_list, manifest)
+        return list_mixes(
+            manifest,
+            options.split,
+            options.num_sources,
+            draws=options.draws,
+            seed=options.seed,
+            seconds=options.seconds,
+            instruments=config.data.instruments,
+        )
 
     mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
-    separator, meta = read_same(
+    loaded = read_same(
         ranks,
-        f"the checkpoint {checkpoint_folder}",
-        lambda: (load_separator(checkpoint_folder, config, ranks.device), checkpoint.read_meta(checkpoint_folder)),
-        lambda read: str(read[1]["state_sha256"])[:16],
+        f"the checkpoint {source}",
+        lambda: load_separator(source, ranks.device, config),
+        lambda read: read.digest[:16],
     )
-    journal_folder, key = out / "scores", _key(config, manifest, mixes, meta["state_sha256"])
+    set_arithmetic(config)
+    return _Inputs(manifest, mixes, loaded)
 
-    known = ranks.broadcast(read_journal(journal_folder, key) if ranks.is_first else None)
+
+def _score(
+    separated: SeparatedMixes, inputs: _Inputs, ranks: Ranks, metrics: str, *, out: Path, key: str
+) -> tuple[dict[int, MixScores], list[EvaluationTime]]:
+    """Scores of all mixes by their index, those of an earlier start too, and the times of all ranks.
+
+    key: of the evaluation (see `_key`): scores that an earlier start left in `out` count where they have the same one.
+    """
+    folder, mixes = out / "scores", inputs.mixes
+    known: dict[int, MixScores] = ranks.broadcast(read_journal(folder, key) if ranks.is_first else None)
     if ranks.is_first:
-        _check_ours(out, journal_folder)
-        start_journal(journal_folder, key, known)
+        _check_ours(out, folder)
+        start_journal(folder, key, known)
         if known:
-            print(f"going on: {len(known)} of {len(mixes)} mixes are scored already")
+            print(f"resuming: {len(known)} of {len(mixes)} mixes are scored already")
     ranks.barrier()
-    own = share([mix for mix in mixes if mix.index not in known], ranks.rank, ranks.world_size)
-    scores, spent = {}, EvaluationTime(ranks.device)
-    with Journal(journal_folder, f"rank-{ranks.rank}", key) as journal:
-        for index, score in score_all(separator, manifest, own, config, spent, show_progress=ranks.is_first):
-            journal.write(index, score)
-            scores[index] = score
-    times = []
-    for part, spent_there in ranks.gather_objects((scores, spent)):
+    local_mixes = share([mix for mix in mixes if mix.index not in known], ranks.rank, ranks.world_size)
+    scoring = Scoring(separated, metrics, show_progress=ranks.is_first)
+    local: dict[int, MixScores] = {}
+    with Journal(folder, f"rank-{ranks.rank}", key) as journal:
+        for index, scores in scoring(local_mixes):
+            journal.write(index, scores)
+            local[index] = scores
+    gathered = ranks.gather_objects((local, scoring.time))
+    for part, _ in gathered:
         known |= part
-        times.append(spent_there)
     assert sorted(known) == [mix.index for mix in mixes]
-    if not ranks.is_first:
-        return None
-
-    results = [_result(manifest, mix, known[mix.index]) for mix in mixes]
-    about = {
-        "run": config.name,
-        "step": meta["progress"]["step"],
-        **_list_words(options, mix_list),
-        "metrics": options.metrics,
-        "seconds": options.seconds,
-        "hop": options.hop,
-        "protocol": asdict(options.protocol),
-        "manifest": manifest.digest,
-        "state_sha256": meta["state_sha256"],
-    }
-    write_results(out, results, about)
-    print(format_tables(results))
-    print(f"{config.eval.metrics} metrics: {EvaluationTime.total(times)}")
-    page = _write_page(separator, manifest, mixes, config, ranks.device, out, about, results)
-    end_journal(journal_folder)
-    print(f"figures: {out}\nreport: {page}")
-    return page
+    return known, [spent for _, spent in gathered]
 
 
 def _check_ours(out: Path, journal_folder: Path) -> None:
@@ -143,16 +144,17 @@ def _check_ours(out: Path, journal_folder: Path) -> None:
         raise ValueError(f"{foreign[0]} is there already, and no evaluation wrote it; give another folder with --out")
 
 
-def rewrite_page(config: Config, checkpoint_folder: Path, device: torch.device, out: Path) -> Path:
+def rewrite_page(config: Config, source: Path, device: torch.device, out: Path) -> Path:
     """The page of an evaluation again, from its files and with `eval.examples` examples; nothing is scored.
 
-    Raises ValueError where `out` holds no evaluation, or one of another checkpoint or of other shards.
+    config, source: as for `evaluate`. out: the evaluation's folder. Raises ValueError where it holds no evaluation, or
+    one of another checkpoint or of other shards.
     """
     about, results = read_results(out)
-    meta = checkpoint.read_meta(checkpoint_folder)
-    if about.get("state_sha256") != meta["state_sha256"]:
+    loaded = load_separator(source, device, config)
+    if about.get("state_sha256") != loaded.digest:
         raise ValueError(
-            f"the evaluation in {out} is of step {about['step']}, but {checkpoint_folder} is another checkpoint: "
+            f"the evaluation in {out} is of step {about['step']}, but {source} is another checkpoint: "
             "evaluate the run again, or name its checkpoint with --checkpoint"
         )
     manifest = open_manifest(config.data.shards)
@@ -160,58 +162,67 @@ def rewrite_page(config: Config, checkpoint_folder: Path, device: torch.device, 
         raise ValueError(
             f"the evaluation in {out} is of other shards than {config.data.shards}: evaluate the run again"
         )
+    set_arithmetic(config)
     mixes = read_mix_list(out / MIXES, manifest)
-    separator = load_separator(checkpoint_folder, config, device)
-    options = dataclasses.replace(config.eval, seconds=about["seconds"], hop=about["hop"])
-    config = dataclasses.replace(config, eval=options)
-    return _write_page(separator, manifest, mixes, config, device, out, about, results)
+    separated = SeparatedMixes(loaded.separator, manifest, config, seconds=about["seconds"], hop=about["hop"])
+    return _write_page(separated, mixes, config, out=out, about=about, figures=summarise(results))
 
 
 def _write_page(
-    separator: Separator,
-    manifest: Manifest,
+    separated: SeparatedMixes,
     mixes: Sequence[EvaluationMix],
     config: Config,
-    device: torch.device,
+    *,
     out: Path,
     about: Mapping[str, Any],
-    results: Sequence[MixResult],
+    figures: Summary,
 ) -> Path:
-    shown = choose_examples(results, config.eval.examples, config.eval.seed)
-    examples = [(why, *_separate(separator, manifest, mixes[r.index], config, device), r) for why, r in shown]
-    return write_evaluation_page(out / PAGE, about, config.audio.sample_rate, results, examples)
+    """about: as in summary.json; mixes: the whole list, by index."""
+    examples = []
+    for why, result in choose_examples(figures.results, config.eval.examples, config.eval.seed):
+        item = separated.load(mixes[result.index])
+        on_cpu = [Separated(one.estimates.cpu(), one.localisation.cpu()) for one in separated.separate(item)]
+        examples.append(SeparatedExample(why, item, on_cpu, result=result))
+    return write_evaluation_page(out / PAGE, about, separated.sample_rate, figures=figures, examples=examples)
 
 
-def _list_words(options: EvalConfig, mix_list: Path | None) -> dict[str, Any]:
-    """What the summary says of the list of mixes."""
-    if mix_list is not None:
-        return {"list": mix_list.name}
-    return {"split": options.split, "num_sources": options.num_sources}
+def _about(config: Config, inputs: _Inputs, metrics: str, mix_list: Path | None) -> dict[str, Any]:
+    """What was evaluated and how: the first part of summary.json."""
+    options = config.eval
+    listed = {"split": options.split, "num_sources": options.num_sources}
+    return {
+        "run": config.name,
+        "step": inputs.loaded.step,
+        **(listed if mix_list is None else {"list": mix_list.name}),
+        "metrics": metrics,
+        "seconds": options.seconds,
+        "hop": options.hop,
+        "protocol": asdict(options.protocol),
+        "data_set": str(inputs.manifest.info.get("dataset") or Path(config.data.shards).name),
+        "manifest": inputs.manifest.digest,
+        "state_sha256": inputs.loaded.digest,
+    }
 
 
 def _digest(mixes: Sequence[EvaluationMix]) -> str:
     return hashlib.sha256(json.dumps([*map(asdict, mixes)]).encode()).hexdigest()[:16]
 
 
-def _key(config: Config, manifest: Manifest, mixes: Sequence[EvaluationMix], state_sha256: str) -> str:
+def _key(config: Config, inputs: _Inputs, metrics: str) -> str:
     """Equal for evaluations that give every mix the same scores."""
     options = config.eval
-    values = [state_sha256, manifest.digest, options.seconds, options.hop, options.metrics, asdict(options.protocol)]
-    values += map(asdict, mixes)
+    values = [inputs.loaded.digest, inputs.manifest.digest, options.seconds, options.hop, metrics]
+    values += [asdict(options.protocol), *map(asdict, inputs.mixes)]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
-def _separate(
-    separator: Separator, manifest: Manifest, mix: EvaluationMix, config: Config, device: torch.device
-) -> tuple[EvaluationItem, list[Separated]]:
-    """Sounds on the host, separated ones too, by each protocol."""
-    item = load_item(manifest, mix, config)
-    separated = separate_item(separator, item, config, device)
-    return item, [Separated(one.estimates.cpu(), one.localisation.cpu()) for one in separated]
-
-
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:
-    def of_clips(name: str) -> tuple[str, ...]:
-        return tuple(getattr(manifest.clips[index], name) for index in mix.clips)
-
-    return MixResult(mix.index, of_clips("instrument"), of_clips("key"), mix.rows, mix.starts, scores)
+    clips = [manifest.clips[index] for index in mix.clips]
+    return MixResult(
+        index=mix.index,
+        instruments=tuple(clip.instrument for clip in clips),
+        keys=tuple(clip.key for clip in clips),
+        boxes=mix.rows,
+        starts=mix.starts,
+        scores=scores,
+    )

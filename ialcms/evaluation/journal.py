@@ -1,4 +1,4 @@
-"""Scores written down as they come, so that an evaluation that was killed goes on where it was.
+"""Scores written down as they come, so that an evaluation that was killed resumes.
 
 A folder holds a file of JSON lines for each rank: first the key of the evaluation, then a line per scored mix.
 Scores under another key (another checkpoint, list or option) are not used.
@@ -61,7 +61,7 @@ def list_journals(folder: Path) -> Iterator[Path]:
 
 
 class Journal:
-    """One rank's file: every line is on its way to disk before the next mix is scored."""
+    """One rank's file: a line is handed to the system before the next mix is scored."""
 
     def __init__(self, folder: Path, name: str, key: str) -> None:
         self._path, self._key = folder / f"{name}.jsonl", key

@@ -40,20 +40,20 @@ def score_mix(references: NDArray[np.float32], estimates: NDArray[np.float32]) -
 
 
 def find_problem(references: Any, estimates: Any) -> str:
-    """Why these arrays or tensors cannot be scored: every silent or non-finite one, by place; '' where they can."""
+    """Why these arrays or tensors cannot be scored: all silent or non-finite ones, by number; '' where they can."""
     problems = []
     for name, waves in (("reference", references), ("estimate", estimates)):
-        for place, wave in enumerate(waves, start=1):
+        for number, wave in enumerate(waves, start=1):
             loudest = float(abs(wave).max())
             if not np.isfinite(loudest):
-                problems.append(f"{name} {place} not finite")
+                problems.append(f"{name} {number} not finite")
             elif loudest == 0:
-                problems.append(f"silent {name} {place}")
+                problems.append(f"silent {name} {number}")
     return ", ".join(problems)
 
 
 def mix_scores(of_estimates: NDArray, of_mix: NDArray) -> MixScores:
-    """Scores from SDR, SIR, SAR, (3, M), of the estimates and of the mix in their place."""
+    """Scores from SDR, SIR, SAR, (3, M), of the estimates and of the mix as each estimate."""
     improvement = of_estimates - of_mix
     figures = np.stack([*of_estimates, *improvement[:2]])
     return MixScores(tuple(dict(zip(METRICS, map(float, column))) for column in figures.T))

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ialcms.csv_cells import cell_text, text_cell
 from ialcms.evaluation.bootstrap import LEVEL
-from ialcms.evaluation.metrics import METRICS, MixScores
-from ialcms.evaluation.results import (
-    MixResult,
-    Row,
-    by_best_protocol,
-    gain_of_best_protocol,
-    overall,
-    per_instrument,
-    per_pair,
-    unscored,
-)
+from ialcms.evaluation.metrics import METRICS, MixScores, Scores
+from ialcms.evaluation.results import BestProtocol, MixResult, Row, Summary
 from ialcms.files import open_text, write_whole
 from ialcms.names import ENCODING_ERRORS
 from ialcms.reading import one_line, shown
@@ -31,46 +23,52 @@ from ialcms.reading.text import read_json
 MIXES, SUMMARY = "mixes.csv", "summary.json"
 FILE_NAMES = (MIXES, "instruments.csv", "pairs.csv", SUMMARY)
 _BEST = tuple(f"best_{name}" for name in METRICS)  # by `eval.protocol`
-_SUMMARY = {"run": (str,), "step": (int,), "split": (str,), "num_sources": (int,), "list": (str,), "metrics": (str,),
-            "seconds": (int, float), "hop": (int,), "manifest": (str,), "state_sha256": (str,)}  # fmt: skip
+_SUMMARY_KINDS = {
+    "run": (str,),
+    "step": (int,),
+    "split": (str,),
+    "num_sources": (int,),
+    "list": (str,),
+    "metrics": (str,),
+    "seconds": (int, float),
+    "hop": (int,),
+    "manifest": (str,),
+    "state_sha256": (str,),
+}
+
+Cells = tuple[int | str, ...]
 
 
-def write_results(folder: Path, results: Sequence[MixResult], about: dict[str, Any]) -> None:
-    """Write all files into `folder`; about: what was evaluated, the first part of the summary."""
+def write_results(folder: Path, figures: Summary, about: dict[str, Any]) -> None:
+    """Write all files into `folder`; about: what was evaluated, the first part of summary.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    instruments, pairs, everything = per_instrument(results), per_pair(results), overall(results)
-    _write_csv(
-        folder / MIXES,
-        ("mix", "instrument", "clip", "box", "start", *METRICS, "problem", *_BEST),
-        (row for result in results for row in _mix_rows(result)),
-    )
+    titles = ("mix", "instrument", "clip", "box", "start", *METRICS, "problem", *_BEST)
+    _write_csv(folder / MIXES, titles, itertools.chain.from_iterable(map(_mix_rows, figures.results)))
     limits = [f"{metric}_{side}" for metric in METRICS for side in ("low", "high")]
-    for name, titles, rows in (
-        ("instruments.csv", ("instrument",), instruments),
-        ("pairs.csv", ("instrument", "with"), pairs),
-    ):
-        _write_csv(folder / name, (*titles, "mixes", *METRICS, *limits), map(_row_cells, rows))
-    summary = {
-        **about,
-        "mixes": len(results),
-        "unscored": [{"mix": r.index, "clips": r.keys, "problem": r.scores.problem} for r in unscored(results)],
+    columns = ("mixes", *METRICS, *limits)
+    _write_csv(folder / "instruments.csv", ("instrument", *columns), map(_row_cells, figures.per_instrument))
+    _write_csv(folder / "pairs.csv", ("instrument", "with", *columns), map(_row_cells, figures.per_pair))
+    write_whole(folder / SUMMARY, json.dumps({**about, **_summary(figures)}, indent=1) + "\n")
+
+
+def _summary(figures: Summary) -> dict[str, Any]:
+    unscored = [{"mix": r.index, "clips": r.keys, "problem": r.scores.problem} for r in figures.unscored]
+    best = {} if figures.best is None else {"best_protocol": _best_summary(figures.best)}
+    return {
+        "mixes": len(figures.results),
+        "unscored": unscored,
         "interval_level": LEVEL,
-        "overall": _plain(everything),
-        "per_instrument": {row.names[0]: _plain(row) for row in instruments},
-        **_best_summary(results),
-        "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in pairs],
+        "overall": _plain(figures.overall),
+        "per_instrument": {row.names[0]: _plain(row) for row in figures.per_instrument},
+        **best,
+        "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in figures.per_pair],
     }
-    write_whole(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
-def _best_summary(results: Sequence[MixResult]) -> dict[str, Any]:
+def _best_summary(best: BestProtocol) -> dict[str, Any]:
     """What `eval.protocol` gives, and its paired difference from the published protocol."""
-    best = by_best_protocol(results)
-    if not best:
-        return {}
-    instruments = {row.names[0]: _plain(row) for row in per_instrument(best)}
-    gain = _plain(gain_of_best_protocol(results))
-    return {"best_protocol": {"overall": _plain(overall(best)), "per_instrument": instruments, "gain": gain}}
+    instruments = {row.names[0]: _plain(row) for row in best.per_instrument}
+    return {"overall": _plain(best.overall), "per_instrument": instruments, "gain": _plain(best.gain)}
 
 
 def is_evaluation(folder: Path) -> bool:
@@ -107,7 +105,7 @@ def _check_summary(summary: Any) -> None:
     """Raises ValueError for what others read of it and is not as `write_results` writes it."""
     if not isinstance(summary, dict):
         raise ValueError("its summary is no mapping")
-    for name, kinds in _SUMMARY.items():
+    for name, kinds in _SUMMARY_KINDS.items():
         if name in summary and type(summary[name]) not in kinds:
             raise ValueError(f"its {name} is {shown(summary[name])}")
     for name in ("seconds", "hop"):
@@ -115,14 +113,24 @@ def _check_summary(summary: Any) -> None:
             raise ValueError(f"its {name} is {shown(summary[name])}")
 
 
-def _mix_rows(result: MixResult) -> Iterable[tuple]:
-    for place, scores in enumerate(result.scores.sources):
-        figures = (f"{scores[name]:.6f}" if scores else "" for name in METRICS)
-        names = (text_cell(result.instruments[place]), text_cell(result.keys[place]))
-        best = result.scores.best[place] if result.scores.best else {}
-        best_figures = (f"{best[name]:.6f}" if best else "" for name in METRICS)
-        yield (result.index, *names, result.boxes[place], result.starts[place], *figures,
-               text_cell(result.scores.problem), *best_figures)  # fmt: skip
+def _mix_rows(result: MixResult) -> Iterator[Cells]:
+    """A line per source."""
+    for index, scores in enumerate(result.scores.sources):
+        best = result.scores.best[index] if result.scores.best else {}
+        yield (
+            result.index,
+            text_cell(result.instruments[index]),
+            text_cell(result.keys[index]),
+            result.boxes[index],
+            result.starts[index],
+            *_score_cells(scores),
+            text_cell(result.scores.problem),
+            *_score_cells(best),
+        )
+
+
+def _score_cells(scores: Scores) -> list[str]:
+    return [f"{scores[name]:.6f}" if scores else "" for name in METRICS]
 
 
 def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
@@ -133,17 +141,17 @@ def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
     if len(best) not in (0, len(rows)):
         raise ValueError(f"of mix {index} some sources have no scores by the best protocol")
     return MixResult(
-        index,
-        tuple(cell_text(row["instrument"]) for row in rows),
-        tuple(cell_text(row["clip"]) for row in rows),
-        tuple(int(row["box"]) for row in rows),
-        tuple(int(row["start"]) for row in rows),
-        MixScores(scores, cell_text(rows[0]["problem"]), best),
+        index=index,
+        instruments=tuple(cell_text(row["instrument"]) for row in rows),
+        keys=tuple(cell_text(row["clip"]) for row in rows),
+        boxes=tuple(int(row["box"]) for row in rows),
+        starts=tuple(int(row["start"]) for row in rows),
+        scores=MixScores(scores, cell_text(rows[0]["problem"]), best),
     )
 
 
-def _row_cells(row: Row) -> tuple:
-    figures = (f"{row.means[name]:.4f}" if row.means else "" for name in METRICS)
+def _row_cells(row: Row) -> Cells:
+    figures = [f"{row.means[name]:.4f}" if row.means else "" for name in METRICS]
     limits = (f"{limit:.4f}" for name in METRICS for limit in row.intervals.get(name, ()))
     return (*map(text_cell, row.names), row.num_mixes, *figures, *limits)
 
@@ -159,7 +167,7 @@ def _plain(row: Row) -> dict[str, Any]:
     return {"mixes": row.num_mixes, **means, "intervals": intervals}
 
 
-def _write_csv(path: Path, titles: Sequence[str], rows: Iterable[tuple]) -> None:
+def _write_csv(path: Path, titles: Sequence[str], rows: Iterable[Cells]) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(titles)

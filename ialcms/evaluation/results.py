@@ -1,10 +1,12 @@
 """Results of an evaluation as figures: per mix, per instrument, per pair of instruments, overall.
 
-The files that hold them are in `result_files`, the page to listen to in `page`.
+`summarise` computes all of them once. Three writers show them: `format_tables` as text, `result_files` as files, `page`
+as the listening page.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +18,7 @@ from ialcms.evaluation.metrics import METRICS, MixScores, Scores, mean_scores
 
 @dataclass(frozen=True)
 class MixResult:
-    """Scores of one mix and what it was made of; a place per source."""
+    """Scores of one mix and what it was made of; one entry per source."""
 
     index: int  # in the list of mixes
     instruments: tuple[str, ...]
@@ -36,107 +38,138 @@ class Row:
     intervals: Intervals  # 95% bootstrap intervals of the means over mixes; {} for fewer than two
 
 
-def overall(results: Sequence[MixResult]) -> Row:
-    return _row(("all",), results)
+@dataclass(frozen=True)
+class BestProtocol:
+    """What `eval.protocol` gives, over the mixes that both protocols scored."""
+
+    overall: Row
+    per_instrument: tuple[Row, ...]
+    gain: Row  # the paired difference, best less published
 
 
-def per_instrument(results: Sequence[MixResult]) -> list[Row]:
-    """Over the sources of each instrument, sorted by name."""
+@dataclass(frozen=True)
+class Summary:
+    """Every figure of an evaluation, for the text, the files and the page alike; by the published protocol."""
+
+    results: tuple[MixResult, ...]  # in the order of the list of mixes
+    unscored: tuple[MixResult, ...]
+    overall: Row
+    per_instrument: tuple[Row, ...]  # over the sources of each instrument, sorted by name
+    per_combination: tuple[Row, ...]  # over all sources of the mixes of the same instruments, in the mixes' order
+    per_pair: tuple[Row, ...]  # (instrument, other): sources of an instrument in mixes with another, sorted by name
+    best: BestProtocol | None  # None where `eval.protocol` was not used, or scored nothing
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        return tuple(row.names[0] for row in self.per_instrument)
+
+
+def summarise(results: Sequence[MixResult]) -> Summary:
+    """All means and intervals of an evaluation."""
+    return Summary(
+        results=tuple(results),
+        unscored=tuple(result for result in results if result.scores.problem),
+        overall=_row(("all",), results),
+        per_instrument=_per_instrument(results),
+        per_combination=_per_combination(results),
+        per_pair=_per_pair(results),
+        best=_best_protocol(results),
+    )
+
+
+def _per_instrument(results: Sequence[MixResult]) -> tuple[Row, ...]:
     names = sorted({name for result in results for name in result.instruments})
-    return [_row((name,), results, name) for name in names]
+    return tuple(_row((name,), results, name) for name in names)
 
 
-def per_combination(results: Sequence[MixResult]) -> list[Row]:
-    """Over all sources of the mixes of the same instruments, in the order of the mixes."""
+def _per_combination(results: Sequence[MixResult]) -> tuple[Row, ...]:
     groups: dict[tuple[str, ...], list[MixResult]] = {}
     for result in results:
         groups.setdefault(result.instruments, []).append(result)
-    return [_row((" + ".join(names),), group) for names, group in groups.items()]
+    return tuple(_row((" + ".join(names),), group) for names, group in groups.items())
 
 
-def per_pair(results: Sequence[MixResult]) -> list[Row]:
-    """(instrument, other): over the sources of an instrument in mixes with another, sorted by name."""
-    pairs = {
-        (name, other)
-        for result in results
-        for n, name in enumerate(result.instruments)
-        for other in _without(result.instruments, n)
-    }
-    return [_row(pair, results, *pair) for pair in sorted(pairs)]
-
-
-def by_best_protocol(results: Sequence[MixResult]) -> list[MixResult]:
-    """The mixes that both protocols scored, with the scores of the best one in the place of the published one's."""
-    both = [result for result in results if result.scores.best and not result.scores.problem]
-    return [replace(result, scores=MixScores(result.scores.best)) for result in both]
-
-
-def gain_of_best_protocol(results: Sequence[MixResult]) -> Row:
-    """The paired difference of both protocols, best less published, over the mixes that both scored."""
-    differences = []
+def _per_pair(results: Sequence[MixResult]) -> tuple[Row, ...]:
+    pairs: set[tuple[str, str]] = set()
     for result in results:
-        if result.scores.best and not result.scores.problem:
-            pairs = zip(result.scores.sources, result.scores.best)
-            gains = tuple({name: best[name] - published[name] for name in METRICS} for published, best in pairs)
-            differences.append(replace(result, scores=MixScores(gains)))
-    return _row(("best - published",), differences)
+        pairs.update(itertools.permutations(result.instruments, 2))
+    return tuple(_row(pair, results, *pair) for pair in sorted(pairs))
 
 
-def unscored(results: Sequence[MixResult]) -> list[MixResult]:
-    return [result for result in results if result.scores.problem]
+def _best_protocol(results: Sequence[MixResult]) -> BestProtocol | None:
+    both = [result for result in results if result.scores.best and not result.scores.problem]
+    if not both:
+        return None
+    best = [replace(result, scores=MixScores(result.scores.best)) for result in both]
+    gains = [replace(result, scores=MixScores(_gains(result.scores))) for result in both]
+    return BestProtocol(_row(("all",), best), _per_instrument(best), _row(("best - published",), gains))
+
+
+def _gains(scores: MixScores) -> tuple[Scores, ...]:
+    pairs = zip(scores.sources, scores.best)
+    return tuple({name: best[name] - published[name] for name in METRICS} for published, best in pairs)
 
 
 def _row(
     names: tuple[str, ...], results: Sequence[MixResult], instrument: str | None = None, other: str | None = None
 ) -> Row:
-    """Over the sources of an instrument, in mixes with another one; None: whichever."""
-    groups = []
-    for result in results:
-        places = [
-            place
-            for place, name in enumerate(result.instruments)
-            if instrument in (None, name) and other in (None, *_without(result.instruments, place))
-        ]
-        groups.append([result.scores.sources[place] for place in places if not result.scores.problem])
-    groups = [group for group in groups if group]
-    sources = [source for group in groups for source in group]
-    return Row(names, len(groups), mean_scores(sources), mean_intervals(groups, *names))
+    """Over the sources of an instrument in mixes with another one.
+
+    names: of the row; also the key of its intervals' random numbers. instrument, other: None stands for any.
+    """
+    scored = [result for result in results if not result.scores.problem]
+    groups = [group for result in scored if (group := _sources(result, instrument, other))]
+    means = mean_scores(itertools.chain.from_iterable(groups))
+    return Row(names, len(groups), means, intervals=mean_intervals(groups, *names))
 
 
-def _without(names: tuple[str, ...], place: int) -> tuple[str, ...]:
-    return names[:place] + names[place + 1 :]
+def _sources(result: MixResult, instrument: str | None, other: str | None) -> list[Scores]:
+    """Scores of a mix's sources of an instrument beside another one."""
+    chosen = []
+    for index, (name, scores) in enumerate(zip(result.instruments, result.scores.sources)):
+        others = result.instruments[:index] + result.instruments[index + 1 :]
+        if instrument in (None, name) and other in (None, *others):
+            chosen.append(scores)
+    return chosen
 
 
-def format_tables(results: Sequence[MixResult]) -> str:
+def format_tables(summary: Summary) -> str:
     """The tables as text, in dB: per combination, per instrument, overall with intervals, and what was not scored."""
     lines: list[str] = []
-    everything = overall(results)
-    for title, rows in (
-        ("combination", per_combination(results)),
-        ("instrument", per_instrument(results)),
-        ("overall", [everything]),
-    ):
-        lines.append(f"{title:<30}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS))
-        for row in rows:
-            lines.append(f"{row.names[0]:<30}{row.num_mixes:>6}{_figures(row.means)}")
-        lines.append("")
-    if everything.intervals:
-        lines.pop()
-        for place, name in enumerate(("  95% of resamples from", "  to")):
-            lines.append(f"{name:<36}{_figures({m: limits[place] for m, limits in everything.intervals.items()})}")
-        lines.append("")
-    best = by_best_protocol(results)
-    if best:
-        gain = gain_of_best_protocol(results)
-        lines.append(f"{'protocol':<30}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS))
-        for name, row in (("published", everything), ("best (eval.protocol)", overall(best)), (gain.names[0], gain)):
-            lines.append(f"{name:<30}{row.num_mixes:>6}{_figures(row.means)}")
-        if gain.intervals:
-            for place, name in enumerate(("  95% of resamples from", "  to")):
-                lines.append(f"{name:<36}{_figures({m: limits[place] for m, limits in gain.intervals.items()})}")
-        lines.append("")
-    lines += [f"not scored: mix {r.index} ({' + '.join(r.keys)}): {r.scores.problem}" for r in unscored(results)]
+    for title, rows in (("combination", summary.per_combination), ("instrument", summary.per_instrument)):
+        lines += [_heading(title), *map(_line, rows), ""]
+    lines += [_heading("overall"), _line(summary.overall), *_interval_lines(summary.overall), ""]
+    if summary.best is not None:
+        lines += [
+            _heading("protocol"),
+            _line(summary.overall, "published"),
+            _line(summary.best.overall, "best (eval.protocol)"),
+            _line(summary.best.gain),
+            *_interval_lines(summary.best.gain),
+            "",
+        ]
+    for result in summary.unscored:
+        lines.append(f"not scored: mix {result.index} ({' + '.join(result.keys)}): {result.scores.problem}")
     return "\n".join(lines).rstrip()
+
+
+def _heading(title: str) -> str:
+    return f"{title:<30}{'mixes':>6}" + "".join(f"{name:>8}" for name in METRICS)
+
+
+def _line(row: Row, name: str = "") -> str:
+    return f"{name or row.names[0]:<30}{row.num_mixes:>6}{_figures(row.means)}"
+
+
+def _interval_lines(row: Row) -> list[str]:
+    """The limits of a row's intervals; none where it has none."""
+    if not row.intervals:
+        return []
+    lines = []
+    for side, name in enumerate(("  95% of resamples from", "  to")):
+        limits = {metric: interval[side] for metric, interval in row.intervals.items()}
+        lines.append(f"{name:<36}{_figures(limits)}")
+    return lines
 
 
 def _figures(scores: Scores) -> str:
@@ -144,14 +177,17 @@ def _figures(scores: Scores) -> str:
 
 
 def choose_examples(results: Sequence[MixResult], count: int, seed: int) -> list[tuple[str, MixResult]]:
-    """A third each of the best and the worst mixes by mean SDR improvement and of mixes drawn at random."""
-    scored = sorted((r for r in results if not r.scores.problem), key=lambda r: -mean_scores(r.scores.sources)["SDRi"])
+    """A third each of the best and the worst mixes by mean SDR improvement and of mixes drawn at random.
+
+    Returns why each is shown, and its result.
+    """
+    scored = [result for result in results if not result.scores.problem]
+    scored.sort(key=lambda result: -mean_scores(result.scores.sources)["SDRi"])
     count = min(count, len(scored))
     ends = count // 3
     middle = scored[ends : len(scored) - ends]
     drawn = np.random.default_rng(seed).permutation(len(middle))[: count - 2 * ends]
-    return (
-        [("best", r) for r in scored[:ends]]
-        + [("worst", r) for r in scored[::-1][:ends]]
-        + [("random", middle[n]) for n in sorted(drawn.tolist())]
-    )
+    chosen = [("best", result) for result in scored[:ends]]
+    chosen += [("worst", result) for result in scored[::-1][:ends]]
+    chosen += [("random", middle[index]) for index in sorted(drawn.tolist())]
+    return chosen

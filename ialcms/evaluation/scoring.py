@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.data.clip_reader import BadClip
@@ -27,6 +26,7 @@ from ialcms.evaluation.timing import EvaluationTime
 from ialcms.evaluation.windows import MixSeparator, Separated
 from ialcms.models import Separator
 from ialcms.processes import cores_of_a_rank, worker_pool
+from ialcms.progress import Progress
 
 _Scored = tuple[MixScores, float]  # and the seconds that another process took for them
 _Submit = Callable[[EvaluationItem, Sequence[Separated]], "Future[_Scored]"]
@@ -45,68 +45,82 @@ def protocols_of(config: Config) -> list[ProtocolConfig]:
     return [PUBLISHED] if config.eval.protocol == PUBLISHED else [PUBLISHED, config.eval.protocol]
 
 
-def load_item(manifest: Manifest, mix: EvaluationMix, config: Config) -> EvaluationItem:
-    """A mix of `eval.seconds`, read and decoded, with the pictures that the protocols need."""
-    num_pictures = max(protocol.pictures for protocol in protocols_of(config))
-    num_samples = round(config.eval.seconds * config.audio.sample_rate)
-    return load_mix(manifest, mix, config.data, num_samples, num_pictures)
+class SeparatedMixes:
+    """Reads mixes and separates them: one object for the scores and the page of an evaluation."""
+
+    def __init__(
+        self,
+        separator: Separator,
+        manifest: Manifest,
+        config: Config,
+        *,
+        seconds: float | None = None,
+        hop: int | None = None,
+    ) -> None:
+        """separator: in evaluation mode. seconds, hop: of the mixes and between windows, if not as in `config.eval`."""
+        self.sample_rate = config.audio.sample_rate
+        self.device = separator.spectrogram.window.device
+        self._manifest, self._data = manifest, config.data
+        self._protocols = protocols_of(config)
+        self._num_samples = round((seconds or config.eval.seconds) * config.audio.sample_rate)
+        self._separate = MixSeparator(separator, config, hop or config.eval.hop)
+
+    def load(self, mix: EvaluationMix) -> EvaluationItem:
+        """Read and decode a mix, with the pictures that the protocols need. BadClip for one that cannot be used."""
+        num_pictures = max(protocol.pictures for protocol in self._protocols)
+        return load_mix(self._manifest, mix, self._data, self._num_samples, num_pictures)
+
+    def separate(self, item: EvaluationItem) -> list[Separated]:
+        """The separated sounds on the device, by each of `protocols_of`."""
+        mix, pictures = torch.as_tensor(item.sources).sum(0), torch.as_tensor(item.pictures)
+        return self._separate(mix.to(self.device), pictures.to(self.device), self._protocols)
 
 
-def separate_item(separator: Separator, item: EvaluationItem, config: Config, device: torch.device) -> list[Separated]:
-    """The separated sounds on the device, by each of `protocols_of`."""
-    mix, pictures = torch.as_tensor(item.sources).sum(0), torch.as_tensor(item.pictures)
-    separate = MixSeparator(separator, config, config.eval.hop)
-    return separate(mix.to(device), pictures.to(device), protocols_of(config))
+class Scoring:
+    """Scores mixes one after the other. `time` says where the time went so far."""
 
+    def __init__(self, mixes: SeparatedMixes, metrics: str, show_progress: bool = False) -> None:
+        """metrics: fast or mir_eval."""
+        self.time = EvaluationTime(mixes.device)
+        self._mixes, self._metrics, self._show_progress = mixes, metrics, show_progress
 
-def score_all(
-    separator: Separator,
-    manifest: Manifest,
-    mixes: Sequence[EvaluationMix],
-    config: Config,
-    spent: EvaluationTime,
-    *,
-    show_progress: bool = False,
-) -> Iterator[tuple[int, MixScores]]:
-    """Number and scores of these mixes; where the time goes is added to `spent`, whose device is the separator's.
+    def __call__(self, wanted: Sequence[EvaluationMix]) -> Generator[tuple[int, MixScores], None, None]:
+        """Index and scores of these mixes, in their order. A clip that cannot be used makes its mix an unscored one."""
+        began, spent = time.perf_counter(), self.time
+        with (
+            _scorer(self._metrics, self._mixes.device) as submit,
+            Progress(len(wanted), "evaluate", unit="mix", is_shown=self._show_progress) as bar,
+        ):
+            pending: deque[tuple[int, Future[_Scored]]] = deque()
 
-    A clip that cannot be used makes its mix one that is not scored.
-    """
-    device, began = spent.device, time.perf_counter()
-    with (
-        _scorer(metrics_of(config, device), device) as submit,
-        tqdm(total=len(mixes), unit="mix", desc="evaluate", disable=not show_progress) as bar,
-    ):
-        pending: deque[tuple[int, Future[_Scored]]] = deque()
+            def finished() -> tuple[int, MixScores]:
+                index, future = pending.popleft()
+                with spent.of("metrics"):
+                    scores, seconds = future.result()
+                spent.beside_s += seconds
+                return index, scores
 
-        def finished() -> tuple[int, MixScores]:
-            index, future = pending.popleft()
-            with spent.of("metrics"):
-                scores, seconds = future.result()
-            spent.beside_s += seconds
-            return index, scores
+            def counted(index: int, scores: MixScores) -> tuple[int, MixScores]:
+                spent.num_mixes += 1
+                spent.elapsed_s = time.perf_counter() - began
+                bar.advance()
+                return index, scores
 
-        def counted(index: int, scores: MixScores) -> tuple[int, MixScores]:
-            spent.num_mixes += 1
-            spent.elapsed_s = time.perf_counter() - began
-            bar.update()
-            return index, scores
-
-        for mix in mixes:
-            try:
-                with spent.of("reading"):
-                    item = load_item(manifest, mix, config)
-            except BadClip as error:
-                yield counted(mix.index, MixScores(tuple({} for _ in mix.clips), str(error)))
-                continue
-            with spent.of("network"):
-                separated = separate_item(separator, item, config, device)
-            with spent.of("metrics"):
-                pending.append((mix.index, submit(item, separated)))
-            while pending and (pending[0][1].done() or len(pending) > 2 * cores_of_a_rank()):
+            for mix in wanted:
+                try:
+                    with spent.of("reading"):
+                        item = self._mixes.load(mix)
+                except BadClip as error:
+                    yield counted(mix.index, MixScores(tuple({} for _ in mix.clips), str(error)))
+                    continue
+                with spent.of("network"):
+                    separated = self._mixes.separate(item)
+                with spent.of("metrics"):
+                    pending.append((mix.index, submit(item, separated)))
+                while pending and (pending[0][1].done() or len(pending) > 2 * cores_of_a_rank()):
+                    yield counted(*finished())
+            while pending:
                 yield counted(*finished())
-        while pending:
-            yield counted(*finished())
 
 
 @contextmanager

@@ -30,7 +30,7 @@ class Separated:
 
 
 def window_starts(num_samples: int, window: int, hop: int) -> list[int]:
-    """Windows every `hop` samples, and one aligned to the end where those do not reach it."""
+    """Windows `hop` samples apart, and one aligned to the end where those do not reach it."""
     if num_samples <= window:
         return [0]
     starts = list(range(0, num_samples - window + 1, hop))
@@ -61,7 +61,7 @@ class MixSeparator:
         """mix (S,), pictures (M, P, 3, side, side) uint8 -> what each protocol makes of them.
 
         A protocol takes the first `pictures` ones of each source (all, where there are fewer) and averages their masks.
-        Every picture passes the visual net once, and every window the audio encoder. A recording shorter than a window
+        Each picture passes the visual net once, and each window the audio encoder. A recording shorter than a window
         is padded with silence at its end.
         """
         num_samples, (num_sources, num_pictures) = len(mix), pictures.shape[:2]

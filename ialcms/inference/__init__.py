@@ -12,5 +12,6 @@ print(result.stems, result.remainder, result.videos)
 from ialcms.inference.model import Model, choose_device, load_model
 from ialcms.inference.objects import Box, Click
 from ialcms.inference.separate_file import Separation, separate_file
+from ialcms.inference.stems import PROTOCOLS
 
-__all__ = ["Box", "Click", "Model", "Separation", "choose_device", "load_model", "separate_file"]
+__all__ = ["PROTOCOLS", "Box", "Click", "Model", "Separation", "choose_device", "load_model", "separate_file"]

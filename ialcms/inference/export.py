@@ -12,29 +12,38 @@ import torch
 from torch import Tensor, nn
 
 from ialcms import __version__
-from ialcms.config import Config, to_dict
-from ialcms.files import replacing
-from ialcms.inference.model import FORMAT, VERSION, Model, load_model
+from ialcms.config import Config, ProtocolConfig, to_dict
+from ialcms.evaluation.masking import stem_gains, stem_masks
+from ialcms.files import check_writable, replacing
+from ialcms.inference.model import Model, load_model
+from ialcms.inference.stems import BEST
 from ialcms.models import Separator
 from ialcms.overwriting import refuse_overwriting
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import FORMAT, VERSION
 
 _PROGRAM_SUFFIX = ".pt2"
 
 
 class WindowProgram(nn.Module):
-    """One window of a mix and its pictures in, stems out; everything in one graph, for torch.export."""
+    """One window of a mix and its pictures in, stems out; everything in one graph, for torch.export.
 
-    def __init__(self, separator: Separator) -> None:
+    Levels are measured in this window alone. What the stems leave of the mix is the remainder.
+    """
+
+    def __init__(self, separator: Separator, protocol: ProtocolConfig = BEST) -> None:
         super().__init__()
-        self.separator = separator
+        self.separator, self.protocol = separator, protocol
 
     def forward(self, mix: Tensor, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """mix (L,) float32 at the network's rate, pictures (K, 3, S, S) uint8 -> stems (K, L), heat maps (K, h, w)."""
         output = self.separator(mix[None], pictures[None, :, None])
-        stems = self.separator.component_waves(output, mix.shape[0])
-        return stems[0, :, 0], output.localisation[0, :, 0]
+        plain = self.separator.component_waves(output, mix.shape[0])[0, :, 0]
+        gains = stem_gains(plain @ plain.T, plain @ mix, self.protocol).float()
+        front = self.separator.spectrogram
+        masks = stem_masks(front.to_linear(output.mask[0, :, 0]), gains, self.protocol)
+        return front.istft(masks * output.mix_spectrum, mix.shape[0]), output.localisation[0, :, 0]
 
 
 def export_weights(source: Path | str, out: Path | str) -> str:
@@ -60,10 +69,14 @@ def export_weights(source: Path | str, out: Path | str) -> str:
     return f"{_describe(model)} -> {out} ({out.stat().st_size / 1e6:.1f} MB)"
 
 
-def export_program(source: Path | str, out: Path | str, num_objects: int = 2) -> str:
+def export_program(
+    source: Path | str, out: Path | str, num_objects: int = 2, *, protocol: ProtocolConfig = BEST
+) -> str:
     """Write the separator as a torch.export program (see `WindowProgram`) of fixed shapes; says what it wrote.
 
-    It runs where torch is, without this project: torch.export.load(out).module()(mix, pictures).
+    source: a run's folder, a checkpoint's, or a file of `ialcms export`. out: a .pt2 file. num_objects: pictures that
+    come with a mix. protocol: how masks become stems; its `pictures` and `join` have no meaning here. The program runs
+    where torch is, without this project: torch.export.load(out).module()(mix, pictures).
     """
     out = _target(out, source)
     if out.suffix.lower() != _PROGRAM_SUFFIX:
@@ -75,7 +88,7 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
     example = torch.zeros(samples), torch.zeros(num_objects, 3, side, side, dtype=torch.uint8)
     with replacing(out, suffix=_PROGRAM_SUFFIX) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own packing
-        program = torch.export.export(WindowProgram(model.separator).eval(), example)
+        program = torch.export.export(WindowProgram(model.separator, protocol).eval(), example)
         with open(temporary, "wb") as file:  # torch's own opening of names asks for UTF-8
             torch.export.save(program, file)
     return (
@@ -89,14 +102,9 @@ def export_program(source: Path | str, out: Path | str, num_objects: int = 2) ->
 
 def _target(out: Path | str, source: Path | str) -> Path:
     out, source = Path(out), Path(source)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file, like {out / 'separator.pt'}")
+    check_writable(out)
     read = RunFolder(source).files() if source.is_dir() else [source]
     refuse_overwriting([out], read, "name another file")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written ({error.strerror}); choose another place") from error
     return out
 
 

@@ -17,7 +17,7 @@ _LOUDEST = 64.0  # times full scale, 36 dB: recorders of floats do go beyond 1, 
 _FAR_BEYOND = 1.4  # times full scale, 3 dB; lossy codecs go beyond 1 by less
 _CANCELLED = 0.03  # of the channels' level: what is left of it in their mean, -30 dB
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 
 class Levels:

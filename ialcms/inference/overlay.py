@@ -11,6 +11,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +22,11 @@ from av.audio.resampler import AudioResampler
 from torch import Tensor
 
 from ialcms.heatmap import lay_heat
-from ialcms.inference.objects import Frame, SoundObject, resize
+from ialcms.inference.frames import TimedFrame
+from ialcms.inference.objects import Region, SoundObject, resize
 from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
+from ialcms.inference.stems import Localisation
+from ialcms.media.pictures import Frame
 from ialcms.names import for_ffmpeg
 
 STILL_FRAMES_PER_SECOND = 8
@@ -34,38 +38,43 @@ _OTHER_RATE = 48_000
 _STILL_SIDE = 480  # px
 _LINE_SHARE = 1 / 240  # of the frame's shorter side: width of the line around an object
 _BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
-_Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """One video to write."""
+
+    path: Path
+    sounding: SoundObject
+    stem: Path  # the sound of the video
 
 
 def write_overlays(
-    folder: Path,
-    objects: Sequence[tuple[str, SoundObject, Path]],
-    frames: Iterable[tuple[float, Frame]],
-    localisation: Sequence[tuple[float, Tensor]],
+    overlays: Sequence[Overlay],
+    frames: Iterable[TimedFrame],
+    localisation: Sequence[Localisation],
     info: SoundInfo,
-) -> list[Path]:
-    """One mp4 per object from (name, object, its stem); all are written side by side, the frames are read once.
+) -> None:
+    """All videos are written side by side; the frames are read once.
 
-    frames: (second, frame) in order; those of another size than the first are made to fit into it. localisation:
-    (second, (K, h, w)) of the windows, in between it changes evenly.
+    overlays: one per object. frames: in order; those of another size than the first are made to fit into it.
+    localisation: of the windows; in between it changes evenly. info: of the stems.
     """
-    times = [second for second, _ in localisation]
-    maps = torch.stack([found for _, found in localisation])  # (windows, K, h, w)
-    limits = [(float(maps[:, n].min()), float(maps[:, n].max())) for n in range(len(objects))]
-    paths = [folder / f"{name}.mp4" for name, _, _ in objects]
+    times = [window.second for window in localisation]
+    maps = torch.stack([window.maps for window in localisation])  # (windows, K, h, w)
+    limits = [(float(maps[:, n].min()), float(maps[:, n].max())) for n in range(len(overlays))]
     with ExitStack() as stack:
-        writers = [stack.enter_context(_Mp4(path, stem, info)) for path, (_, _, stem) in zip(paths, objects)]
+        writers = [stack.enter_context(_Mp4(overlay.path, overlay.stem, info)) for overlay in overlays]
         canvas: tuple[int, int] | None = None
         for time_s, frame in frames:
             canvas = canvas or _canvas(frame)
             frame = _Fit((frame.shape[0], frame.shape[1]), canvas).frame(frame)
-            for n, (writer, (_, sounding, _)) in enumerate(zip(writers, objects)):
+            for n, (writer, overlay) in enumerate(zip(writers, overlays)):
                 heat = _at(times, maps[:, n], time_s)
-                writer.write(time_s, _draw(frame, sounding, heat, limits[n]))
-    return paths
+                writer.write(time_s, _draw(frame, overlay.sounding, heat, limits[n]))
 
 
-def still_frames(objects: Sequence[SoundObject], seconds: float) -> Iterator[tuple[float, Frame]]:
+def still_frames(seconds: float) -> Iterator[TimedFrame]:
     """Blank frames at a steady rate, for objects that are pictures by themselves."""
     blank = torch.zeros(_STILL_SIDE, _STILL_SIDE, 3, dtype=torch.uint8)
     for number in range(max(1, round(seconds * STILL_FRAMES_PER_SECOND))):
@@ -101,8 +110,9 @@ class _Fit:
         fitted[self._top : self._top + height, self._left : self._left + width] = part
         return fitted
 
-    def box(self, box: _Box) -> _Box:
-        x1, y1, x2, y2 = (edge * self._scale for edge in box)
+    def region(self, region: Region) -> Region:
+        """Of the frame -> of the canvas."""
+        x1, y1, x2, y2 = (edge * self._scale for edge in region)
         return x1 + self._left, y1 + self._top, x2 + self._left, y2 + self._top
 
 
@@ -116,14 +126,14 @@ def _at(times: Sequence[float], maps: Tensor, time_s: float) -> Tensor:
 
 
 def _draw(frame: Frame, sounding: SoundObject, heat: Tensor, limits: tuple[float, float]) -> Frame:
-    """The frame with the heat map at the object's place."""
+    """The frame with the heat map over the object."""
     height, width = frame.shape[:2]
-    if sounding.place is None:
-        picture = sounding.picture.permute(1, 2, 0)
+    if sounding.region is None:
+        picture = sounding.pictures[0].permute(1, 2, 0).contiguous()
         side = picture.shape[0]
         return lay_heat(resize(picture, (height, width), (0, 0, side, side)), heat, limits)
-    place = _Fit(sounding.frame_size, (height, width)).box(sounding.place)
-    x1, y1, x2, y2 = (round(edge) for edge in place)
+    region = _Fit(sounding.frame_size, (height, width)).region(sounding.region)
+    x1, y1, x2, y2 = (round(edge) for edge in region)
     x1, y1 = min(x1, width - 1), min(y1, height - 1)
     x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
     drawn = frame.clone()

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from ialcms.config import Config
+from ialcms.config import DataConfig, ProtocolConfig
 from ialcms.files import write_whole
-from ialcms.inference.model import load_model
-from ialcms.inference.objects import (
-    Box,
-    Click,
-    SoundObject,
-    detect_objects,
-    frame_at,
-    has_pictures,
-    object_in_frame,
-    object_of_picture,
-    read_frames,
-)
-from ialcms.inference.overlay import still_frames, write_overlays
+from ialcms.inference.detection import detect_objects
+from ialcms.inference.frames import Frames, TimedFrame, has_pictures
+from ialcms.inference.listening_page import SeparatedFiles, write_listening_page
+from ialcms.inference.model import Model, load_model
+from ialcms.inference.objects import Box, Click, SoundObject, object_in_video, object_of_picture, spread_over
+from ialcms.inference.overlay import Overlay, still_frames, write_overlays
 from ialcms.inference.sound import SoundInfo, StemWriter, measure_sound, read_blocks
-from ialcms.inference.stems import ABOVE, StemMaker
+from ialcms.inference.stems import ABOVE, BEST, Localisation, StemMaker
 from ialcms.lease import Lease
 from ialcms.media.decode import Damage
-from ialcms.media.pictures import Frame
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting
+from ialcms.progress import Progress
 from ialcms.reading.text import read_json
 
-_RECORD = "separation.json"
+_RECORD, _PAGE = "separation.json", "listen.html"
 _CLAIM = ".separating"  # the names of a separation that has not come to its end
 _NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +44,71 @@ class Separation:
     stems: tuple[Path, ...]  # WAV, 32-bit float, one per object
     remainder: Path  # what no object has: the original minus all stems
     videos: tuple[Path, ...]  # mp4, one per object
+    page: Path | None  # HTML, to hear and see all of them; None without videos
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """How the user says where the instruments are: by one of these."""
+
+    objects: Sequence[Box | Click]
+    pictures: Sequence[Path]
+    detector: Path | None
+    min_score: float
+
+    def check(self, source: Path, in_video: bool) -> None:
+        """Raises ValueError where nothing is given, or too much."""
+        kinds = (("boxes or clicks", self.objects), ("pictures", self.pictures), ("a detector", self.detector))
+        given = [name for name, value in kinds if value]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given; one of them says where the instruments are")
+        if not self.pictures and not in_video:
+            raise ValueError(
+                f"{source} has no pictures, which guide the separator: give one per instrument with --pictures"
+            )
+        if not given:
+            raise ValueError(
+                f"say where the instruments are in {source}: --boxes or --click for each, or --detector WEIGHTS, or "
+                "--pictures of them"
+            )
+
+    def files(self) -> list[Path]:
+        return [*self.pictures, *([self.detector] if self.detector else [])]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A separation whose input has been read and checked."""
+
+    source: Path
+    checkpoint: Path
+    model: Model
+    info: SoundInfo
+    found: Sequence[SoundObject]
+    names: Sequence[str]  # of the objects' files
+    above: str
+    protocol: ProtocolConfig
+    out: Path
+
+    @property
+    def stems(self) -> tuple[Path, ...]:
+        return tuple(self.out / f"{name}.wav" for name in self.names)
+
+    @property
+    def videos(self) -> tuple[Path, ...]:
+        return tuple(self.out / f"{name}.mp4" for name in self.names)
+
+    @property
+    def remainder(self) -> Path:
+        return self.out / "remainder.wav"
+
+    @property
+    def page(self) -> Path:
+        return self.out / _PAGE
+
+    @property
+    def record(self) -> Path:
+        return self.out / _RECORD
 
 
 def separate_file(
@@ -64,6 +121,7 @@ def separate_file(
     min_score: float = 0.9,
     out: Path | str = "separated",
     above: str = "share",
+    protocol: ProtocolConfig = BEST,
     videos: bool = True,
     batch_windows: int = 16,
     device: str | None = None,
@@ -72,10 +130,11 @@ def separate_file(
 
     checkpoint: a run's folder (its best one counts), a checkpoint's folder, or a file that `ialcms export` wrote.
     Say where the instruments are by one of: `objects` (boxes or clicks in a video), `detector` (weights of `ialcms data
-    detect`; the surest box of each class from `min_score` on), `pictures` (one per instrument). above: what objects get
-    above the network's highest frequency, their "share" of the octave below or nothing ("remainder"). batch_windows:
-    how many pass the network together. device: like "cuda"; by default a GPU if there is one. Memory does not grow with
-    the length. Raises ValueError with a remedy.
+    detect`; the surest box of each class from `min_score` on), `pictures` (one per instrument). out: folder of the
+    results. above: what objects get above the network's highest frequency, their "share" of the octave below or nothing
+    ("remainder"). protocol: how masks become stems; the best that is known, or `ialcms.config.PUBLISHED`. videos: write
+    them. batch_windows: how many pass the network together. device: like "cuda"; by default a GPU if there is one.
+    Memory does not grow with the length. Raises ValueError with a remedy.
     """
     source, out = Path(source), Path(out)
     if above not in ABOVE:
@@ -84,112 +143,62 @@ def separate_file(
         raise ValueError(f"{out} is a file; give a folder for the stems (--out)")
     if batch_windows < 1:
         raise ValueError(f"batch_windows is {batch_windows}; give at least 1")
+    shown = _Shown(objects, [*map(Path, pictures)], Path(detector) if detector else None, min_score=min_score)
     model = load_model(checkpoint, device)
     set_arithmetic(model.config)
-    config = dataclasses.replace(model.config, eval=dataclasses.replace(model.config.eval, batch_windows=batch_windows))
-    damage = {"sound": Damage(), "pictures": Damage()}
-    info = measure_sound(source, config.audio.sample_rate, damage["sound"])
-    if damage["sound"]:
-        log.warning("the sound of %s is not whole: %s (silence stands for what is missing)", source, damage["sound"])
+    info = measure_sound(source, model.config.audio.sample_rate)
+    if info.damage:
+        log.warning("the sound of %s is not whole: %s (silence stands for what is missing)", source, info.damage)
     in_video = has_pictures(source)
-    found = _find_objects(source, info, config, in_video, objects, pictures, detector, min_score, str(model.device))
-    names = _names(found)
-    stems = [out / f"{name}.wav" for name in names]
-    remainder = out / "remainder.wav"
-    given = [source, Path(checkpoint), *map(Path, pictures), *([Path(detector)] if detector else [])]
-    shown = [out / f"{name}.mp4" for name in names] if videos else []
-    refuse_overwriting([*stems, remainder, *shown, out / _RECORD], given, "give another folder for the stems (--out)")
+    shown.check(source, in_video)
+    found = _find_objects(source, shown, model, seconds=info.seconds, num_pictures=protocol.pictures)
+    job = _Job(
+        source=source,
+        checkpoint=Path(checkpoint),
+        model=model,
+        info=info,
+        found=found,
+        names=_names(found),
+        above=above,
+        protocol=protocol,
+        out=out,
+    )
+    written = [*job.stems, job.remainder, job.record, *((*job.videos, job.page) if videos else ())]
+    given = [source, job.checkpoint, *shown.files()]
+    refuse_overwriting(written, given, "give another folder for the stems (--out)")
     with Lease(out, "separation", "--out", name="the folder of stems"):
-        ours = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
-        _refuse_foreign([*stems, remainder, *shown, out / _RECORD], ours)
-        stacked = torch.stack([sounding.picture for sounding in found]).to(model.device)
-        maker = StemMaker(model.separator, config, stacked, info, above)
-        with ExitStack() as stack:
-            writers = [stack.enter_context(StemWriter(path, info)) for path in (*stems, remainder)]
-            bar = stack.enter_context(_bar(total=maker.num_windows, unit="window", desc="separate"))
-            for done, pieces, original in maker(read_blocks(source, info)):
-                for writer, piece in zip(writers, (*pieces, original - pieces.sum(0))):
-                    writer.write(piece)
-                bar.update(done - bar.n)
-            # before the stems have their names: if this run is killed behind here, they are known as ours
-            claimed = [{"name": name} for name in sorted({*ours, *names})]
-            write_whole(out / _CLAIM, json.dumps({"objects": claimed}))
-        mp4s: list[Path] = []
+        earlier = _recorded(job.record) | _recorded(out / _CLAIM)
+        _refuse_foreign(written, earlier)
+        localisation = _write_stems(job, batch_windows, earlier)
+        damage = _write_videos(job, localisation) if videos else Damage()
         if videos:
-            places = [sounding.place for sounding in found]
-            frames = (
-                still_frames(found, info.seconds) if None in places else read_frames(source, damage=damage["pictures"])
-            )
-            with _bar(unit="frame", desc="videos") as bar:
-                mp4s = write_overlays(
-                    out, list(zip(names, found, stems)), _counted(frames, bar), maker.localisation, info
-                )
-            if damage["pictures"]:
-                log.warning("the pictures of %s are not whole: %s", source, damage["pictures"])
-        _remove_earlier(out, {*given, *stems, remainder, *mp4s})
-        _write_record(out, source, checkpoint, model.step, names, found, info, above, damage)
+            write_listening_page(job.page, _separated_files(job, in_video, localisation))
+        if damage:
+            log.warning("the pictures of %s are not whole: %s", source, damage)
+        kept = {*given, *written}
+        _remove_earlier(out, kept)
+        _write_record(job, damage)
         (out / _CLAIM).unlink()
-        return Separation(tuple(stems), remainder, tuple(mp4s))
+    return Separation(job.stems, job.remainder, job.videos if videos else (), job.page if videos else None)
 
 
-class _NoBar:
-    """Where there is no tqdm."""
-
-    n = 0
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-
-    def __enter__(self) -> _NoBar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-def _bar(**options: Any) -> Any:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        return _NoBar()
-    return tqdm(**options)
-
-
-def _counted(frames: Iterable[tuple[float, Frame]], bar: Any) -> Iterator[tuple[float, Frame]]:
-    for frame in frames:
-        yield frame
-        bar.update()
-
-
-def _find_objects(
-    source: Path,
-    info: SoundInfo,
-    config: Config,
-    in_video: bool,
-    objects: Sequence[Box | Click],
-    pictures: Sequence[Path | str],
-    detector: Path | str | None,
-    min_score: float,
-    device: str,
-) -> list[SoundObject]:
-    given = [name for name, value in (("boxes or clicks", objects), ("pictures", pictures), ("a detector", detector))
-             if value]  # fmt: skip
-    if len(given) > 1:
-        raise ValueError(f"{' and '.join(given)} are given; one of them says where the instruments are")
-    if pictures:
-        return [object_of_picture(Path(path), config.data) for path in pictures]
-    if not in_video:
-        raise ValueError(
-            f"{source} has no pictures, which guide the separator: give one per instrument with --pictures"
-        )
-    if not given:
-        raise ValueError(
-            f"say where the instruments are in {source}: --boxes or --click for each, or --detector WEIGHTS, or "
-            "--pictures of them"
-        )
-    if detector:
-        objects = detect_objects(source, Path(detector), info.seconds, min_score, device)
-    return [object_in_frame(frame_at(source, box.at_s), box, config.data) for box in objects]
+def _find_objects(source: Path, shown: _Shown, model: Model, *, seconds: float, num_pictures: int) -> list[SoundObject]:
+    """seconds: length of the video. num_pictures: of each object, as far as the video has them."""
+    data: DataConfig = model.config.data
+    if shown.pictures:
+        return [object_of_picture(path, data) for path in shown.pictures]
+    if shown.detector is None:
+        sightings = [spread_over(box, seconds, num_pictures) for box in shown.objects]
+        return [object_in_video(source, boxes, data) for boxes in sightings]
+    detected = detect_objects(
+        source,
+        shown.detector,
+        seconds,
+        min_score=shown.min_score,
+        device=str(model.device),
+        count=num_pictures,
+    )
+    return [object_in_video(source, boxes, data) for boxes in detected]
 
 
 def _names(found: Sequence[SoundObject]) -> list[str]:
@@ -198,14 +207,62 @@ def _names(found: Sequence[SoundObject]) -> list[str]:
     return [f"{number}-{cut_name(name, _NAME_BYTES)}" for number, name in enumerate(clean, start=1)]
 
 
+def _write_stems(job: _Job, batch_windows: int, earlier: set[str]) -> list[Localisation]:
+    """Write stems and remainder; returns where the network hears the objects. earlier: names of former stems here."""
+    maker = StemMaker(
+        job.model.separator,
+        job.model.config,
+        _stacked(job.found, job.protocol.pictures).to(job.model.device),
+        info=job.info,
+        above=job.above,
+        protocol=job.protocol,
+        batch_windows=batch_windows,
+    )
+    with ExitStack() as stack:
+        writers = [stack.enter_context(StemWriter(path, job.info)) for path in (*job.stems, job.remainder)]
+        bar = stack.enter_context(Progress(maker.num_windows, "separate", unit="window"))
+        for piece in maker(lambda: read_blocks(job.source, job.info)):
+            for writer, samples in zip(writers, (*piece.stems, piece.original - piece.stems.sum(0))):
+                writer.write(samples)
+            bar.advance(piece.windows_done - bar.done)
+        # before the stems have their names: if this run is killed from here on, they are known as ours
+        claimed = [{"name": name} for name in sorted({*earlier, *job.names})]
+        write_whole(job.out / _CLAIM, json.dumps({"objects": claimed}))
+    return maker.localisation
+
+
+def _stacked(found: Sequence[SoundObject], count: int) -> Tensor:
+    """(K, P, 3, S, S): `count` pictures of each object at most; one with fewer has some of them more than once."""
+    most = min(count, max(len(sounding.pictures) for sounding in found))
+    rows = [torch.arange(most) % len(sounding.pictures) for sounding in found]
+    return torch.stack([sounding.pictures[chosen] for sounding, chosen in zip(found, rows)])
+
+
+def _write_videos(job: _Job, localisation: Sequence[Localisation]) -> Damage:
+    """Write a video per object; returns what is missing in the source's pictures."""
+    of_pictures = any(sounding.region is None for sounding in job.found)
+    frames = still_frames(job.info.seconds) if of_pictures else Frames(job.source)
+    overlays = list(map(Overlay, job.videos, job.found, job.stems))
+    with Progress(None, "videos", unit="frame") as bar:
+        write_overlays(overlays, _counted(frames, bar), localisation, job.info)
+    return frames.damage if isinstance(frames, Frames) else Damage()
+
+
+def _counted(frames: Iterator[TimedFrame], bar: Progress) -> Iterator[TimedFrame]:
+    for frame in frames:
+        yield frame
+        bar.advance()
+
+
 def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
     """ValueError for a file of the user's that has the name of a result; those of an earlier one may be replaced."""
-    foreign = [path for path in written if path.exists() and path.stem not in ours]
-    if foreign and not (ours and foreign[0].name in ("remainder.wav", _RECORD)):
-        raise ValueError(
-            f"{foreign[0]} is there already, and no earlier separation wrote it; give another folder for the stems "
-            "(--out)"
-        )
+    ours = ours | {"remainder", Path(_RECORD).stem, Path(_PAGE).stem} if ours else ours
+    for path in written:
+        if path.exists() and path.stem not in ours:
+            raise ValueError(
+                f"{path} is there already, and no earlier separation wrote it; give another folder for the stems "
+                "(--out)"
+            )
 
 
 def _recorded(path: Path) -> set[str]:
@@ -220,31 +277,42 @@ def _remove_earlier(out: Path, kept: set[Path]) -> None:
     """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
     names = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
     resolved = {path.resolve() for path in kept}
-    for path in (out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")):
+    earlier = [out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")]
+    for path in [*earlier, out / _PAGE] if names else []:
         if path.parent == out and path.resolve() not in resolved:
             path.unlink(missing_ok=True)
 
 
-def _write_record(
-    out: Path,
-    source: Path,
-    checkpoint: Path | str,
-    step: int,
-    names: Sequence[str],
-    found: Sequence[SoundObject],
-    info: SoundInfo,
-    above: str,
-    damage: dict[str, Damage],
-) -> None:
+def _separated_files(job: _Job, has_pictures: bool, localisation: Sequence[Localisation]) -> SeparatedFiles:
+    """What the listening page shows."""
+    return SeparatedFiles(
+        source=job.source,
+        has_pictures=has_pictures,
+        checkpoint=str(job.checkpoint),
+        step=job.model.step,
+        info=job.info,
+        objects=job.found,
+        names=job.names,
+        stems=job.stems,
+        remainder=job.remainder,
+        localisation=localisation,
+    )
+
+
+def _write_record(job: _Job, pictures_damage: Damage) -> None:
     """separation.json: what was separated by what."""
+    objects = []
+    for name, sounding in zip(job.names, job.found):
+        objects.append({"name": name, "region": sounding.region, "pictures": len(sounding.pictures)})
     record = {
-        "source": str(source),
-        "checkpoint": str(checkpoint),
-        "step": step,
-        "sample_rate": info.sample_rate,
-        "seconds": info.seconds,
-        "above": above,
-        "objects": [{"name": name, "place": sounding.place} for name, sounding in zip(names, found)],
-        "damaged": {stream: dataclasses.asdict(found_there) for stream, found_there in damage.items()},
+        "source": str(job.source),
+        "checkpoint": str(job.checkpoint),
+        "step": job.model.step,
+        "sample_rate": job.info.sample_rate,
+        "seconds": job.info.seconds,
+        "above": job.above,
+        "protocol": asdict(job.protocol),
+        "objects": objects,
+        "damaged": {"sound": asdict(job.info.damage), "pictures": asdict(pictures_damage)},
     }
-    write_whole(out / _RECORD, json.dumps(record, indent=1) + "\n")
+    write_whole(job.record, json.dumps(record, indent=1) + "\n")

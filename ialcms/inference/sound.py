@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -39,15 +39,16 @@ class SoundInfo:
     sample_rate: int  # at which the sound is read
     num_channels: int
     num_samples: int  # of each channel
+    damage: Damage = field(default_factory=Damage, compare=False)  # what is missing in the file
 
     @property
     def seconds(self) -> float:
         return self.num_samples / self.sample_rate
 
 
-def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> SoundInfo:
+def measure_sound(path: Path, model_rate: int) -> SoundInfo:
     """Read the sound once to its end; ValueError where there is none, or nothing to hear in it."""
-    damage = Damage() if damage is None else damage
+    damage = Damage()
     with open_media(path) as container:
         stream = sound_stream(container)
         if stream is None:
@@ -65,18 +66,17 @@ def measure_sound(path: Path, model_rate: int, damage: Damage | None = None) -> 
     if levels.peak < SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
     levels.check(path)
-    return SoundInfo(rate, num_channels, count)
+    return SoundInfo(rate, num_channels, count, damage=damage)
 
 
-def read_blocks(path: Path, info: SoundInfo, damage: Damage | None = None) -> Generator[Block, None, None]:
+def read_blocks(path: Path, info: SoundInfo) -> Generator[Block, None, None]:
     """The sound since the beginning of the file, in blocks of some thousand samples, as floats with 1 for full scale.
 
     It has one rate and one number of channels even where the file's change on the way; more than two channels are mixed
-    down to two. Silence stands for what is missing: packets that cannot be decoded, and holes in the time stamps. Both
-    are counted in `damage`.
+    down to two. Silence stands for what is missing: packets that cannot be decoded, and holes in the time stamps.
     """
     wanted = SoundFormat(info.sample_rate, info.num_channels)
-    for piece in _follow_each_other(path, wanted, Damage() if damage is None else damage):
+    for piece in _follow_each_other(path, wanted, Damage()):
         yield piece.samples
 
 
@@ -89,7 +89,7 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
         line = TimeLine(container, LONGEST_HOLE_S)
         try:
             for piece in read_pieces(container, stream, wanted, line, damage):
-                _note_place(damage, piece.position - end, end, wanted.sample_rate)
+                _note_hole(damage, piece.position - end, end, wanted.sample_rate)
                 for samples in silence(wanted.num_channels, piece.position - end):
                     yield Piece(end, samples, 1)
                     end += samples.shape[1]
@@ -101,7 +101,7 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
         damage.end(container, stream, line, end / wanted.sample_rate)
 
 
-def _note_place(damage: Damage, gap: int, end: int, rate: int) -> None:
+def _note_hole(damage: Damage, gap: int, end: int, rate: int) -> None:
     """gap: samples between the end of what was read and a new piece; negative: it lies over what was read."""
     if gap > _NAMED_HOLE_S * rate and end:
         damage.add_hole(end / rate, gap / rate)

@@ -16,18 +16,18 @@ Stream = av.AudioStream | av.VideoStream
 _AnyStream = TypeVar("_AnyStream", av.AudioStream, av.VideoStream)
 _COVER = av.stream.Disposition.attached_pic
 _PROTOCOL = "file:"
-_ROUNDING_S = 0.1  # of the length that a file tells of a stream
+_ROUNDING_S = 0.1  # of the length that a file declares for a stream
 _OTHER_STREAM_S = 1.0  # a stream may be shorter than the file by this
 _PACKETS_ALONE = ("mp3", "aac", "ac3", "eac3", "dts")  # formats that are nothing but packets ...
 # ... but for what encoders of MP3 write into the first one: flags, frames, bytes
 _LENGTH_TAG = re.compile(rb"(?:Xing|Info)(.{12})", re.DOTALL)
-_LONGER_THAN_TOLD = 17 / 16  # as FFmpeg has it
+_LONGER_THAN_DECLARED = 17 / 16  # as FFmpeg has it
 _RIFF = ("wav", "avi")
 _UNKNOWN_SIZE = 0xFFFFFFFF
 _LARGEST_OGG_PAGE = 65_307  # bytes
 _OGG_END = 4  # flag of a stream's last page
-_HEAD_BYTES = 1_000_000  # pictures and texts may come before it
-_NAMED_PLACES = re.compile(r"\d+ channels \(")  # how FFmpeg describes a layout that has no name
+_HEADER_BYTES = 1_000_000  # pictures and texts may come before it
+_NAMED_CHANNELS = re.compile(r"\d+ channels \(")  # how FFmpeg describes a layout that has no name
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -40,7 +40,7 @@ def sound_stream(container: av.container.InputContainer) -> av.AudioStream | Non
     """The first sound that this FFmpeg can decode."""
     stream = _first(container.streams.audio)
     if stream is not None:
-        _forget_odd_places(stream.codec_context)
+        _number_odd_channels(stream.codec_context)
     return stream
 
 
@@ -55,30 +55,30 @@ def origin_s(container: av.container.InputContainer) -> float:
 
 
 @dataclass(frozen=True)
-class ToldLength:
-    """When a stream should end, as far as the file tells."""
+class DeclaredLength:
+    """When a stream should end, as the file declares."""
 
     seconds: float | None  # on the file's time line
     rounding_s: float  # how much earlier a whole stream may end
 
 
-def told_length(container: av.container.InputContainer, stream: Stream) -> ToldLength:
+def declared_length(container: av.container.InputContainer, stream: Stream) -> DeclaredLength:
     """Of several answers the earliest."""
     if _is_guessed(container):
-        return ToldLength(None, _OTHER_STREAM_S)
-    begin_s, share = origin_s(container), _told_share(container)
-    told = []
+        return DeclaredLength(None, _OTHER_STREAM_S)
+    begin_s, share = origin_s(container), _declared_share(container)
+    ends_s = []
     if container.duration:
-        told.append(container.duration / av.time_base * share)
+        ends_s.append(container.duration / av.time_base * share)
     if stream.duration and stream.time_base:
         end_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-        told.append((end_s - begin_s) * share)
+        ends_s.append((end_s - begin_s) * share)
     tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))  # as Matroska has it
     if tag is not None:
         hours, minutes, seconds = map(float, tag.groups())
-        told.append(3600 * hours + 60 * minutes + seconds - begin_s)
+        ends_s.append(3600 * hours + 60 * minutes + seconds - begin_s)
     of_stream = stream.duration or tag or len(container.streams) == 1
-    return ToldLength(min(told, default=None), _ROUNDING_S if of_stream else _OTHER_STREAM_S)
+    return DeclaredLength(min(ends_s, default=None), _ROUNDING_S if of_stream else _OTHER_STREAM_S)
 
 
 def lacks_its_end(container: av.container.InputContainer) -> bool:
@@ -93,40 +93,40 @@ def lacks_its_end(container: av.container.InputContainer) -> bool:
 
 
 def _is_guessed(container: av.container.InputContainer) -> bool:
-    """Whether a file tells nothing of its length, which FFmpeg guesses from its size."""
+    """Whether a file declares no length, so that FFmpeg guesses it from the size."""
     if container.format.name not in _PACKETS_ALONE:
         return False
-    tag = _LENGTH_TAG.search(_head(container, _HEAD_BYTES))
+    tag = _LENGTH_TAG.search(_header(container, _HEADER_BYTES))
     if tag is None:
         return True
     flags, _, num_bytes = struct.unpack(">III", tag[1])
-    return flags & 3 != 3 or container.size > num_bytes * _LONGER_THAN_TOLD  # several files joined
+    return flags & 3 != 3 or container.size > num_bytes * _LONGER_THAN_DECLARED  # several files joined
 
 
-def _told_share(container: av.container.InputContainer) -> float:
-    """How many times as long a file should be, by its head (FFmpeg believes the size of a WAV or AVI file instead)."""
+def _declared_share(container: av.container.InputContainer) -> float:
+    """How many times as long a file should be, by its header (FFmpeg takes the size of a WAV or AVI file instead)."""
     if container.format.name not in _RIFF:
         return 1.0
-    kind, told_bytes = struct.unpack("<4sI", _head(container, 8))
-    if kind != b"RIFF" or told_bytes in (0, _UNKNOWN_SIZE):  # written by a program that could not go back
+    kind, declared_bytes = struct.unpack("<4sI", _header(container, 8))
+    if kind != b"RIFF" or declared_bytes in (0, _UNKNOWN_SIZE):  # written by a program that could not go back
         return 1.0
-    return max(1.0, (told_bytes + 8) / container.size)
+    return max(1.0, (declared_bytes + 8) / container.size)
 
 
-def _head(container: av.container.InputContainer, num_bytes: int) -> bytes:
+def _header(container: av.container.InputContainer, num_bytes: int) -> bytes:
     with open(container.name.removeprefix(_PROTOCOL), "rb") as file:
         return file.read(num_bytes)
 
 
 def keep_layout(layout: av.AudioLayout) -> str:
-    """The name of a channel layout, which is made immortal if it may be of the kind that PyAV 18 frees twice.
+    """The name of a channel layout; one of the kind that PyAV 18 may free twice is never freed.
 
     (A layout with a list of its own, like "4 channels (FL+FR+UNK+UNK)" of a camera's MOV file: PyAV copies the pointer
     to that list, and the process aborts when both copies are gone.)
     """
     try:
         name = layout.name
-        doubtful = _NAMED_PLACES.match(name) is not None
+        doubtful = _NAMED_CHANNELS.match(name) is not None
     except (UnicodeDecodeError, RuntimeError):
         name, doubtful = "unknown", True
     if doubtful:
@@ -138,8 +138,8 @@ def _first(streams: Iterable[_AnyStream]) -> _AnyStream | None:
     return next((stream for stream in streams if stream.codec_context is not None), None)
 
 
-def _forget_odd_places(context: av.AudioCodecContext) -> None:
-    """Channels with unusual places are numbered ones from here on: frames that say more would be freed twice."""
+def _number_odd_channels(context: av.AudioCodecContext) -> None:
+    """Replace a layout of unusual channels by numbered ones: PyAV would free frames with the former twice."""
     layout = context.layout
-    if _NAMED_PLACES.match(keep_layout(layout)) and not context.is_open:
+    if _NAMED_CHANNELS.match(keep_layout(layout)) and not context.is_open:
         context.layout = f"{layout.nb_channels}C"

@@ -1,4 +1,4 @@
-"""From packets to frames with their times, past what is damaged."""
+"""From packets to frames with their times; damaged packets are left out."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ import av
 
 from ialcms.media.container import (
     Stream,
+    declared_length,
     lacks_its_end,
     open_container,
     origin_s,
     picture_stream,
     sound_stream,
-    told_length,
 )
 from ialcms.media.time_line import TimeLine, Unit, is_steady
 
-_MOST_BARREN = 8  # packets of sound without an error and without sound
+_MOST_EMPTY = 8  # packets of sound without an error and without sound
+_LEADING_S = 0.5
 _LARGEST_TAIL = 0.1  # of a file, behind its last packet
 _ENDS_WITH_PACKETS = ("matroska,webm", "flv", "ogg", "mpegts", "mpeg")  # formats without long tables at their end
 
 
 @dataclass
 class Damage:
-    """What is missing in a stream."""
+    """What is missing in a stream; filled while it is read."""
 
     packets: int = 0  # that could not be decoded
+    stopped: bool = False  # reading ended at one of them
     first_s: float | None = None  # where the first of them is
-    holes: int = 0  # places without sound, by the time stamps
+    holes: int = 0  # gaps in the sound, by the time stamps
     hole_s: float = 0.0  # their length together
     first_hole_s: float | None = None
     overlap_s: float = 0.0  # of sound that came twice, by the time stamps; its second half is left out
-    jumps: tuple[str, ...] = ()  # of the time stamps, in words
+    jumps: tuple[str, ...] = ()  # of the time stamps, as text
     breaks_off_s: float | None = None  # where the stream ends, if the file says that it is longer
-    told_s: float | None = None  # how long the file says that it is
+    declared_s: float | None = None  # how long the file says that it is
     unread_bytes: int = 0  # behind the last packet that FFmpeg found, where it must be a good part of the file
 
     def add(self, at_s: float | None) -> None:
@@ -53,9 +55,9 @@ class Damage:
     def end(self, container: av.container.InputContainer, stream: Stream, line: TimeLine, end_s: float) -> None:
         """The stream was read to its end, which is at `end_s`."""
         self.jumps = tuple(map(str, line.jumps))
-        told = told_length(container, stream)
-        if told.seconds is not None and not line.jumps and told.seconds - end_s > told.rounding_s:
-            self.breaks_off_s, self.told_s = end_s, told.seconds
+        declared = declared_length(container, stream)
+        if declared.seconds is not None and not line.jumps and declared.seconds - end_s > declared.rounding_s:
+            self.breaks_off_s, self.declared_s = end_s, declared.seconds
         elif lacks_its_end(container):
             self.breaks_off_s = end_s
         if container.format.name in _ENDS_WITH_PACKETS and line.read_bytes < container.size * (1 - _LARGEST_TAIL):
@@ -77,8 +79,8 @@ class Damage:
         if self.overlap_s:
             parts.append(f"time stamps overlap by {self.overlap_s:.1f} s")
         if self.breaks_off_s is not None:
-            told = "" if self.told_s is None else f" of {self.told_s:.1f} s"
-            parts.append(f"breaks off at {self.breaks_off_s:.1f} s{told}")
+            length = "" if self.declared_s is None else f" of {self.declared_s:.1f} s"
+            parts.append(f"breaks off at {self.breaks_off_s:.1f} s{length}")
         return parts + self.of_file()
 
     def of_file(self) -> list[str]:
@@ -89,7 +91,7 @@ class Damage:
 
 @dataclass(slots=True)
 class _Mark:
-    """What a packet hands on to its frame."""
+    """What a frame gets from its packet."""
 
     shift_s: float
     pixel_ratio: Fraction | None = None
@@ -112,17 +114,18 @@ def decode(
 ) -> Iterator[Decoded]:
     """The frames of a stream in order. Packets that cannot be decoded are left out and counted in `damage`.
 
-    The packets of the other stream are read with them: they take part in what the time is. `stop_at_damage`: end at
-    the first damage that comes behind a good frame.
+    The packets of the other stream are read with them: they take part in what the time is. stop_at_damage: end at the
+    first damage behind a good frame, in sound behind the first half second.
     """
     context = stream.codec_context
     context.copy_opaque = True
     others = [other for other in (sound_stream(container), picture_stream(container)) if other is not None]
-    mark, at_s, begun, damaged = _Mark(line.shift_s), None, False, False
-    barren = 0  # packets in a row that gave nothing
+    mark, at_s, damaged = _Mark(line.shift_s), None, False
+    begun_s: float | None = None  # the time of the first frame
+    empty = 0  # packets in a row that gave nothing
     try:
         for packet in container.demux(*{other.index: other for other in (*others, stream)}.values()):
-            time_s = line.place(packet)
+            time_s = line.locate(packet)
             is_end = packet.dts is None and packet.pts is None
             if packet.stream_index != stream.index or (not packet.size and not is_end):
                 continue
@@ -134,19 +137,29 @@ def decode(
             except (av.FFmpegError, ValueError):  # ValueError: of a frame that PyAV cannot describe
                 damage.add(at_s)
                 damaged = True
-                if begun and stop_at_damage:
+                if begun_s is not None and stop_at_damage and not _is_leading(context.type, at_s, begun_s):
+                    damage.stopped = True
                     return
                 continue
-            barren = 0 if frames or context.type == "video" else barren + 1
-            if barren > _MOST_BARREN:
+            empty = 0 if frames or context.type == "video" else empty + 1
+            if empty > _MOST_EMPTY:
                 damage.add(at_s)  # left out without an error, as by a wrong length in the head of an MP3 file
             if context.type == "video":
                 mark.pixel_ratio = context.sample_aspect_ratio
             for frame in frames:
                 yield _placed(frame, mark, damaged, line.unit)
-                begun, damaged = True, False
+                begun_s, damaged = (at_s or 0.0) if begun_s is None else begun_s, False
     except av.FFmpegError:
-        damage.add(at_s)  # of the container itself: nothing behind this place can be found
+        damage.add(at_s)  # of the container itself: nothing behind it can be found
+        damage.stopped = True
+
+
+def _is_leading(kind: str, at_s: float | None, begun_s: float) -> bool:
+    """Whether a packet is among those that a damaged first packet takes with it.
+
+    MP3 and others need the packets before for the sound of the next ones. Pictures after damage would be wrong ones.
+    """
+    return kind == "audio" and (at_s is None or at_s - begun_s < _LEADING_S)
 
 
 def seek(
@@ -165,7 +178,7 @@ def seek(
         except av.FFmpegError:
             return
         if stream is not None:
-            # formats without an index lead to places from which there is nothing to decode for long
+            # in formats without an index, nothing may be decodable for long after the position that was found
             first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
             if first is None or first.time_s is None or first.time_s > wanted_s:
                 return

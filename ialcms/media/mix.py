@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import av
+import numpy as np
 import torch
 from av.filter import Graph
 from torch import Tensor
 
 from ialcms.media.container import keep_layout
 
+AUDIBLY_CUT = 1.05  # times full scale; lossy codecs and resampling go beyond 1 by a little
 _LAYOUTS = {1: "mono", 2: "stereo"}
 _GUESSED_CHANNELS = 8  # up to as many
 _FULL_SCALE = {"fltp": 1.0, "s32p": 2.0**31}
@@ -45,6 +47,10 @@ class SoundKind:
     num_channels: int
     sample_rate: int
 
+    @property
+    def is_float(self) -> bool:
+        return self.sample_format.startswith(("flt", "dbl"))
+
     @classmethod
     def of(cls, frame: av.AudioFrame) -> SoundKind:
         return cls(frame.format.name, keep_layout(frame.layout), frame.layout.nb_channels, frame.sample_rate)
@@ -56,13 +62,15 @@ class SoundKind:
 class Mixer:
     """Turns frames of one kind into one format. ValueError for a kind that cannot be mixed.
 
-    Channels are mixed by FFmpeg's rules for their layout; up to 8 that have no places count as its usual layout of as
+    Channels are mixed by FFmpeg's rules for their layout; up to 8 unnamed ones count as its usual layout of as
     many. Where it has no rules: of ambisonics, two microphones that face left and right (the one for all sides, for
-    mono); of two channels with unusual places, the first is left; of more, each has an equal share in both.
+    mono); of two unusual channels, the first is left; of more, each has an equal share in both.
     """
 
     def __init__(self, kind: SoundKind, wanted: SoundFormat) -> None:
-        # a single channel is not made quieter for being played from two places
+        # mono is not made quieter for being played on both sides
+        self._counts_cut = wanted.never_clips and kind.is_float
+        self.num_cut = 0  # samples of the source so far that whole numbers cut off at full scale, audibly
         self._copies = 2 if kind.num_channels == 1 and wanted.num_channels == 2 else 1
         self._scale = _FULL_SCALE[wanted.sample_format]
         layout = _LAYOUTS[wanted.num_channels // self._copies]
@@ -85,6 +93,8 @@ class Mixer:
                 yield samples.repeat(self._copies, 1) if self._copies > 1 else samples
 
     def _mix(self, frame: av.AudioFrame | None) -> Iterator[av.AudioFrame]:
+        if frame is not None and self._counts_cut:
+            self.num_cut += int(np.count_nonzero(np.abs(frame.to_ndarray()) > AUDIBLY_CUT))
         if self._graph is None:
             if frame is not None:
                 yield frame

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import torch
@@ -19,8 +19,18 @@ from ialcms.media.time_line import TimeLine
 
 Frame = Tensor  # (H, W, 3) uint8
 
-_FLATTEST = 8  # pixels: flatter ones are of a damaged head
-_UPRIGHT = (1, 0, 0, 1)
+
+class DisplayMatrix(NamedTuple):
+    """x' = a x + c y, y' = b x + d y."""
+
+    a: int
+    b: int
+    c: int
+    d: int
+
+
+_FLATTEST = 8  # pixels: flatter ones come from a damaged header
+_UPRIGHT = DisplayMatrix(1, 0, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Shown:
         plane = rgb.planes[0]
         rows = torch.frombuffer(plane, dtype=torch.uint8).view(rgb.height, plane.line_size)
         pixels = rows[:, : 3 * rgb.width].reshape(rgb.height, rgb.width, 3)
-        return turn(pixels, display_matrix(frame)).contiguous()
+        return oriented(pixels, display_matrix(frame)).contiguous()
 
 
 def read_shown(
@@ -54,17 +64,17 @@ def read_shown(
     """The frames of a video in order. `damage` and `stop_at_damage` are as for `decode`."""
     coded, guessed = stream.codec_context.sample_aspect_ratio, stream.sample_aspect_ratio
     # the guess is what the container says, or else what the first picture says: later pictures may say something else
-    told = guessed if guessed and guessed != coded else None
+    of_container = guessed if guessed and guessed != coded else None
     usual_s = float(1 / (stream.average_rate or 25))
     for decoded in decode(container, stream, line, damage, stop_at_damage):
         if decoded.time_s is None:
             continue
-        ratio = _pixel_ratio(told or decoded.pixel_ratio)
+        ratio = _pixel_ratio(of_container or decoded.pixel_ratio)
         yield Shown(decoded.time_s, decoded.time_s + _duration_s(decoded, usual_s), decoded.frame, ratio)
 
 
-def turn(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
-    """StepSchedule and mirror a picture (H, W, ...) by a display matrix a, b, c, d: x' = a x + c y, y' = b x + d y."""
+def oriented(pixels: Tensor, matrix: DisplayMatrix) -> Tensor:
+    """Rotate and mirror a picture (H, W, ...) by a display matrix."""
     a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         pixels, a, d = pixels.transpose(0, 1), c, b
@@ -72,7 +82,7 @@ def turn(pixels: Tensor, matrix: tuple[int, int, int, int]) -> Tensor:
     return pixels.flip(flipped) if flipped else pixels
 
 
-def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+def display_matrix(frame: av.VideoFrame) -> DisplayMatrix:
     """What a player multiplies a frame's coordinates with (FFmpeg's display matrix without its shift)."""
     try:
         found: Any = frame.side_data.get("DISPLAYMATRIX")
@@ -81,12 +91,13 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     if found is None:
         return _UPRIGHT
     values = memoryview(bytes(found)).cast("i")
-    return values[0], values[1], values[3], values[4]
+    return DisplayMatrix(values[0], values[1], values[3], values[4])  # in rows of three
 
 
-def _of_rotation(degrees: int) -> tuple[int, int, int, int]:
-    """The matrix of a turn to the left by a multiple of 90 degrees."""
-    return ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))[round(degrees / 90) % 4]
+def _of_rotation(degrees: int) -> DisplayMatrix:
+    """The matrix of a rotation to the left by a multiple of 90 degrees."""
+    quarters = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
+    return DisplayMatrix(*quarters[round(degrees / 90) % 4])
 
 
 def _pixel_ratio(ratio: Fraction | None) -> Fraction:

@@ -1,4 +1,4 @@
-"""The sound of a file, as pieces at their places on its time line.
+"""The sound of a file, as pieces at their positions on its time line.
 
 Shapes: C channels (1 or 2), n samples.
 """
@@ -22,19 +22,20 @@ from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
 COMMON_RATE = 48_000  # from which there is a filter to any usual rate
 _MAX_TAPS = 5_000_000  # of a filter from one rate to another
-_RATES = (500, 800_000)  # Hz; others are those of a damaged head
+_RATES = (500, 800_000)  # Hz; others come from a damaged header
 _FIRST_FRAMES = 9
-_ROUNDING_S = 0.05  # time stamps are rounded, in mkv to milliseconds: only a real gap or jump moves the place
+_ROUNDING_S = 0.05  # time stamps are rounded, in mkv to milliseconds: only a real gap or jump moves the position
 _ROUNDING_AT_DAMAGE_S = 0.005  # where something is known to be missing
 
 
 @dataclass(frozen=True)
 class Piece:
-    position: (
-        int  # of its first sample, since the beginning of the file; may be negative, may lie before an earlier one
-    )
+    position: int  # of its first sample, from the beginning of the file; may be negative, or before an earlier one
     samples: Tensor  # (C, n) float32
     source_channels: int  # as many as it was mixed from
+    num_cut: int = (
+        0  # samples of the source that were cut off at full scale, audibly; as `SoundFormat.never_clips` does
+    )
 
 
 def has_filter(rate: int, target_rate: int) -> bool:
@@ -72,18 +73,18 @@ def read_pieces(
     due: int | None = None  # where the next sample belongs, by counting
     for decoded in decode(container, stream, line, damage, stop_at_damage):
         kind = SoundKind.of(decoded.frame)
-        place = _place(decoded, due, wanted.sample_rate)
-        if run is not None and (kind != run.kind or place != due):
+        position = _position(decoded, due, wanted.sample_rate)
+        if run is not None and (kind != run.kind or position != due):
             yield from run.finish()
             run = None
         if run is None:
             try:
                 _check_rate(kind)
-                run = _Run(kind, wanted, place)
+                run = _Run(kind, wanted, position)
             except ValueError:
                 if due is None:
                     raise
-                damage.add(decoded.time_s)  # so looks a packet with a damaged head
+                damage.add(decoded.time_s)  # a packet with a damaged header looks like this
                 continue
         try:
             yield from run.add(decoded.frame)
@@ -95,7 +96,7 @@ def read_pieces(
         yield from run.finish()
 
 
-def _place(decoded: Decoded, due: int | None, rate: int) -> int:
+def _position(decoded: Decoded, due: int | None, rate: int) -> int:
     """Where a frame's first sample belongs: at its time stamp if there is a real gap or jump, or else at `due`."""
     stamped = due or 0 if decoded.time_s is None else round(decoded.time_s * rate)
     rounding_s = _ROUNDING_AT_DAMAGE_S if decoded.after_damage else _ROUNDING_S
@@ -115,6 +116,7 @@ class _Run:
         self.kind, self._rate = kind, wanted.sample_rate
         self._mixer = Mixer(kind, wanted)
         self._begin, self._given, self._taken = begin, 0, 0  # the last one in samples of the source
+        self._num_cut = 0
 
     @property
     def due(self) -> int:
@@ -131,8 +133,10 @@ class _Run:
 
     def _pieces(self, frame: av.AudioFrame | None) -> Iterator[Piece]:
         for samples in self._mixer(frame):
-            yield Piece(self._begin + self._given, samples, self.kind.num_channels)
+            num_cut = self._mixer.num_cut - self._num_cut
+            yield Piece(self._begin + self._given, samples, self.kind.num_channels, num_cut=num_cut)
             self._given += samples.shape[1]
+            self._num_cut += num_cut
 
 
 def silence(num_channels: int, count: int, block: int = 65_536) -> Iterator[Tensor]:

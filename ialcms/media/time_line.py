@@ -13,7 +13,7 @@ import av
 
 from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream
 
-LONGEST_HOLE_S = 600.0  # in all streams at once: nobody records nothing for longer
+LONGEST_HOLE_S = 600.0  # in all streams at once; a longer one is a jump of the time stamps
 _LONGEST_PAUSE_S = 60.0  # longer jumps forward are doubted if the time stamps come back from them
 _BACK_S = 0.5  # a stream whose time stamps go back by more has begun anew
 _BACK_OF_BROADCAST_S = 0.1  # in formats that are made to be cut and joined
@@ -23,9 +23,9 @@ _JOINED: Any = av.format.Flags.ts_discont.value
 
 @dataclass(frozen=True)
 class Jump:
-    """A place where the time stamps of the file do not tell the time."""
+    """A jump in the time stamps of a file: from there on they are not the time."""
 
-    at_s: float  # where the line goes on
+    at_s: float  # on the line
     from_s: float  # what the time stamps say before ...
     to_s: float  # ... and behind it
 
@@ -51,10 +51,10 @@ class Unit:
 
 
 class TimeLine:
-    """Places the packets of all streams of a file, in the order in which they are read, on one line.
+    """Puts the packets of all streams of a file, in the order in which they are read, on one line.
 
     Time stamps that go back (files joined end to end) and jumps forward of all streams by more than `longest_hole_s`
-    move all that follows, in all streams alike, so that it goes on where the longest stream had come to. Shorter holes
+    move all that follows, in all streams alike, so that it continues at the end of the longest stream. Shorter holes
     stay. With math.inf every jump forward is believed, until the time stamps come back from it.
     """
 
@@ -73,7 +73,7 @@ class TimeLine:
         self.jumps: list[Jump] = []
         self.read_bytes = 0  # of the file, to the end of the furthest packet
 
-    def place(self, packet: av.Packet) -> float | None:
+    def locate(self, packet: av.Packet) -> float | None:
         """When a packet is decoded, in seconds on the line; None for one without a decoding time stamp."""
         stream = packet.stream_index
         self.read_bytes = max(self.read_bytes, (packet.pos or 0) + packet.size)
@@ -104,12 +104,12 @@ class TimeLine:
     def _goes_on(self, time_s: float, newest_s: float, last_s: float) -> bool:
         """Whether a packet belongs to its stream's latest one, and not behind the others' latest jump.
 
-        Where files are joined, a stream's last packets before the place may come after another's first ones behind it.
+        Where files are joined, a stream's last packets before the joint may come after another's first ones behind it.
         """
         return time_s >= last_s - self._back_s and abs(time_s - last_s) <= abs(newest_s - last_s)
 
     def _move(self, stamp_s: float, last_s: float) -> float:
-        """The time of a packet that goes on where all streams had come to, whatever its time stamp says."""
+        """The time of a packet that continues at the end of all streams, whatever its time stamp is."""
         self.jumps.append(Jump(self._end_s, last_s - self.shift_s - self._begin_s, stamp_s - self._begin_s))
         self._newest_shift_s = self.shift_s = self._end_s - stamp_s
         return self._end_s
@@ -135,7 +135,7 @@ def _is_steady(path: Path, longest_hole_s: float, _size: int, _changed_ns: int) 
         streams = [stream for stream in (sound_stream(container), picture_stream(container)) if stream is not None]
         try:
             for packet in container.demux(*streams):
-                line.place(packet)
+                line.locate(packet)
                 if line.jumps:
                     return False
         except av.FFmpegError:

@@ -21,7 +21,7 @@ from torch import nn
 from torch.autograd.profiler_util import DeviceType, FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 SKIPPED = 6  # steps before those that are looked at; in the last of them the profiler itself gets ready
 _MODULE, _OPTIMIZER = "module ", "Optimizer.step#"
@@ -31,7 +31,7 @@ ELSEWHERE = "(outside of modules: losses, memory bank, copies)"
 
 @dataclass
 class ModuleCost:
-    """Time of a module's own operations, those of modules inside left out; ms over all steps."""
+    """Time of a module's operations, without those of modules inside it; ms over all steps."""
 
     name: str
     forward_ms: float = 0.0
@@ -124,7 +124,7 @@ class StepProfile:
             os.replace(unfinished, path)
             (self._folder / "modules.txt").write_text(table + "\n")
         except OSError as error:  # a profile is not worth a run
-            log.warning("the profile cannot be written to %s (%s); training goes on", self._folder, error.strerror)
+            log.warning("the profile cannot be written to %s (%s); training continues", self._folder, error.strerror)
             return
         log.info("profile of steps %d to %d: %s\n%s", first + 1, first + count, path, table)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -17,28 +18,35 @@ from ialcms.names import printable
 
 BEST_SCORE = "best/SDR"
 
-# Pages and charts of the "Custom Scalars" tab; the tags are regular expressions.
-_LAYOUT = {
+SCORE_GAP = "critic/score_gap"
+
+# Pages and charts of the "Custom Scalars" tab: a name is a tag, a list holds regular expressions of tags. TensorBoard
+# colours by run, so a chart of the first two pages has one curve of each run.
+_LAYOUT: dict[str, dict[str, str | list[str]]] = {
     "Is it learning?": {
-        "Validation SDR and its best (dB)": ["validation/SDR$", "best/SDR$"],
-        "Validation: gain over the mix, SDR and SIR (dB)": ["validation/(SDRi|SIRi)$"],
-        "Separation loss (negative SI-SNR, dB)": ["loss/separation$"],
-        "Critic's scores of independent and dependent pairs": ["critic/(independent|dependent)_score$"],
-        "Validation SIR (dB)": ["validation/SIR$"],
-        "Validation SAR (dB)": ["validation/SAR$"],
+        "Validation SDR (dB)": "validation/SDR",
+        "Validation: gain of SDR over the mix (dB)": "validation/SDRi",
+        "Separation loss (negative SI-SNR, dB)": "loss/separation",
+        "Critic: scores of independent less dependent pairs": SCORE_GAP,
+        "Validation: gain of SIR over the mix (dB)": "validation/SIRi",
+        "Validation SAR (dB)": "validation/SAR",
     },
     "Losses": {
         "Separator": ["loss/separator$"],
         "Critic": ["loss/critic$"],
-        "Consistency and independence": ["loss/(consistency|independence)$"],
-        "The same, weighted": ["weighted_loss/.*"],
-        "Weights": ["lambda/.*"],
+        "Consistency": ["loss/consistency$"],
+        "Consistency, weighted": ["weighted_loss/consistency$"],
+        "Independence": ["loss/independence$"],
+        "Independence, weighted": ["weighted_loss/independence$"],
     },
     "Health": {
         "Gradient norms": ["gradient_norm/.*"],
         "Learning rates": ["learning_rate/.*"],
+        "Weights of the losses": ["lambda/.*"],
         "Mixes a second": ["speed/mixes_per_second$"],
-        "Step time (s), and what the slowest rank takes of it": ["speed/(step_seconds|slowest_rank_step_seconds)$"],
+        "Step time (s), and what slowest and fastest rank take of it": [
+            "speed/((slowest|fastest)_rank_)?step_seconds$",
+        ],
         "Rank of the slowest rank": ["speed/slowest_rank$"],
         "Share of time waiting for data, mean and longest": ["speed/(longest_)?share_waiting_for_data$"],
         "Share of time waiting for other ranks": ["speed/share_waiting_for_ranks$"],
@@ -53,27 +61,32 @@ _LAYOUT = {
 }
 
 
+# What the HParams page shows first: it lists settings that differ between runs before the others, and cuts the list.
+_FIRST_SETTINGS = frozenset({
+    "optim.lr_audio", "optim.lr_visual", "optim.lr_critic", "loss.lambda_ind", "loss.lambda_avc", "train.global_batch",
+    "train.steps",
+})  # fmt: skip
+
+
 class Curves:
-    """Writes events; a run that goes on purges what an earlier start wrote behind its first step."""
+    """Writes events; a resumed run purges what an earlier start wrote after its first step."""
 
     def __init__(self, folder: Path, config: Config, first_step: int) -> None:
         """first_step: finished steps at the start; points at that very step stay."""
         self._sample_rate = config.audio.sample_rate
         self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
-        pages = {
-            page: {title: ["Multiline", tags] for title, tags in charts.items()} for page, charts in _LAYOUT.items()
-        }
+        pages = {page: _charts(charts) for page, charts in _LAYOUT.items()}
         self._writer.add_custom_scalars(pages)
         text = yaml.safe_dump(to_dict(config), sort_keys=False)
         indented = "".join(f"    {line}\n" for line in text.splitlines())  # Markdown for "as it is"
         self._writer.add_text("configuration", indented, first_step)
-        values = {name: value if isinstance(value, (int, float, bool)) else printable(str(value))
-                  for name, value in flatten(to_dict(config)).items()}  # fmt: skip
-        experiment, start, self._end = hparams(values, {BEST_SCORE: 0.0})
+        experiment, start, self._end = hparams(_settings(config), {BEST_SCORE: 0.0})
+        _put_first(experiment)
         # SummaryWriter.add_hparams would open a second writer, in a run of its own.
         self._add_summaries(experiment, start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Scalars after `step` finished steps."""
         for name, value in values.items():
             self._writer.add_scalar(printable(name), value, step)
 
@@ -100,3 +113,30 @@ class Curves:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _charts(charts: Mapping[str, str | list[str]]) -> dict[str, list[Any]]:
+    """The charts of a page: of one tag, all of whose points are seen, or of all tags that match.
+
+    The range of a chart leaves the largest and the smallest twentieth of the values out: of a few validations, mostly
+    the last. A chart with a margin counts value, lower and upper end, here all the same, and so has every value thrice.
+    TensorBoard (2.21) shows those in the reverse order.
+    """
+    margins = {title: ["Margin", [tag] * 3] for title, tag in reversed(list(charts.items())) if isinstance(tag, str)}
+    lines = {title: ["Multiline", tags] for title, tags in charts.items() if not isinstance(tags, str)}
+    return {**margins, **lines}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """The configuration as TensorBoard takes it: flat, numbers or text."""
+    flat = flatten(to_dict(config))
+    return {name: value if isinstance(value, (int, float)) else printable(str(value)) for name, value in flat.items()}
+
+
+def _put_first(experiment: Any) -> None:
+    """Mark the first settings in a summary of the HParams page as those that differ."""
+    data = experiment.value[0].metadata.plugin_data
+    content = plugin_data_pb2.HParamsPluginData.FromString(data.content)
+    for setting in content.experiment.hparam_infos:
+        setting.differs = setting.name in _FIRST_SETTINGS
+    data.content = content.SerializeToString()

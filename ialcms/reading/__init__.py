@@ -6,9 +6,9 @@
     sounds.py   sounds in shards
     tensors.py  files of torch.save
 
-Whatever a parser throws comes out as `Unreadable`, whose message is the reason in one line; the caller adds the file's
-name and the remedy. What a file claims of its sizes is held against the bytes that are there before memory is asked
-for. Nothing in a file is ever executed.
+Every error of a parser is raised as `Unreadable`, whose message is the reason in one line; the caller adds the file's
+name and the remedy. The sizes that a file claims are compared with its bytes before memory is allocated. Nothing in a
+file is ever executed.
 """
 
 from ialcms.reading.words import Unreadable, bare, one_line, printable, shown

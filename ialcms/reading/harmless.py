@@ -1,8 +1,8 @@
 """Stand-ins for classes that training programs leave in their checkpoints beside the weights.
 
 Lightning writes hyper-parameters and the states of its callbacks, torchvision's references write an argparse.Namespace,
-many write NumPy scalars. None of it is needed here, so none of the real classes is made: where the name of one stands,
-one of the classes below takes its place, and keeps or forgets plain values. A name that is not here stays refused.
+many write NumPy scalars or dictionaries with attributes. None of it is needed here, so none of the real classes is
+imported: one of the classes below stands for it, and keeps or drops plain values. Other names are refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _NUMBERS = {"b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u
             "f2": "e", "f4": "f", "f8": "d"}  # fmt: skip
 
 
-class Forgotten:
-    """Takes whatever it is made of, and keeps nothing."""
+class Dropped:
+    """Takes any arguments and keeps nothing."""
 
-    def __new__(cls, *_: object, **__: object) -> Forgotten:
+    def __new__(cls, *_: object, **__: object) -> Dropped:
         return super().__new__(cls)
 
     def __init__(self, *_: object, **__: object) -> None:
@@ -33,7 +33,7 @@ class Forgotten:
 
 
 class PlainDict:
-    """A dictionary, where one of a class of its own stood: torch fills no others, and gives attributes to this one."""
+    """Makes an OrderedDict instead of a subclass of dict: of those, torch's reader fills only this one."""
 
     def __new__(cls, *_: object) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
@@ -64,7 +64,7 @@ def _path(*parts: object) -> str:
     return str(pathlib.PurePosixPath(*(part for part in parts if isinstance(part, str))))
 
 
-_FORGOTTEN = (
+_DROPPED = (
     "numpy.ndarray",
     "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray._reconstruct",
@@ -102,21 +102,28 @@ _DICTS = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )
+# Dictionaries with attributes, of which many programs have a copy of their own: known by the class's name alone.
+_DICT_CLASSES = ("AttrDict", "AttributeDict", "CfgNode", "ConfigDict", "DotDict", "EasyDict", "Munch", "dotdict")
 _PATHS = tuple(
     f"{module}.{name}"
     for module in ("pathlib", "pathlib._local")
     for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path")
 )
 
-# For torch.serialization.safe_globals: what is made, and the name in whose place.
+# For torch.serialization.safe_globals: stand-in, name of the class that it stands for.
 HARMLESS: list[Any] = [
     Namespace,
     SimpleNamespace,
     *((kind, f"builtins.{kind.__name__}") for kind in (bool, bytes, dict, float, frozenset, int, list, str, tuple)),
     *((PlainDict, name) for name in _DICTS),
-    *((Forgotten, name) for name in _FORGOTTEN),
+    *((Dropped, name) for name in _DROPPED),
     *((_path, name) for name in _PATHS),
     (DType, "numpy.dtype"),
     (scalar, "numpy.core.multiarray.scalar"),
     (scalar, "numpy._core.multiarray.scalar"),
 ]
+
+
+def stand_ins(names: list[str]) -> list[Any]:
+    """More of them for the classes `module.Name` that a file asks for: for dictionaries of any module."""
+    return [(PlainDict, name) for name in names if name.rpartition(".")[2] in _DICT_CLASSES]

@@ -104,7 +104,7 @@ def _number(field: bytes, offset: int) -> int:
 
 def _name(header: bytes) -> str:
     name, prefix = header[:100].partition(b"\0")[0], header[345:500].partition(b"\0")[0]
-    if prefix and header[257:265] == b"ustar\x0000":  # GNU's own format has times in that place
+    if prefix and header[257:265] == b"ustar\x0000":  # GNU's own format has times there
         name = prefix + b"/" + name
     return name.decode("utf-8", "surrogateescape")
 
@@ -119,18 +119,18 @@ def _kind(kind: bytes, header: bytes) -> str:
 
 def _pax_records(text: bytes, offset: int) -> dict[str, str]:
     """'<length> <key>=<value>\\n' one after the other."""
-    records, place = {}, 0
-    while place < len(text) and text[place]:
-        digits, space, _ = text[place : place + 20].partition(b" ")
+    records, position = {}, 0
+    while position < len(text) and text[position]:
+        digits, space, _ = text[position : position + 20].partition(b" ")
         length = int(digits) if space and digits.isdigit() else 0
-        record = text[place + len(digits) + 1 : place + length]
+        record = text[position + len(digits) + 1 : position + length]
         key, equals, value = record[:-1].partition(b"=")
-        if not equals or record[-1:] != b"\n" or place + length > len(text):
+        if not equals or record[-1:] != b"\n" or position + length > len(text):
             raise Unreadable(f"damaged pax records at byte {offset}")
         if key.startswith(b"GNU.sparse"):
             raise Unreadable(f"a sparse file at byte {offset}; pack it without 'tar --sparse'")
         records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        place += length
+        position += length
     return records
 
 

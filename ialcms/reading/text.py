@@ -65,7 +65,7 @@ def parse_yaml(raw: bytes | str) -> Any:
 def typed(kind: type[T], values: Any) -> T:
     """A dataclass of plain values from a mapping. Raises Unreadable for other names, or values of other kinds."""
     if not isinstance(values, dict):
-        raise Unreadable(f"{shown(values)} in the place of a {kind.__name__}")
+        raise Unreadable(f"{shown(values)} instead of a {kind.__name__}")
     kinds = {"str": str, "int": int, "bool": bool}
     fields = {field.name: kinds.get(str(field.type)) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for name, value in values.items():

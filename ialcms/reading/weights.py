@@ -12,17 +12,17 @@ from torch import Tensor
 from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.words import Unreadable
 
-# Where training programs put the state_dict: Lightning, torchvision's references, usual hand-written ones, our own.
-_PLACES = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params",
-           "separator")  # fmt: skip
-_DEEPEST = 3  # places within places
+# Keys of the state_dict in checkpoints of Lightning, torchvision's references, usual hand-written programs, our own.
+_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params",
+         "separator")  # fmt: skip
+_DEEPEST = 3  # levels of nested dictionaries
 _WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put into every name
 
 
 @dataclass(frozen=True)
 class Weights:
     state: dict[str, Tensor]
-    notes: tuple[str, ...] = ()  # what was stripped, for whoever reads the log
+    notes: tuple[str, ...] = ()  # which part of the file was taken and what was stripped, for the log
     content: Any = None  # all that the file holds
 
     def under(self, prefix: str) -> Weights:
@@ -58,13 +58,14 @@ def read_weights(path: Path) -> Weights:
 
 def weights_in(content: Any) -> Weights:
     """The state_dict that `content` is or holds. Raises Unreadable when there is none."""
-    state, places = _find(content, ())
-    if state is None:
+    found_at = _find(content, ())
+    if found_at is None:
         raise Unreadable("it holds no state_dict of tensors")
+    state, keys = found_at
     tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if ghosts := [name for name, value in tensors.items() if not is_plain(value)]:
-        raise Unreadable(f"it holds no plain tensor as {ghosts[0]}")
-    notes = [f"took '{'.'.join(places)}'"] if places else []
+    if unusable := [name for name, value in tensors.items() if not is_plain(value)]:
+        raise Unreadable(f"it holds no plain tensor as {unusable[0]}")
+    notes = [f"took '{'.'.join(keys)}'"] if keys else []
     stripped = {name: _without_wrappers(name) for name in tensors}
     found = sorted({part for name in tensors for part in name.split(".")[:-1] if part in _WRAPPERS})
     if found and len(set(stripped.values())) == len(tensors):
@@ -73,17 +74,15 @@ def weights_in(content: Any) -> Weights:
     return Weights(tensors, tuple(notes), content)
 
 
-def _find(content: Any, places: tuple[str, ...]) -> tuple[dict | None, tuple[str, ...]]:
-    """A dictionary with tensors in it, and the names that lead there."""
+def _find(content: Any, keys: tuple[str, ...]) -> tuple[dict, tuple[str, ...]] | None:
+    """A dictionary with tensors in it, and the keys that lead to it from `content`."""
     if not isinstance(content, dict):
-        return None, places
-    if len(places) < _DEEPEST:
-        for place in _PLACES:
-            if isinstance(content.get(place), dict):
-                state, found = _find(content[place], (*places, place))
-                if state is not None:
-                    return state, found
-    return (content, places) if _has_tensors(content.values()) else (None, places)
+        return None
+    if len(keys) < _DEEPEST:
+        for key in _KEYS:
+            if isinstance(content.get(key), dict) and (found := _find(content[key], (*keys, key))) is not None:
+                return found
+    return (content, keys) if _has_tensors(content.values()) else None
 
 
 def _has_tensors(values: Iterable[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import reprlib
 
-_LONGEST = 200  # characters of a reason
+_LONGEST = 280  # characters of a reason
 # Of ASCII and Latin-1, ends of lines and paragraphs, and what turns the direction of writing.
 CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 NO_UTF8 = re.compile("[\\ud800-\\udfff]")  # as Python holds the bytes of such names

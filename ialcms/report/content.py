@@ -1,9 +1,9 @@
-"""What a report shows: tables of figures, and examples to hear and see."""
+"""What a report shows: facts, figures, charts, tables, and examples to hear and see."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +39,8 @@ class Source:
     picture: NDArray[np.uint8]  # (H, W, 3)
     localisation: NDArray[np.floating]  # (h, w) in 0..1, spread over the picture
     reference: Wave  # (S,)
-    estimate: Wave  # (S,)
+    estimates: Mapping[str, Wave]  # (S,) each, by what made them: a protocol, a run
     scores: Mapping[str, float | None]  # SDR, SIR, SAR, SDRi, SIRi in dB; None: silent, so it has no score
-    best: Wave | None = None  # (S,) what the best protocol made of it, beside the published one's estimate
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Example:
     mix: Wave  # (S,)
     sources: tuple[Source, ...]
     label: str = ""  # where it is found elsewhere, like "mix 17"
+    gain: float | None = None  # in dB, by which the best and the worst are chosen; None: not scored
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,59 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]  # None: no value
     caption: str
+    kept: str = ""  # the column that stays visible, beside the first one, when a narrow screen scrolls the table
+
+
+@dataclass(frozen=True)
+class Bar:
+    value: float | None  # None: no value
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class BarGroup:
+    """Bars to compare with each other, one for each series of the chart."""
+
+    name: str
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Horizontal bars from zero, all on one scale."""
+
+    title: str
+    unit: str
+    series: tuple[str, ...]
+    groups: tuple[BarGroup, ...]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows, in its order."""
+
+    title: str
+    sample_rate: int  # of all waves
+    facts: Mapping[str, str] = field(default_factory=dict)  # when, what and with what
+    summary: Mapping[str, str | float | Figure] = field(default_factory=dict)  # set large
+    baselines: Table | None = None  # figures of others, to set the summary beside
+    charts: Sequence[Chart] = ()
+    examples: Sequence[Example] = ()
+    tables: Sequence[Table] = ()
+    gain_name: str = "SDR improvement"  # what `Example.gain` is
+
+
+def check_report(report: Report) -> None:
+    """Raise ValueError for what does not fit together."""
+    if report.sample_rate <= 0:
+        raise ValueError(f"sample_rate is {report.sample_rate}; give the samples a second of all waves, like 11025")
+    for table in (*([report.baselines] if report.baselines else []), *report.tables):
+        check_table(table)
+    for chart in report.charts:
+        check_chart(chart)
+    for example in report.examples:
+        check_example(example)
 
 
 def check_table(table: Table) -> None:
@@ -67,6 +120,18 @@ def check_table(table: Table) -> None:
         if len(row) != len(table.columns):
             raise ValueError(
                 f"table '{table.title}': row {number} has {len(row)} cells; give {len(table.columns)}, one a column"
+            )
+    if table.kept and table.kept not in table.columns:
+        raise ValueError(f"table '{table.title}': '{table.kept}' is none of its columns")
+
+
+def check_chart(chart: Chart) -> None:
+    """Raise ValueError for groups that do not have one bar for each series."""
+    for group in chart.groups:
+        if len(group.bars) != len(chart.series):
+            raise ValueError(
+                f"chart '{chart.title}': {group.name} has {len(group.bars)} bars; give {len(chart.series)}, one a "
+                "series"
             )
 
 
@@ -81,8 +146,10 @@ def check_example(example: Example) -> None:
         raise ValueError(f"{where}: the mix has shape {example.mix.shape}; give mono samples (S,)")
     for source in example.sources:
         of = f"{where}, {source.instrument}"
-        for role, wave in (("reference", source.reference), ("estimate", source.estimate), ("best", source.best)):
-            if wave is not None and wave.shape != example.mix.shape:
+        if not source.estimates:
+            raise ValueError(f"{of} has no estimate; give one or more")
+        for role, wave in (("reference", source.reference), *source.estimates.items()):
+            if wave.shape != example.mix.shape:
                 raise ValueError(
                     f"{of}: the {role} has shape {wave.shape}, the mix {example.mix.shape}; cut both to one length"
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ialcms.report.figures import decibels
 
 @dataclass(frozen=True)
 class Label:
-    """Text of an axis at a place of the picture, as SVG attributes."""
+    """Text of an axis and its position, as SVG attributes."""
 
     x: str
     y: str
@@ -53,7 +54,7 @@ class SourceView:
     heat: str
     heat_range: str
     scores: Mapping[str, float | None]
-    sounds: Sequence[SoundView]  # reference, estimate and, if there is one, the estimate of the best protocol
+    sounds: Sequence[SoundView]  # the reference, then the estimates
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class ExampleView:
     reason: str
     caption: str
     gain: float | None
+    is_open: bool
     level: str
     seconds: float
     mix: SoundView
@@ -81,16 +83,16 @@ class _Stage:
     top_db: float  # brightest level of the spectrograms
 
 
-def example_view(number: int, example: Example, sample_rate: int) -> ExampleView:
+def example_view(number: int, example: Example, sample_rate: int, gain_name: str, *, is_open: bool) -> ExampleView:
+    """number: counted from 1. gain_name: what `Example.gain` is. is_open: whether it is unfolded at first."""
     mix_levels = spectrogram.log_spectrogram(_finite(example.mix), sample_rate)
     given = [example.mix, *(source.reference for source in example.sources)]
-    estimates = [source.estimate for source in example.sources]
-    estimates += [source.best for source in example.sources if source.best is not None]
+    estimates = itertools.chain.from_iterable(source.estimates.values() for source in example.sources)
     stage = _Stage(
         number=number,
         sample_rate=sample_rate,
         seconds=example.mix.size / sample_rate,
-        gain=media.playback_gain(given, estimates),
+        gain=media.playback_gain(given, list(estimates)),
         top_db=spectrogram.top_level(mix_levels),
     )
     return ExampleView(
@@ -98,8 +100,9 @@ def example_view(number: int, example: Example, sample_rate: int) -> ExampleView
         title=example.title,
         why=example.why,
         reason=REASONS[example.why],
-        caption=_caption(number, example),
-        gain=_mean_gain(example),
+        caption=_caption(number, example, gain_name),
+        gain=example.gain,
+        is_open=is_open,
         level=_level(stage.gain),
         seconds=stage.seconds,
         mix=_sound(stage, "Input", "mix", example.mix),
@@ -107,33 +110,24 @@ def example_view(number: int, example: Example, sample_rate: int) -> ExampleView
     )
 
 
-def _caption(number: int, example: Example) -> str:
-    gain = _mean_gain(example)
-    gained = "" if gain is None else f"SDR improvement {decibels(gain, with_sign=True)} dB"
+def _caption(number: int, example: Example, gain_name: str) -> str:
+    gained = "" if example.gain is None else f"{gain_name} {decibels(example.gain, with_sign=True)}\u00a0dB"
     return " · ".join(filter(None, (f"Example {number}", example.label, gained)))
-
-
-def _mean_gain(example: Example) -> float | None:
-    """SDR improvement, by which the best and the worst are chosen; None without a score."""
-    gains = [gain for source in example.sources if (gain := source.scores.get("SDRi")) is not None]
-    return sum(gains) / len(gains) if gains else None
 
 
 def _level(gain: float) -> str:
     if gain == 1:
-        return "All sounds are played at their own level."
+        return "All sounds are played as loud as they are."
     change = 20 * math.log10(gain)
     return f"All its sounds are played {abs(change):.1f} dB {'louder' if change > 0 else 'quieter'} than they are."
 
 
 def _source(stage: _Stage, index: int, source: Source) -> SourceView:
     height, width = source.picture.shape[:2]
+    waves = {"Reference": source.reference, **source.estimates}
     sounds = [
-        _sound(stage, "Reference", f"reference of {source.instrument}", source.reference),
-        _sound(stage, "Estimate", f"estimate of {source.instrument}", source.estimate),
+        _sound(stage, role, f"{_in_a_sentence(role)} of {source.instrument}", wave) for role, wave in waves.items()
     ]
-    if source.best is not None:
-        sounds.append(_sound(stage, "Best protocol", f"best protocol's {source.instrument}", source.best))
     lowest, highest = float(source.localisation.min()), float(source.localisation.max())
     return SourceView(
         id=f"example-{stage.number}-source-{index}",
@@ -157,8 +151,8 @@ def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
         return SoundView(role=role, what=what, num_samples=wave.size, seconds=stage.seconds, num_broken=broken)
     levels = spectrogram.log_spectrogram(wave, stage.sample_rate)
     lowest, highest = spectrogram.LOWEST_HZ / 1000, stage.sample_rate / 2000
-    frequencies = spectrogram.frequency_ticks(stage.sample_rate)
-    times = spectrogram.time_ticks(stage.seconds)
+    frequencies = frequency_labels(stage.sample_rate)
+    times = time_labels(stage.seconds)
     return SoundView(
         role=role,
         what=what,
@@ -169,9 +163,24 @@ def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
         uri=media.sound_uri(wave, stage.gain, stage.sample_rate),
         picture=media.data_uri("image/png", spectrogram.render(levels, stage.top_db)),
         alt=f"Spectrogram of the {what}: {stage.seconds:.1f} s, {lowest:.2f} to {highest:.1f} kHz",
-        frequency_labels=[Label("100%", f"{100 * place:.2f}%", text) for place, text in frequencies],
-        time_labels=[Label(f"{100 * place:.2f}%", "50%", text) for place, text in times],
+        frequency_labels=frequencies,
+        time_labels=times,
     )
+
+
+def frequency_labels(sample_rate: int) -> list[Label]:
+    """Of a spectrogram's vertical axis."""
+    return [Label("100%", f"{100 * y:.2f}%", text) for y, text in spectrogram.frequency_ticks(sample_rate)]
+
+
+def time_labels(seconds: float) -> list[Label]:
+    """Of a spectrogram's horizontal axis."""
+    return [Label(f"{100 * x:.2f}%", "50%", text) for x, text in spectrogram.time_ticks(seconds)]
+
+
+def _in_a_sentence(role: str) -> str:
+    """Our own roles begin small; names of runs are left as they are."""
+    return role.lower() if role in ("Reference", "Estimate", "Best protocol") else role
 
 
 def _finite(wave: Wave) -> Wave:

@@ -1,8 +1,9 @@
-"""Numbers as people read them."""
+"""Numbers and names as people read them."""
 
 from __future__ import annotations
 
 import math
+import re
 
 from ialcms.report.content import Interval
 
@@ -23,11 +24,29 @@ def readable(value: str | float | int | Interval) -> str:
         text = f"{value:,.2f}"
     else:
         text = f"{value:.2g}"
-    return text.replace("-", MINUS)
+    return _typographic(text)
 
 
 def decibels(value: float, with_sign: bool = False) -> str:
-    """One decimal; differences have a sign always."""
+    """One decimal; differences have a sign, but for zero."""
     if not math.isfinite(value):
         return readable(value)
-    return f"{value:{'+' if with_sign else ''}.1f}".replace("-", MINUS)
+    return _typographic(f"{value:{'+' if with_sign else ''}.1f}")
+
+
+def clock_time(seconds: float) -> str:
+    """Minutes and seconds, like 3:07."""
+    whole = round(seconds)
+    return f"{whole // 60}:{whole % 60:02}"
+
+
+def instrument_label(name: str) -> str:
+    """An instrument's name without the underscores that data sets put between words."""
+    return name.replace("_", " ").strip() or name
+
+
+def _typographic(number: str) -> str:
+    """A real minus sign; what rounds to zero has no sign."""
+    if re.fullmatch(r"[+-]0(\.0+)?", number):
+        number = number[1:]
+    return number.replace("-", MINUS)

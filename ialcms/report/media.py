@@ -1,8 +1,8 @@
 """Sounds and pictures as data URIs, which lie in the page itself.
 
 Sounds are 16-bit WAV: every browser plays it, a jump in it is plain arithmetic, and it adds no coding noise of its own
-to what people are to judge. FLAC would take about two thirds of the room, but Chromium stops with an error
-at some jumps in it. MP3 would add coding noise.
+to what people are to judge. FLAC would be a third smaller, but Chromium stops with an error at some jumps in
+it. MP3 would add coding noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
-from ialcms.heatmap import palette
+from ialcms.heatmap import OPACITY, SMALLEST_RANGE, bright_palette
 from ialcms.report.content import Wave
 
 _PEAK = 0.9  # of full scale, of an example's loudest sound
@@ -25,8 +25,6 @@ _SILENT = 1e-5  # peaks below are nothing to make louder
 _LOUDEST_ESTIMATE = 4.0  # times the peak of mix and references; what is louder is clipped, the rest stays audible
 _PICTURE_SIDE = 432  # px, for screens with two dots a pixel
 _HEAT_SIDE = 128
-_HEAT_OPACITY = 0.75  # at the highest place, so that the picture stays in sight
-_HEAT_SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -66,12 +64,12 @@ def picture_uri(picture: NDArray[np.uint8]) -> str:
 def heat_uri(localisation: NDArray[np.floating]) -> str:
     """(h, w) in 0..1 -> smooth PNG to lay over the picture: clear where the map is lowest, bright where highest."""
     finite = np.nan_to_num(localisation.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
-    stretched = (finite - finite.min()) / max(float(np.ptp(finite)), _HEAT_SMALLEST_RANGE)
+    stretched = (finite - finite.min()) / max(float(np.ptp(finite)), SMALLEST_RANGE)
     small = Image.fromarray(stretched)
     smooth = np.asarray(small.resize((_HEAT_SIDE, _HEAT_SIDE), Image.Resampling.BICUBIC))
     image = Image.fromarray(np.round(np.clip(smooth, 0, 1) * 255).astype(np.uint8))
-    image.putpalette(palette(400)[75:331].tobytes())  # neither its darkest nor its palest colours: they stain or fade
-    opacity = np.round(255 * _HEAT_OPACITY * np.linspace(0, 1, 256)).astype(np.uint8)
+    image.putpalette(bright_palette().tobytes())
+    opacity = np.round(255 * OPACITY * np.linspace(0, 1, 256)).astype(np.uint8)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True, transparency=opacity.tobytes())
     return data_uri("image/png", file.getvalue())

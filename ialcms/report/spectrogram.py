@@ -19,7 +19,7 @@ LOWEST_HZ = 55.0
 _WINDOW_S = 0.09
 _FLOOR = 1e-14  # power; keeps the logarithm of silence finite
 _QUIETEST_TOP_DB = -60.0  # a sound whose peak is lower is drawn as dark as it is
-_LEVELS = 40  # shades: more are hardly told apart, and they would make the file larger
+_LEVELS = 40  # shades: more can hardly be distinguished, and make the file larger
 
 
 def log_spectrogram(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.float64]:
@@ -72,17 +72,17 @@ def render(levels: NDArray[np.float64], top_db: float) -> bytes:
 
 
 def frequency_ticks(sample_rate: int) -> list[tuple[float, str]]:
-    """Places (0 top, 1 bottom) and labels in kHz of the frequency axis."""
+    """Positions (0 top, 1 bottom) and labels in kHz of the frequency axis."""
     highest = sample_rate / 2
     octaves = math.log2(highest / LOWEST_HZ)
     candidates = [step * decade for decade in (100, 1_000, 10_000) for step in (1, 2, 5)]
     ticks = [(math.log2(highest / hz) / octaves, f"{hz / 1000:g}") for hz in candidates if hz < 0.95 * highest]
-    place, label = ticks[-1]
-    return [*ticks[:-1], (place, f"{label} kHz")]
+    position, label = ticks[-1]
+    return [*ticks[:-1], (position, f"{label} kHz")]
 
 
 def time_ticks(seconds: float) -> list[tuple[float, str]]:
-    """Places (0 left, 1 right) and labels in seconds of the time axis: at most eight, at round times."""
+    """Positions (0 left, 1 right) and labels in seconds of the time axis: at most eight, at round times."""
     step = next(s for n in range(-3, 6) for s in (10.0**n, 2 * 10.0**n, 5 * 10.0**n) if seconds / s <= 7)
     times = [index * step for index in range(int(seconds / step + 1e-6) + 1)]
     labels = [f"{time:g}" for time in times]

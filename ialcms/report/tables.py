@@ -25,6 +25,7 @@ class CellView:
     value: Cell
     kind: str  # number or text, as its column
     missing: bool
+    kept: bool  # visible when the table is scrolled
     key: float | str | None  # what a column of numbers is sorted by, as JavaScript's Number() reads it
 
 
@@ -32,6 +33,7 @@ class CellView:
 class ColumnView:
     title: str
     kind: str
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -53,23 +55,27 @@ def _key_figure(name: str, value: str | float | Figure) -> KeyFigureView:
     return KeyFigureView(name, figure.value, figure.interval, kind)
 
 
-def table_views(tables: Sequence[Table]) -> list[TableView]:
-    return [_table(number, table) for number, table in enumerate(tables)]
+def table_views(tables: Sequence[Table], name: str = "table") -> list[TableView]:
+    """name: what the tables' ids begin with."""
+    return [_table(f"{name}-{index}", table) for index, table in enumerate(tables)]
 
 
-def _table(number: int, table: Table) -> TableView:
-    kinds = ["number" if _is_numeric(table, column) else "text" for column in range(len(table.columns))]
-    columns = [ColumnView(title, kind) for title, kind in zip(table.columns, kinds)]
+def _table(id: str, table: Table) -> TableView:
+    columns = []
+    for index, title in enumerate(table.columns):
+        kind = "number" if _is_numeric(table, index) else "text"
+        columns.append(ColumnView(title, kind, kept=title == table.kept))
     rows = []
     for row in table.rows:
-        rows.append([_cell(value, kind) for value, kind in zip(row, kinds)])
-    return TableView(id=f"table-{number}", title=table.title, caption=table.caption, columns=columns, rows=rows)
+        rows.append([_cell(value, column) for value, column in zip(row, columns)])
+    return TableView(id=id, title=table.title, caption=table.caption, columns=columns, rows=rows)
 
 
-def _cell(value: Cell, kind: str) -> CellView:
+def _cell(value: Cell, column: ColumnView) -> CellView:
     key = _sort_key(value)
     missing = value is None or (key is not None and math.isnan(key))
-    return CellView(value=value, kind=kind, missing=missing, key=None if missing else _as_script_reads(key))
+    shown_key = None if missing else _as_script_reads(key)
+    return CellView(value=value, kind=column.kind, missing=missing, kept=column.kept, key=shown_key)
 
 
 def _as_script_reads(key: float | None) -> float | str | None:

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that a run needs to go on, written so that a kill at any moment leaves a whole one.
+"""Checkpoints: everything that a run needs to resume, written so that a kill at any moment leaves a whole one.
 
     checkpoints/step-00000400/state.pt        tensors and plain values, readable with weights_only=True
     checkpoints/step-00000400/meta.json       progress, binding configuration, digests, size and sha256 of state.pt, and
@@ -27,14 +27,16 @@ import torch
 
 from ialcms import __version__
 from ialcms.config import FORMER_NAMES, Config, binding_fields, digest, from_dict, unflatten
-from ialcms.files import flush_folder, replacing
+from ialcms.files import flush_folder, replacing, write_whole
+from ialcms.published import import_remedy
 from ialcms.reading import Unreadable, bare, one_line, shown
 from ialcms.reading.tensors import is_plain, read_tensors
 from ialcms.reading.text import read_json
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
+NO_MANIFEST = "none"  # in the place of a manifest's digest: imported weights were trained on other shards
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
 AVERAGE = "separator_average"  # in a state: the moving average of the separator's weights, where one is kept
 _SEAL = "meta_sha256"
@@ -53,6 +55,7 @@ class Progress:
     best_score: float | None = None  # best validation SDR in dB
     best_step: int | None = None
     bad_clips: tuple[str, ...] = ()  # keys of those that had to be replaced
+    validation_pending: bool = False  # the validation due after this step is not finished
 
     @classmethod
     def of(cls, meta: dict[str, Any]) -> Progress:
@@ -61,7 +64,7 @@ class Progress:
         if not isinstance(values, dict) or values.keys() - cls.__dataclass_fields__.keys() or "step" not in values:
             raise ValueError(f"its progress is {shown(values)}")
         step, score, best_step = values["step"], values.get("best_score"), values.get("best_step")
-        bad_clips = values.get("bad_clips", [])
+        bad_clips, pending = values.get("bad_clips", []), values.get("validation_pending", False)
         if type(step) is not int or not 0 <= step < 1 << 53:
             raise ValueError(f"its step is {shown(step)}")
         if score is not None and type(score) not in (int, float):
@@ -70,13 +73,15 @@ class Progress:
             raise ValueError(f"its best_step is {shown(best_step)}")
         if not isinstance(bad_clips, list) or not all(isinstance(key, str) for key in bad_clips):
             raise ValueError(f"its bad_clips are {shown(bad_clips)}")
-        return cls(step, score, best_step, tuple(bad_clips))
+        if type(pending) is not bool:
+            raise ValueError(f"its validation_pending is {shown(pending)}")
+        return cls(step, score, best_step, bad_clips=tuple(bad_clips), validation_pending=pending)
 
 
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
     """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't."""
     folder = root / f"{_STEP}{progress.step:08d}"
-    # a name of its own: if somebody else writes this step here, one of both is there then, never a mixture
+    # a random name: if another job writes this step here, one of both checkpoints is there then, never a mixture
     temporary = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
@@ -84,7 +89,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
         raise
-    if folder.exists():  # left by a run that went on from an older checkpoint
+    if folder.exists():  # left by a run that resumed from an older checkpoint
         older = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, older)
@@ -113,8 +118,19 @@ def _write_files(folder: Path, config: Config, manifest_digest: str, state: Stat
     flush_folder(folder)
 
 
+def amend(root: Path, progress: Progress) -> Path:
+    """Put the outcome of a validation into the step's checkpoint, whose state stays as it is; returns its folder.
+
+    ValueError where the step has no complete checkpoint, or when it cannot be written.
+    """
+    folder = root / f"{_STEP}{progress.step:08d}"
+    meta = read_meta(folder) | {"progress": dataclasses.asdict(progress)}
+    write_whole(folder / _META, json.dumps(sealed(meta), indent=1))
+    return folder
+
+
 def keep_as_best(folder: Path) -> None:
-    """Keep a step checkpoint as the best one too, then let go of the best before.
+    """Keep a step checkpoint as the best one too, then delete the best before.
 
     By hard links, so that no room is taken, or by a copy on a file system that has none.
     """
@@ -176,7 +192,7 @@ def newest_intact(root: Path) -> Path | None:
 
 
 def abandon_after(root: Path, step: int) -> None:
-    """Set the checkpoints after `step` aside: a run that goes on from there writes its own."""
+    """Set the checkpoints after `step` aside: a run that resumes from there writes new ones."""
     for prefix in (_STEP, _BEST):
         for folder in _folders(root, prefix):
             if int(folder.name.removeprefix(prefix)) > step:
@@ -194,6 +210,8 @@ def is_complete(folder: Path) -> bool:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """The meta data of a complete checkpoint; ValueError when there is none, or a foreign or newer one."""
+    if folder.is_file():
+        raise ValueError(import_remedy(folder))
     if not is_complete(folder):
         raise ValueError(f"{folder} is not a complete checkpoint (no {_META}, or {_STATE} of another size)")
     meta: dict[str, Any] = read_json(folder / _META)
@@ -232,7 +250,7 @@ def config_of(meta: dict[str, Any]) -> Config:
 
 
 def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[State, Progress]:
-    """State and progress of a checkpoint that a run of `config` goes on from.
+    """State and progress of a checkpoint that a run of `config` resumes from.
 
     manifest_digest: of the shards, None where only the networks count and not how they were trained. ValueError names
     the first field in which the configuration or the data differ from those that the checkpoint was written with.
@@ -248,7 +266,7 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
                 f"checkpoint {folder} is of another configuration: {name} was {bare(old.get(name))}, now "
                 f"{new.get(name)}; restore the value, or start a new run in another folder (--folder)"
             )
-    if manifest_digest is not None and meta["manifest_digest"] != manifest_digest:
+    if manifest_digest is not None and meta["manifest_digest"] not in (manifest_digest, NO_MANIFEST):
         raise ValueError(
             f"checkpoint {folder} was trained on other shards (manifest {meta['manifest_digest']}, now "
             f"{manifest_digest}); correct data.shards, or start a new run in another folder (--folder)"
@@ -259,7 +277,7 @@ def load(folder: Path, config: Config, manifest_digest: str | None) -> tuple[Sta
 def load_state(folder: Path) -> State:
     """The tensors of a complete checkpoint, on the CPU; ValueError when it is damaged."""
     meta = read_meta(folder)
-    remedy = "delete it to go on from the one before"
+    remedy = "delete it to resume from the one before"
     try:
         if _sha256(folder / _STATE) != meta["state_sha256"]:
             raise Unreadable("its content has changed")
@@ -328,7 +346,7 @@ def _folders(root: Path, prefix: str) -> list[Path]:
 
 
 def _damage(folder: Path) -> str | None:
-    """Why a step checkpoint cannot be gone on from, None where it can."""
+    """Why a step checkpoint cannot be resumed from, None where it can."""
     try:
         meta = read_json(folder / _META)
         if (folder / _STATE).stat().st_size != meta["state_bytes"]:

@@ -9,29 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ialcms.files import check_writable
 from ialcms.models import Critic, Separator
 from ialcms.models.build import check_memory
 from ialcms.overwriting import refuse_overwriting
 from ialcms.published import to_published
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint
 
 _SHOWN = 20  # lines of a longer list
 
 
-def find(path: Path) -> Path:
-    """A checkpoint's folder: `path` itself, or the newest one of a run's folder. ValueError when there is none."""
-    if checkpoint.is_complete(path):
-        return path
-    newest = checkpoint.newest(RunFolder(path).checkpoints)
-    if newest is None:
-        raise ValueError(f"{path} is neither a complete checkpoint nor a run's folder with one")
-    return newest
-
-
 def show(path: Path) -> str:
     """Progress, digests and sizes of a checkpoint, as text."""
-    folder = find(path)
+    folder = find_checkpoint(path, "newest")
     meta, tensors = checkpoint.read_meta(folder), _tensors(checkpoint.load_state(folder))
     progress = checkpoint.Progress.of(meta)
     best = "none yet" if progress.best_score is None else f"{progress.best_score:.2f} dB at step {progress.best_step}"
@@ -57,7 +49,7 @@ def show(path: Path) -> str:
 
 def diff(first: Path, second: Path) -> str:
     """The difference of two checkpoints: configuration, progress, tensors by the size of their difference."""
-    folders = find(first), find(second)
+    folders = find_checkpoint(first, "newest"), find_checkpoint(second, "newest")
     metas = [checkpoint.read_meta(folder) for folder in folders]
     states = [_tensors(checkpoint.load_state(folder)) for folder in folders]
     lines = [f"{folders[0]}  {folders[1]}"]
@@ -86,9 +78,8 @@ def diff(first: Path, second: Path) -> str:
 
 def export(path: Path, out: Path) -> str:
     """Write the weights of a checkpoint to a file by the published names, like an authors' one; says what it wrote."""
-    folder = find(path)
-    if out.is_dir():
-        raise ValueError(f"{out} is a folder; name a file, like {out / 'authors.ckpt'}")
+    folder = find_checkpoint(path, "newest")
+    check_writable(out)
     refuse_overwriting([out], [*RunFolder(path).files(), *RunFolder(folder).files()], "name another file")
     meta = checkpoint.read_meta(folder)
     separator, critic = _networks(folder, meta)

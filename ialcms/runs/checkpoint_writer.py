@@ -16,13 +16,13 @@ from ialcms.lease import Lease
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress, State
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # failed writes in a row after which the run stops
 
 
 class CheckpointWriter:
-    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training goes on.
+    """One write at a time; a failed one warns, leaves the older checkpoints alone, and training continues.
 
     lease: of the run's folder; when it is lost nothing is written any more.
     """
@@ -64,6 +64,22 @@ class CheckpointWriter:
         self._thread = threading.Thread(target=self._write, args=(copied, progress, is_best), name="checkpoint")
         self._thread.start()
 
+    def amend(self, progress: Progress, is_best: bool) -> bool:
+        """Put the outcome of a validation into the checkpoint of its step, and keep that as the best if it is.
+
+        Waits for the write of that checkpoint. False where there is none: the write has failed, or the run was resumed
+        from another folder.
+        """
+        self.wait()
+        try:
+            if self._lease is not None:
+                self._lease.check()
+            folder = checkpoint.amend(self._root, progress)
+        except ValueError:  # the next whole write reports what is wrong
+            return False
+        self._tidy(folder, is_best)
+        return True
+
     def wait(self) -> None:
         """Until what was to be written is on the disk, or has failed."""
         if self._thread is not None:
@@ -87,13 +103,17 @@ class CheckpointWriter:
             self.failures += 1
             self.last_failure = str(error).partition("\n")[0]
             log.warning(
-                "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training goes on",
+                "the checkpoint of step %d could not be written to %s (%s); older ones are kept, training continues",
                 progress.step,
                 self._root,
                 self.last_failure,
             )
             return
         self.failures = 0
+        self._tidy(folder, is_best)
+
+    def _tidy(self, folder: Path, is_best: bool) -> None:
+        """Keep the best checkpoint and the newest ones."""
         try:
             if is_best:
                 checkpoint.keep_as_best(folder)

@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import yaml
 from ialcms.config import Config, load_config, to_dict
 from ialcms.files import replacing, write_whole
 from ialcms.launched import is_restart
+from ialcms.published import import_remedy
 from ialcms.reading import Unreadable
 from ialcms.reading.text import parse_json
 from ialcms.runs import checkpoint
@@ -30,7 +32,7 @@ _PACKAGES = ("torch", "torchaudio", "torchvision", "webdataset", "numpy", "mir_e
 
 @dataclass(frozen=True)
 class Start:
-    """A start of a run, as its folder notes it."""
+    """A start of a run, as its folder records it."""
 
     marks: Sequence[Mapping[str, str | int]] = ()  # of the launch, by all ranks
     weights: Path | None = None  # that were given to begin with
@@ -45,7 +47,9 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.log = self.path / "train.log"
         self.metrics = self.path / "metrics.jsonl"
-        self.tensorboard = self.path / "tensorboard"
+        # TensorBoard calls a run by the folder of its events; earlier versions had a folder of that name for them.
+        earlier = self.path / "tensorboard"
+        self.tensorboard = earlier if earlier.is_dir() else self.path
         self.checkpoints = self.path / "checkpoints"
         self.stop_file = self.path / "stop"  # its appearance asks the run to save and end
         self.finished = self.path / "finished"  # there when the run has done its last step
@@ -69,12 +73,18 @@ class RunFolder:
                 "--folder"
             ) from error
 
+    @property
+    def curves(self) -> Path:
+        """The folder to give TensorBoard: the one with this run and its neighbours, unless that has much else."""
+        crowded = {Path.cwd(), Path.home(), Path(tempfile.gettempdir()), Path("/")}
+        return self.path if self.path.absolute().parent in crowded else self.path.parent
+
     def files(self) -> list[Path]:
         """What a run, or a checkpoint's folder given for one, is read from."""
-        own = [self.config, self.environment, self.log, self.metrics, self.stop_file, self.finished]
-        own += [self.path / name for name in checkpoint.FILE_NAMES]
+        named = [self.config, self.environment, self.log, self.metrics, self.stop_file, self.finished]
+        named += [self.path / name for name in checkpoint.FILE_NAMES]
         saved = [path for path in self.checkpoints.rglob("*") if path.is_file()]
-        return [path for path in own if path.is_file()] + saved
+        return [path for path in named if path.is_file()] + saved
 
     def was_started_by(self, marks: Sequence[Mapping[str, str | int]]) -> bool:
         """Whether the last start in this folder was one of this launch; marks: `launch_mark` of all ranks."""
@@ -83,7 +93,7 @@ class RunFolder:
         return isinstance(before, list) and is_restart(before, marks)
 
     def was_begun_with(self, weights: Path) -> bool:
-        """Whether an earlier start had these weights in --init-from (or was by a program that took no note of them)."""
+        """Whether an earlier start had these weights in --init-from (or was by a version that did not record them)."""
         starts = self._starts()
         return all("init_from" not in start for start in starts) or any(
             start.get("init_from") == os.path.abspath(weights) for start in starts
@@ -106,13 +116,6 @@ class RunFolder:
     def finish(self, step: int) -> None:
         write_whole(self.finished, f"{step}\n")
 
-    def best_checkpoint(self) -> Path:
-        """The checkpoint of the best validation; ValueError where there is none."""
-        found = checkpoint.best(self.checkpoints)
-        if found is None:
-            raise ValueError(f"there is no best checkpoint in {self.checkpoints}; train until a validation first")
-        return found
-
     def evaluation_of(self, config: Config) -> Path:
         return self.evaluation / f"{config.eval.split}-{config.eval.num_sources}mix"
 
@@ -121,6 +124,8 @@ class RunFolder:
 
         Shards at a relative path that is not here are looked for from where the run was started.
         """
+        if self.path.is_file():
+            raise ValueError(import_remedy(self.path))
         if not self.config.is_file():
             raise ValueError(f"{self.path} is no run's folder: it has no {self.config.name}; give the folder of a run")
         config = load_config(self.config, overrides)

@@ -36,6 +36,12 @@ class Pairs:
     dependent: Tensor  # (n, 2)
 
 
+def empty_state(capacity: int, spectrogram: tuple[int, int]) -> dict[str, Tensor]:
+    """`MemoryBank.state_dict` of a bank that nothing has entered. spectrogram: F and T."""
+    slots = torch.zeros(capacity, *spectrogram, dtype=_DTYPE)
+    return {"slots": slots, "filled": torch.tensor(0), "next_slot": torch.tensor(0)}
+
+
 class MemoryBank:
     """Ring buffer of past components in float16. All ranks call its methods together."""
 

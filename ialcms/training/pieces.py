@@ -1,8 +1,8 @@
 """The networks' passes of a training step: as they are, compiled (`train.compile`), or as CUDA graphs
 (`train.cuda_graphs`), which both compute the same up to rounding.
 
-A CUDA graph is launched as one piece: where the program is slower than the GPU, as it is at small batches, a step
-takes what the GPU takes. It is recorded at the first pass, for the shapes of that pass; other shapes go the usual way.
+A CUDA graph is launched as a whole: where the program is slower than the GPU, as it is at small batches, a step takes
+as long as the GPU computes. It is recorded at the first pass, for the shapes of that pass; other shapes run without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ialcms.config import Config
 from ialcms.engine import Learner, Ranks
 from ialcms.models import Critic, Separator, SeparatorOutput
 
-log = logging.getLogger("ialcms")
+log = logging.getLogger(__name__)
 
 Call = Callable[..., Any]
 BACKEND = "inductor"
@@ -48,7 +48,7 @@ class Pieces:
 
 
 def _supported(config: Config, ranks: Ranks) -> tuple[bool, bool]:
-    """Whether to compile and whether to record graphs here; one warning for each that was asked for in vain."""
+    """Whether to compile and whether to record graphs here; a warning for each that is asked for and impossible."""
     train = config.train
     alone = not ranks.distributed and train.engine in ("auto", "single")
     reasons = {
@@ -101,7 +101,7 @@ class _Recorded:
             if not self._with_gradient:
                 return _ForwardGraph(piece, tensors)
             piece.adopt(self._learner.module)
-            # Recording is done on a stream of its own, and what it leaves in the graph of gradients is meant.
+            # Recording runs on another stream, which torch would warn about.
             torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
             recorded: Call = torch.cuda.make_graphed_callables(piece, tensors, allow_unused_input=True)
             return recorded

@@ -1,34 +1,51 @@
 """Pretraining of the frozen backbone where ImageNet's weights do not fit: a narrow ResNet-18, a machine offline.
 
 The backbone with a linear head learns to name the instrument of a detected object, as ImageNet's learned to name
-things. What it is given is what the detector knows anyway; it never hears a sound.
+things. It is given what the detector knows anyway, and no sound.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ialcms.config import Config
 from ialcms.data.evaluation_mixes import list_mixes, load_mix
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
 from ialcms.data.train_batches import BadClips, Batch, train_batches
+from ialcms.files import check_writable
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.resnet import Backbone
+from ialcms.progress import Progress
 from ialcms.runs.checkpoint import save_tensors
 
 
-def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: float = 2e-3) -> float:
+@dataclass(frozen=True)
+class Pretrained:
+    """What a pretraining has made."""
+
+    accuracy: float  # share of held-out (validation) pictures whose instrument it names
+    num_instruments: int
+
+    def __str__(self) -> str:
+        return f"names {self.accuracy:.0%} of the held-out pictures ({self.num_instruments} instruments)"
+
+
+def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, *, lr: float = 2e-3) -> Pretrained:
     """Train on the object pictures of the training videos and write a state_dict with torchvision's names to `out`.
 
-    Returns the share of held-out (validation) pictures whose instrument it names. The learning rate follows one cycle.
+    config: names the shards, the width and the seed. out: file for the weights. steps: batches of `batch_pictures`
+    pictures. lr: highest learning rate of one cycle. ValueError for faults in the input, and where `out` cannot be
+    written, before the training.
     """
+    check_writable(out)
     manifest = open_manifest(config.data.shards)
     instruments = manifest.instruments("train")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -46,10 +63,10 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
         train=dataclasses.replace(config.train, global_batch=mixes),
         data=dataclasses.replace(config.data, pictures_per_object=1),
     )
-    batches, bad = train_batches(config, manifest), BadClips(config, manifest)
+    bad = BadClips(config, manifest)
     correct = 0.0
-    with tqdm(range(steps), unit="step", desc="pretrain") as bar:
-        for _ in bar:
+    with closing(train_batches(config, manifest)) as batches, Progress(steps, "pretrain", unit="step") as progress:
+        for _ in range(steps):
             batch = next(batches)
             bad.add(batch.step, batch.bad)
             logits = network(batch.objects.to(device).flatten(0, 2))
@@ -60,12 +77,10 @@ def pretrain(config: Config, out: Path, steps: int, batch_pictures: int, lr: flo
             optimizer.step()
             schedule.step()
             correct += 0.1 * (float((logits.argmax(1) == target).float().mean()) - correct)
-            bar.set_postfix_str(f"loss {loss.item():.3f} right {correct:.0%}", refresh=False)
-    batches.close()
-    accuracy = _held_out_accuracy(network, config, manifest, instruments, device)
+            progress.advance(note=f"loss {loss.item():.3f}, {correct:.0%} right")
+    accuracy = _held_out_accuracy(network, config, manifest, instruments=instruments, device=device)
     save_tensors({name: value.cpu() for name, value in backbone.state_dict().items()}, out)
-    print(f"backbone: names {accuracy:.0%} of the held-out pictures ({len(instruments)} instruments) -> {out}")
-    return accuracy
+    return Pretrained(accuracy, len(instruments))
 
 
 class _Classifier(nn.Module):
@@ -84,14 +99,16 @@ def _targets(batch: Batch, label: dict[str, int]) -> Tensor:
 
 @torch.inference_mode()
 def _held_out_accuracy(
-    network: nn.Module, config: Config, manifest: Manifest, instruments: list[str], device: torch.device
+    network: nn.Module, config: Config, manifest: Manifest, *, instruments: list[str], device: torch.device
 ) -> float:
     """Share of the validation solos whose picture is named right."""
     network.eval()
-    mixes = list_mixes(manifest, "val", 1, config.eval.draws, config.eval.seed, 1.0, instruments)
+    mixes = list_mixes(
+        manifest, "val", 1, draws=config.eval.draws, seed=config.eval.seed, seconds=1.0, instruments=instruments
+    )
     right = 0
     for mix in mixes:
-        item = load_mix(manifest, mix, config.data, manifest.sample_rate)
+        item = load_mix(manifest, mix, config.data, num_samples=manifest.sample_rate)
         logits = network(torch.as_tensor(item.pictures[:, 0]).to(device))
         right += instruments[int(logits.argmax())] == item.instruments[0]
     return right / len(mixes)

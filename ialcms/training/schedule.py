@@ -1,4 +1,4 @@
-"""Loss weights, learning rates, and who learns, as pure functions of the global step.
+"""Loss weights, learning rates, who learns, and when a run validates and shows examples: functions of the step alone.
 
 The global step counts the batches of the whole job from 0, so another number of ranks or a resumed run has the
 same weight, and the same networks learn, at the same step.
@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ialcms.config import Config
+from ialcms.data.manifest import Manifest
+from ialcms.data.selection import select_clips
 from ialcms.training.averaging import decay_at
 from ialcms.training.learning_rates import rate_factor
+
+_EARLY_EXAMPLES = (8, 4, 2)  # divisors of train.visualise_every
 
 
 def ramp(step: int, final: float, steps: Sequence[int]) -> float:
@@ -50,3 +54,27 @@ def step_schedule(step: int, config: Config) -> StepSchedule:
         rate_factor=rate_factor(step, config.optim),
         ema_decay=decay_at(updates, train.ema_decay) if learns and train.ema_decay else None,
     )
+
+
+def steps_per_epoch(config: Config, manifest: Manifest) -> int:
+    """Steps in which `data.epoch_passes` times as many mixes are drawn as there are training clips."""
+    num_clips = len(select_clips(manifest, "train", config.data.instruments))
+    return max(1, round(config.data.epoch_passes * num_clips / config.train.global_batch))
+
+
+def validation_interval(config: Config, manifest: Manifest) -> int:
+    """Steps between two validations."""
+    return config.train.validate_every or steps_per_epoch(config, manifest)
+
+
+def shows_examples(step: int, config: Config) -> bool:
+    """Whether pictures and sounds are shown after `step` finished steps.
+
+    They are every `train.visualise_every` steps and at the end, and before the first time after an eighth, a quarter
+    and half as many: a run that goes wrong shows it early.
+    """
+    interval = config.train.visualise_every
+    if not interval:
+        return False
+    early = {interval // divisor for divisor in _EARLY_EXAMPLES}
+    return step > 0 and (step % interval == 0 or step in early or step == config.train.steps)

@@ -1,7 +1,8 @@
-"""Requests to stop: signals and a stop file only set a flag; the ranks agree on it between two steps."""
+"""Requests to stop: signals and a stop file only set a flag; the ranks agree on it later."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -14,18 +15,20 @@ from types import FrameType, TracebackType
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _OUTPUTS = (1, 2)  # descriptors
 _POLL_S = 1.0
+_ANSWER = b"stopping: the run saves and ends after this step; Ctrl-C ends it at once\n"
+_CLEAR_LINE = b"\r\x1b[K"  # of the bar
 _PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>
 
 
 def end_with_agent() -> None:
     """Let the kernel end this rank when the torchrun agent that started it dies (Linux).
 
-    torchrun starts ranks in sessions of their own: without this, those of a killed agent train on unseen, hold their
+    torchrun starts each rank in a new session. Without this, the ranks of a killed agent would train on, keep their
     GPUs, and write into the run's folder beside the ranks of the agent that takes over.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if _is_orphan():  # the agent died before the kernel was told
+        if _is_orphan():  # the agent died before the call above
             sys.exit(1)
 
 
@@ -38,13 +41,14 @@ class StopRequest:
     """Use as a context manager around the training loop.
 
     TERM, INT, USR1 or HUP (a closed terminal, unless nohup has it ignored), or a file named `stop` in the run's folder,
-    ask for a checkpoint and an end at the next step boundary. A second INT ends the process at once; the last whole
-    checkpoint stays. A second one of the others does not: what signals all processes of a job reaches a rank twice,
-    by its launcher too.
+    ask for a checkpoint and an end at the next step boundary, or the next mix of a validation. A second INT ends the
+    process at once; the last whole checkpoint stays. A second one of the others does not: a signal to all processes of
+    a job reaches a rank twice, once through its launcher.
     """
 
-    def __init__(self, stop_file: Path) -> None:
-        self._file = stop_file
+    def __init__(self, stop_file: Path, answers: bool = False) -> None:
+        """stop_file: the file that asks. answers: whether this rank says on the terminal that it was asked."""
+        self._file, self._answers = stop_file, answers
         self._signalled = False
         self._polled = time.monotonic()
         self._before: dict[int, object] = {}
@@ -64,11 +68,18 @@ class StopRequest:
             signal.signal(number, signal.SIG_IGN if repeats else handler)  # type: ignore[arg-type]
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self._signalled = True
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
         if number == signal.SIGHUP:
             self._leave_terminal()
+        self._notice()
+
+    def _notice(self) -> None:
+        if self._answers and not self._signalled:
+            with contextlib.suppress(OSError):  # nobody reads it
+                # not by logging: a handler may interrupt a line that is being written
+                os.write(_OUTPUTS[1], _CLEAR_LINE * os.isatty(_OUTPUTS[1]) + _ANSWER)
+        self._signalled = True
 
     def _leave_terminal(self) -> None:
         """Writing to a terminal that is gone would end the process before it has saved."""
@@ -83,5 +94,6 @@ class StopRequest:
         """Whether this rank was asked; looks for the file once a second."""
         if not self._signalled and time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
-            self._signalled = self._file.exists()
+            if self._file.exists():
+                self._notice()
         return self._signalled

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +20,19 @@ from ialcms.evaluation.metrics import MixScores, Scores, mean_scores
 from ialcms.evaluation.windows import MixSeparator
 from ialcms.models import Separator
 from ialcms.monitoring.visuals import View, view_mix
+from ialcms.training.schedule import validation_interval
+
+# Without a number in the configuration a validation has at most a tenth of the mixes that were trained since the last
+# one, but always this many: then it takes a small part of the time, whatever the machine and the data.
+_SHARE, _LEAST_MIXES = 0.1, 50
+
+
+@dataclass(frozen=True)
+class ScoredMix:
+    index: int  # in the whole list
+    instruments: tuple[str, ...]
+    keys: tuple[str, ...]  # of the clips
+    scores: MixScores
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,21 @@ class ValidationResult:
     means: Scores  # in dB over all scored sources; {} where none was
     per_instrument: dict[str, Scores]
     problems: tuple[str, ...]  # one line for each mix that could not be scored
+
+    @classmethod
+    def of(cls, mixes: Sequence[ScoredMix]) -> ValidationResult:
+        by_instrument: dict[str, list[Scores]] = {}
+        for mix in mixes:
+            for name, scores in zip(mix.instruments, mix.scores.sources):
+                by_instrument.setdefault(name, []).append(scores)
+        means = {name: mean_scores(scores) for name, scores in sorted(by_instrument.items())}
+        sources = itertools.chain.from_iterable(mix.scores.sources for mix in mixes)
+        return cls(
+            num_mixes=len(mixes),
+            means=mean_scores(sources),
+            per_instrument={name: scores for name, scores in means.items() if scores},
+            problems=tuple(f"{' + '.join(mix.keys)}: {mix.scores.problem}" for mix in mixes if mix.scores.problem),
+        )
 
     def scalars(self) -> dict[str, float]:
         """Figures by their names in the log: validation/SDR, validation_by_instrument/SDR/violin, ..."""
@@ -42,52 +71,70 @@ class ValidationResult:
         return f"{figures or 'nothing'} dB over {self.num_mixes - len(self.problems)} mixes{unscored}"
 
 
+def _never() -> bool:
+    return False
+
+
+def _unseen(done: int, total: int) -> None:
+    pass
+
+
 class Validation:
     """Every mix is scored exactly once, whatever the number of ranks."""
 
     def __init__(self, config: Config, manifest: Manifest, ranks: Ranks) -> None:
+        """ValueError where the validation split has too few instruments for a mix."""
         self._config, self._manifest, self._ranks = config, manifest, ranks
-        self._mixes = list_mixes(
+        mixes = list_mixes(
             manifest,
             "val",
-            config.eval.num_sources,
-            config.eval.validation_draws,
-            config.eval.seed,
-            config.audio.num_samples / config.audio.sample_rate,
-            config.data.instruments,
+            num_sources=config.eval.num_sources,
+            draws=config.eval.validation_draws,
+            seed=config.eval.seed,
+            seconds=config.audio.num_samples / config.audio.sample_rate,
+            instruments=config.data.instruments,
         )
+        self._mixes = _spread(mixes, most_mixes(config, manifest))
 
-    def run(self, separator: Separator) -> ValidationResult:
-        """Score the list; on every rank the same result."""
+    @property
+    def num_mixes(self) -> int:
+        return len(self._mixes)
+
+    def run(
+        self,
+        separator: Separator,
+        is_stopped: Callable[[], bool] = _never,
+        show: Callable[[int, int], None] = _unseen,
+    ) -> ValidationResult | None:
+        """Score the list; on every rank the same result, or None where it was broken off.
+
+        All ranks call `is_stopped` together, before each mix, and it answers the same on all of them.
+        show: is called with the number of mixes that are scored, of all ranks, and their total.
+        """
+        local_mixes = share(self._mixes, self._ranks.rank, self._ranks.world_size)
+        rounds = -(-len(self._mixes) // self._ranks.world_size)  # rank 0 has a mix in each of them
+        local: list[ScoredMix] = []
         with _evaluating(separator):
-            own = [
-                (mix.index, *self._score(separator, mix))
-                for mix in share(self._mixes, self._ranks.rank, self._ranks.world_size)
-            ]
-        every = sorted((r for part in self._ranks.gather_objects(own) for r in part), key=lambda result: result[0])
-        by_instrument: dict[str, list[Scores]] = {}
-        for _, instruments, _, scored in every:
-            for name, scores in zip(instruments, scored.sources):
-                by_instrument.setdefault(name, []).append(scores)
-        means = {name: mean_scores(scores) for name, scores in sorted(by_instrument.items())}
-        return ValidationResult(
-            len(every),
-            mean_scores(scores for _, _, _, scored in every for scores in scored.sources),
-            {name: scores for name, scores in means.items() if scores},
-            tuple(f"{' + '.join(keys)}: {scored.problem}" for _, _, keys, scored in every if scored.problem),
-        )
+            for number in range(rounds):
+                show(number * self._ranks.world_size, len(self._mixes))
+                if is_stopped():
+                    return None
+                local += [self._score(separator, mix) for mix in local_mixes[number : number + 1]]
+        gathered = itertools.chain.from_iterable(self._ranks.gather_objects(local))
+        return ValidationResult.of(sorted(gathered, key=lambda scored: scored.index))
 
     def views(self, separator: Separator, count: int = 2) -> list[View]:
         """Sounds, masks and localisation of some mixes of the list, always the same ones.
 
-        In the place of a mix whose clips cannot be used stands the next one that can.
+        A mix whose clips cannot be used is replaced by the next one that can.
         """
-        places = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
+        starts = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
+        items = [self._first_usable(self._mixes[start:end]) for start, end in itertools.pairwise([*starts, None])]
         with _evaluating(separator):
             return [
                 view_mix(separator, item, self._config.audio.sample_rate, self._ranks.device)
-                for place, end in zip(places, [*places[1:], len(self._mixes)])
-                if (item := self._first_usable(self._mixes[place:end])) is not None
+                for item in items
+                if item is not None
             ]
 
     def _first_usable(self, mixes: Iterable[EvaluationMix]) -> EvaluationItem | None:
@@ -101,19 +148,37 @@ class Validation:
     def _load(self, mix: EvaluationMix) -> EvaluationItem:
         return load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)
 
-    def _score(self, separator: Separator, mix: EvaluationMix) -> tuple[tuple[str, ...], tuple[str, ...], MixScores]:
+    def _score(self, separator: Separator, mix: EvaluationMix) -> ScoredMix:
         device = self._ranks.device
         try:
             item = self._load(mix)
         except BadClip as error:
             clips = [self._manifest.clips[index] for index in mix.clips]
-            unscored = MixScores(tuple({} for _ in clips), str(error))
-            return tuple(clip.instrument for clip in clips), tuple(clip.key for clip in clips), unscored
+            return ScoredMix(
+                mix.index,
+                tuple(clip.instrument for clip in clips),
+                tuple(clip.key for clip in clips),
+                scores=MixScores(tuple({} for _ in clips), str(error)),
+            )
         sources = torch.as_tensor(item.sources).to(device)
         pictures = torch.as_tensor(item.pictures).to(device)
         separate = MixSeparator(separator, self._config, hop=self._config.audio.num_samples)
         (separated,) = separate(sources.sum(0), pictures)
-        return item.instruments, item.keys, score_mix_fast(sources, separated.estimates)
+        scores = score_mix_fast(sources, separated.estimates)
+        return ScoredMix(mix.index, item.instruments, item.keys, scores=scores)
+
+
+def most_mixes(config: Config, manifest: Manifest) -> int:
+    """The largest number of mixes in a validation: `eval.validation_mixes`, or by what is trained between two."""
+    trained = validation_interval(config, manifest) * config.train.global_batch
+    return config.eval.validation_mixes or max(_LEAST_MIXES, round(_SHARE * trained))
+
+
+def _spread(mixes: list[EvaluationMix], most: int) -> list[EvaluationMix]:
+    """At most so many of a list, evenly spread over it."""
+    if len(mixes) <= most:
+        return mixes
+    return [mixes[index * len(mixes) // most] for index in range(most)]
 
 
 @contextmanager

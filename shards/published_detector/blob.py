@@ -41,11 +41,11 @@ def _resize(pixels: Tensor, scale: float, dim: int) -> Tensor:
     `torch.nn.functional.interpolate` would round the size down, or sample by the ratio of the rounded sizes.
     """
     size = pixels.shape[dim]
-    place = (torch.arange(round(size * scale), dtype=torch.float64) + 0.5) / scale - 0.5
-    first = place.floor()
+    position = (torch.arange(round(size * scale), dtype=torch.float64) + 0.5) / scale - 0.5
+    first = position.floor()
     shape = [1] * pixels.dim()
     shape[dim] = -1
-    weight = (place - first).float().reshape(shape).to(pixels.device)
+    weight = (position - first).float().reshape(shape).to(pixels.device)
     before, after = (
         pixels.index_select(dim, index.long().clamp(0, size - 1).to(pixels.device)) for index in (first, first + 1)
     )

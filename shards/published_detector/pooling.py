@@ -63,11 +63,11 @@ class _Samples:
 def _samples(begin: Tensor, end: Tensor, size: int) -> _Samples:
     begin, end = begin / STRIDE, end / STRIDE
     extent = (end - begin + 1).clamp(min=0)
-    place = begin[:, None] + torch.arange(CELLS + 1, device=begin.device) * (extent / CELLS)[:, None]
-    inside = ((place >= 0) & (place < size)).to(place.dtype)  # a sample outside is zero
-    first = place.floor().clamp(0, max(size - 2, 0))
-    # behind the last cell's centre the line through the last two cells goes on
-    share = (place - first) * inside
+    position = begin[:, None] + torch.arange(CELLS + 1, device=begin.device) * (extent / CELLS)[:, None]
+    inside = ((position >= 0) & (position < size)).to(position.dtype)  # a sample outside is zero
+    first = position.floor().clamp(0, max(size - 2, 0))
+    # behind the last cell's centre the line through the last two cells is continued
+    share = (position - first) * inside
     return _Samples(
         first.long(),
         (first.long() + 1).clamp(max=size - 1),

@@ -16,7 +16,7 @@ class PublishedSettings:
     """The published values by default. Raises ValueError for values out of range."""
 
     pooling: str = "legacy"  # or "adaptive": of the published code's branches master and pytorch-1.0
-    min_score: float = 0.3  # a box with exactly this score falls
+    min_score: float = 0.3  # a box with exactly this score is rejected
     max_overlap: float = 0.3  # of two boxes of a class
     short_side: int = 800  # pixels, that pictures are scaled to ...
     long_side: int = 1200  # ... unless the long side exceeds this

@@ -106,8 +106,8 @@ def check_finished(job: Job, restarts: int, uninterrupted: Path, tolerance: floa
     """The job has restarted that often, its run is complete, and equals the uninterrupted run."""
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", restarts), job.log
-    assert job.log.count("going on from step") == restarts
-    assert len(list((job.run / "tensorboard").glob("events.*"))) == restarts + 1
+    assert job.log.count("resumes from step") == restarts
+    assert len(list(job.run.glob("events.*"))) == restarts + 1
     assert (job.run / "train.log").read_text().count("finished after step") == 1
     check_losses(job.run, uninterrupted, tolerance)
 

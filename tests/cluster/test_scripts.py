@@ -66,8 +66,8 @@ def test_crashes_are_counted_and_limited(cluster: Cluster, project: Path) -> Non
     ended = job.wait()
     assert (ended.state, ended.exit_code, ended.restarts) == ("FAILED", 1, 1)
     assert len(re.findall(r"launch: on n\d .*rank 1 ended with exit code 3", job.log)) == 2
-    assert "crashed (time 1 of 1 that are put up with); back into the queue" in job.log
-    assert "crashed 2 times, given up; to go on: sbatch slurm/train.sbatch x.yaml ... --folder run" in job.log
+    assert "crashed (time 1 of 1 before it gives up); back into the queue" in job.log
+    assert "crashed 2 times, given up; to resume: sbatch slurm/train.sbatch x.yaml ... --folder run" in job.log
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ def test_a_lost_step_daemon_does_not_keep_a_job_waiting(without_daemon: Job) -> 
     ended = without_daemon.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1)
     assert "ending the rest of the step" in without_daemon.log
-    assert "crashed (time 1 of 3 that are put up with); back into the queue" in without_daemon.log
+    assert "crashed (time 1 of 3 before it gives up); back into the queue" in without_daemon.log

@@ -31,7 +31,7 @@ def test_two_nodes_of_one_rank_lose_a_rank_a_step_daemon_a_node_and_the_power_of
     os.kill(daemon, signal.SIGKILL)
 
     job.wait_for_training(2)
-    assert "crashed (time 2 of 3 that are put up with); back into the queue" in job.log
+    assert "crashed (time 2 of 3 before it gives up); back into the queue" in job.log
     down = job.nodes[2][1]
     cluster.run("scontrol", "update", f"nodename={down}", "state=down", "reason=test")
 
@@ -51,7 +51,7 @@ def test_two_nodes_of_two_ranks_stop_before_the_limit_and_are_preempted(
 ) -> None:
     options = ["--nodes=2", "--ntasks-per-node=2", "--partition", "low"]
     printed = launch_slurm(cluster, checkout, *options, "train", str(config_file))
-    assert printed["curves"] == f"tensorboard --logdir {printed['run folder']}"
+    assert printed["curves"] == f"tensorboard --logdir {Path(printed['run folder']).parent}"
     job = Job(cluster, checkout, printed["job"], checkout / printed["run folder"])
 
     job.wait_for_training(0)

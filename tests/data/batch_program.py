@@ -21,7 +21,7 @@ from pathlib import Path
 from ialcms.config import Config, TrainConfig
 from ialcms.data.manifest import read_manifest
 from ialcms.data.train_batches import Batch, train_batches
-from tests.data.data_support import small_config
+from tests.support.data import small_config
 
 GLOBAL_BATCH = 24  # lanes, for 1, 2, 3, 4, 6 and 8 ranks
 

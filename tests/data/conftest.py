@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ialcms.data.manifest import Manifest
-from tests.data.data_support import write_shards
+from tests.support.data import write_shards
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from PIL import Image
 from ialcms.data.clip_reader import BadClip, LoadedClip, ReadBuffer, read_clip
 from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest, read_manifest
-from tests.data.data_support import RATE, clip_members, write_shards
+from tests.support.data import RATE, clip_members, write_shards
 
 
 def npy(rows: object, dtype: str = "float32") -> bytes:

@@ -20,8 +20,8 @@ from ialcms.data.manifest import FILE_NAME, Manifest, columns_of, read_manifest,
 from ialcms.data.manifest_json import parse_manifest
 from ialcms.data.plan import Plan
 from ialcms.data.table_file import _MAGIC, map_columns
-from tests.data.data_support import make_manifest, small_config
 from tests.fuzz import mutations
+from tests.support.data import make_manifest, small_config
 
 ODD = ("violin", "Ä ö", "二胡", "a\udcffb", "\U0001f3bb", 'quote"back\\slash', "tab\tend")
 

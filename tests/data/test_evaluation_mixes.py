@@ -12,7 +12,7 @@ import pytest
 from ialcms.data.clip_reader import read_clip
 from ialcms.data.evaluation_mixes import list_mixes, load_mix, share
 from ialcms.data.manifest import Manifest
-from tests.data.data_support import make_manifest, small_config, write_shards
+from tests.support.data import make_manifest, small_config, write_shards
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ialcms.data.clip_reader import BadClip, read_clip
 from ialcms.data.manifest import FILE_NAME, Manifest, Shard, read_manifest, write_manifest
 from ialcms.data.remote import open_manifest
 from shards.verify import verify
-from tests.data.data_support import clip_members, write_shards
+from tests.support.data import clip_members, write_shards
 
 
 def column(name: str) -> int:

@@ -16,7 +16,7 @@ from ialcms.config import Config, to_dict
 from ialcms.data.manifest import Manifest
 from ialcms.data.plan import Plan
 from ialcms.data.train_batches import train_batches
-from tests.data.data_support import small_config, write_shards
+from tests.support.data import small_config, write_shards
 
 
 def write_config(path: Path, config: Config, manifest: Manifest) -> str:

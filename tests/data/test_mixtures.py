@@ -12,7 +12,7 @@ from ialcms.data.clip_store import ClipStore
 from ialcms.data.manifest import Manifest
 from ialcms.data.mixtures import MadeOf, MixArrays, empty_arrays, make_mix
 from ialcms.data.plan import Plan
-from tests.data.data_support import small_config, write_shards
+from tests.support.data import small_config, write_shards
 
 
 def plan_of(manifest: Manifest, **data: object) -> Plan:

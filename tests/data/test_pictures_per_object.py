@@ -11,7 +11,7 @@ from ialcms.data.batch import Batch, objects_shape
 from ialcms.data.manifest import Manifest
 from ialcms.data.plan import Plan
 from ialcms.data.train_batches import train_batches
-from tests.data.data_support import make_manifest, small_config
+from tests.support.data import make_manifest, small_config
 
 
 def batches(config: Config, shards: Manifest, count: int = 3) -> list[Batch]:

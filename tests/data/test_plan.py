@@ -16,7 +16,7 @@ from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.data.plan import Plan
 from ialcms.rng import permutation, uniforms
-from tests.data.data_support import make_manifest, small_config
+from tests.support.data import make_manifest, small_config
 
 EVEN = [[6] * 5, [2] * 5, [12] * 5]  # 100 clips of 5 instruments in 3 uneven shards
 # shares as in MUSIC, 11 instruments

@@ -25,7 +25,7 @@ from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.remote import RemoteManifest, file_url, open_manifest
 from ialcms.data.train_batches import Batch, train_batches
-from tests.data.data_support import small_config, write_shards
+from tests.support.data import small_config, write_shards
 
 
 @pytest.fixture(autouse=True)

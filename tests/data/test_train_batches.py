@@ -26,7 +26,7 @@ from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan
 from ialcms.data.prefetch import in_thread
 from ialcms.data.train_batches import BadClips, Batch, cached_bytes, loader_workers, normalise_objects, train_batches
-from tests.data.data_support import small_config, write_shards
+from tests.support.data import small_config, write_shards
 
 
 def take(count: int, batches: Iterator[Batch]) -> list[Batch]:
@@ -337,7 +337,7 @@ def test_the_log_says_how_many_loader_workers_were_chosen(
 
 PROGRAM = """
 import multiprocessing, os, sys, time
-from tests.data.data_support import small_config
+from tests.support.data import small_config
 from ialcms.data.train_batches import train_batches
 from ialcms.data.manifest import read_manifest
 

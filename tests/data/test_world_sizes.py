@@ -11,8 +11,8 @@ import pytest
 
 from ialcms.data.train_batches import train_batches
 from tests.data.batch_program import GLOBAL_BATCH, config_of, describe
-from tests.data.data_support import write_shards
 from tests.support import torchrun
+from tests.support.data import write_shards
 
 STEPS, START = 6, 37
 WORLDS = {1: 4, 2: 3, 3: 2, 4: 1, 6: 0, 8: 0}  # loader workers by number of ranks

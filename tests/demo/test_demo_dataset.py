@@ -54,6 +54,7 @@ def test_layout(small):
         "solo_extract",
         "test_solo_clip.csv",
         "train_solo_clip.csv",
+        "tree.json",
         "val_solo_clip.csv",
     ]
     assert _rows(small, "train")[0] == [

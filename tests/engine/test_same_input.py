@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ialcms.data.manifest import FILE_NAME, columns_of
-from tests.data.data_support import write_shards
 from tests.support import torchrun
+from tests.support.data import write_shards
 
 PROGRAM = """
 import json, os, sys

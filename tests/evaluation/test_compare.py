@@ -14,8 +14,8 @@ from ialcms.evaluation.compare import compare
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.evaluation.published_scores import PUBLISHED, published_tables
 from ialcms.evaluation.result_files import write_results
-from ialcms.evaluation.results import MixResult
-from tests.evaluation.support import evaluation_config
+from ialcms.evaluation.results import MixResult, summarise
+from tests.support.evaluation import evaluation_config
 
 _SUMMARY = {"step": 7, "num_sources": 2, "manifest": "abc", "seconds": 6.0, "hop": 11_025, "metrics": "mir_eval"}
 PAIRS = [("cello", "flute"), ("cello", "tuba"), ("flute", "tuba")]
@@ -40,7 +40,7 @@ def write_evaluation(
         keys = tuple(f"{name}_{index}" for name in names)
         problem = "silent estimate 1" if index in silent else ""
         results.append(MixResult(index, names, keys, (0, 1), (first_start, 0), MixScores(sources, problem)))
-    write_results(folder, results, _SUMMARY | {"run": folder.name} | options)
+    write_results(folder, summarise(results), _SUMMARY | {"run": folder.name} | options)
     return folder
 
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,14 @@ from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.engine import Ranks
-from ialcms.evaluation.evaluate import _key, evaluate
+from ialcms.evaluation.evaluate import _Inputs, _key, evaluate
 from ialcms.evaluation.journal import Journal, read_journal, start_journal
 from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import LoadedSeparator
 from ialcms.training.validation import Validation
-from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, ROOT, torchrun
+from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
 
 
 def ialcms(*arguments: str) -> subprocess.CompletedProcess:
@@ -114,7 +116,7 @@ def test_silent_references_are_counted_and_listed(evaluated: tuple[Path, str]) -
     page = (out / "report.html").read_text()
     assert "mixes not scored" in page
     assert len(re.findall(r"silent reference \d", page)) == 3
-    assert not (out / "scores").exists()  # what a killed evaluation would go on from
+    assert not (out / "scores").exists()  # from which a killed evaluation resumes
 
 
 @pytest.mark.distributed
@@ -189,7 +191,7 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_killed_evaluation_resumes(run: RunFolder, evaluated: tuple[Path, str], tmp_path: Path) -> None:
     """Started on one rank, killed, ended on two: every mix scored once, the same scores."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "ialcms", "evaluate", str(run.path), "--out", str(out)]
@@ -209,7 +211,7 @@ def test_a_killed_evaluation_goes_on(run: RunFolder, evaluated: tuple[Path, str]
     before = {json.loads(line)["mix"] for line in journal.read_text().splitlines()[1:-1]}
     result = torchrun(2, "-m", "ialcms", "evaluate", str(run.path), "--out", str(out))
     assert result.returncode == 0, result.stderr
-    assert f"going on: {len(before)} of 12 mixes are scored already" in result.stdout
+    assert f"resuming: {len(before)} of 12 mixes are scored already" in result.stdout
     assert_same_scores(out, evaluated[0])
 
 
@@ -226,25 +228,28 @@ def test_scores_of_another_evaluation_are_not_used(tmp_path: Path) -> None:
 
 def test_key_of_an_evaluation(shards: Manifest) -> None:
     """It changes with all that changes scores."""
-    config = evaluation_config(shards.folder)
-    mixes = list_mixes(shards, "test", 2, 2, 0, 1.2)
+    config, device = evaluation_config(shards.folder), torch.device("cpu")
+    loaded = LoadedSeparator(make_separator(config), config, 7, device=device, digest="sha")
+    inputs = _Inputs(shards, list_mixes(shards, "test", 2, 2, 0, 1.2), loaded)
+    protocol = {"protocol": {"pictures": 2}}
     keys = {
-        _key(config, shards, mixes, "sha"),
-        _key(config, shards, mixes, "another"),
-        _key(config, shards, mixes[1:], "sha"),
-        _key(config, shards, list_mixes(shards, "test", 2, 2, 1, 1.2), "sha"),
+        _key(config, inputs, "mir_eval"),
+        _key(config, inputs, "fast"),
+        _key(config, replace(inputs, loaded=replace(loaded, digest="another")), "mir_eval"),
+        _key(config, replace(inputs, mixes=inputs.mixes[1:]), "mir_eval"),
+        _key(config, replace(inputs, mixes=list_mixes(shards, "test", 2, 2, 1, 1.2)), "mir_eval"),
         *(
-            _key(evaluation_config(shards.folder, eval=values), shards, mixes, "sha")
-            for values in ({"hop": 50}, {"seconds": 1.1}, {"metrics": "fast"})
+            _key(evaluation_config(shards.folder, eval=values), inputs, "mir_eval")
+            for values in ({"hop": 50}, {"seconds": 1.1}, protocol)
         ),
     }
-    assert len(keys) == 7
-    assert _key(evaluation_config(shards.folder, eval={"examples": 1}), shards, mixes, "sha") in keys
+    assert len(keys) == 8
+    assert _key(evaluation_config(shards.folder, eval={"examples": 1}), inputs, "mir_eval") in keys
 
 
 def evaluate_here(run: RunFolder, out: Path, overrides: list[str] | None = None, mixes: Path | None = None) -> Path:
     config = run.read_config(["eval.metrics=fast", "eval.examples=0", *(overrides or [])])
-    page = evaluate(config, run.best_checkpoint(), Ranks(), out, mixes)
+    page = evaluate(config, run.path, Ranks(), out=out, mix_list=mixes)
     assert page is not None
     return page
 

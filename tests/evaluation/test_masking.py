@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ialcms.config import PUBLISHED, ProtocolConfig
-from ialcms.evaluation.masking import gains_from_products, least_squares_gains, source_spectra, wiener_masks
+from ialcms.evaluation.masking import REMAINDER_MASK, source_spectra, stem_gains, stem_masks, wiener_masks
 
 WIENER = ProtocolConfig(masks="wiener", exponent=2.0)
 CONSISTENT = ProtocolConfig(masks="plain", consistency=True)
@@ -64,21 +64,76 @@ def test_the_published_way_is_the_mask_times_the_mix() -> None:
     torch.testing.assert_close(source_spectra(masks, mix, PUBLISHED), masks * mix)
 
 
+class TestStems:
+    @pytest.mark.parametrize("num_objects", [1, 2, 3])
+    def test_stems_and_remainder_sum_to_the_mix(self, num_objects: int) -> None:
+        """The remainder has its own share by the same filter, at least what its mask asks for."""
+        masks, mix = 2 * random(num_objects, 8, 6), spectrum(8, 6)
+        masks[:, 2] = 0
+        stems = stem_masks(masks, torch.ones(num_objects), WIENER) * mix
+        remainder = REMAINDER_MASK**2 / (masks.square().sum(0) + REMAINDER_MASK**2) * mix
+        torch.testing.assert_close(stems.sum(0) + remainder, mix, rtol=0, atol=1e-6)
+
+    def test_a_single_object_gets_what_its_mask_asks_for_against_the_remainder(self) -> None:
+        found = stem_masks(torch.tensor([0.0, REMAINDER_MASK, 3.0]).view(1, 3, 1), torch.ones(1), WIENER).flatten()
+        assert found[:2].tolist() == pytest.approx([0, 0.5])
+        assert found[2] > 0.98
+
+    def test_where_all_masks_are_zero_the_remainder_has_everything(self) -> None:
+        for protocol in (WIENER, PUBLISHED):
+            assert stem_masks(torch.zeros(2, 8, 6), torch.ones(2), protocol).abs().max() == 0
+
+    def test_disjoint_sources_are_found_exactly_where_they_are_loud(self) -> None:
+        mix, owner = spectrum(8, 6), random(8, 6) < 0.5
+        stems = stem_masks(torch.stack([1e4 * owner, 1e4 * ~owner]), torch.ones(2), WIENER) * mix
+        torch.testing.assert_close(stems, torch.stack([mix * owner, mix * ~owner]))
+
+    def test_the_scale_of_the_masks_does_not_matter(self) -> None:
+        """Gains are measured on stems that have it."""
+        masks, stems = random(2, 8, 6), random(2, 500) - 0.5
+        for protocol in (WIENER, PUBLISHED):
+            first, second = (
+                stem_masks(scale * masks, gains_of(scale * stems, stems.sum(0), protocol).float(), protocol)
+                for scale in (1.0, 50.0)
+            )
+            torch.testing.assert_close(first, second)
+
+
+def gains_of(stems: torch.Tensor, mix: torch.Tensor, protocol: ProtocolConfig) -> torch.Tensor:
+    return stem_gains(stems @ stems.T, stems @ mix, protocol)
+
+
 class TestGains:
-    def test_levels_of_scaled_sources_are_found(self) -> None:
+    def test_a_single_stem_gets_its_least_squares_gain(self) -> None:
+        source = random(500) - 0.5
+        for protocol in (WIENER, PUBLISHED):
+            assert gains_of(4 * source[None], source, protocol).tolist() == pytest.approx([0.25])
+
+    def test_the_filter_has_one_gain_for_all(self) -> None:
         sources = random(2, 500) - 0.5
-        gains = least_squares_gains(sources * torch.tensor([[4.0], [0.25]]), sources.sum(0))
-        assert gains.tolist() == pytest.approx([0.25, 4.0], rel=1e-4)
+        first, second = gains_of(4 * sources, sources.sum(0), WIENER).tolist()
+        assert first == second == pytest.approx(0.25, rel=0.1)  # the sources are nearly uncorrelated
 
-    def test_a_silent_stem_and_an_inverted_one_get_nothing(self) -> None:
+    def test_plain_stems_come_closer_to_their_levels(self) -> None:
+        sources, scale = random(2, 5000) - 0.5, torch.tensor([[2.0], [0.5]])
+        gains = gains_of(sources * scale, sources.sum(0), PUBLISHED)
+        before, after = (
+            (sources * scale - sources).square().sum(),
+            (sources * scale * gains.float()[:, None] - sources).square().sum(),
+        )
+        assert after < 0.1 * before
+        assert (gains > 0).all()
+
+    def test_of_stems_that_are_alike_none_vanishes(self) -> None:
         source = random(500) - 0.5
-        stems = torch.stack([2 * source, torch.zeros(500), -0.1 * source])
-        gains = least_squares_gains(stems, source)
-        assert gains[0] == pytest.approx(0.5, rel=1e-3)
+        stems = torch.stack([source, source + 0.05 * (random(500, seed=1) - 0.5)])
+        gains = gains_of(stems, source, PUBLISHED)
+        assert (gains > 0.3).all()
+        assert gains.sum() == pytest.approx(1, rel=0.2)
+
+    def test_silent_stems_and_inverted_ones_get_nothing(self) -> None:
+        source = random(500) - 0.5
+        gains = gains_of(torch.stack([source, torch.zeros(500), -source]), source, PUBLISHED)
         assert gains[1:].tolist() == [0, 0]
-
-    def test_equal_stems_share_and_silence_gives_nothing(self) -> None:
-        source = random(500) - 0.5
-        gains = least_squares_gains(torch.stack([source, source]), source)
-        assert gains.sum() == pytest.approx(1, rel=1e-3)
-        assert gains_from_products(torch.zeros(2, 2).double(), torch.zeros(2).double()).tolist() == [0, 0]
+        for protocol in (WIENER, PUBLISHED):
+            assert gains_of(torch.zeros(2, 500), source, protocol).tolist() == [0, 0]

@@ -13,17 +13,7 @@ import pytest
 from ialcms.evaluation.bootstrap import mean_intervals
 from ialcms.evaluation.metrics import METRICS, MixScores, Scores
 from ialcms.evaluation.result_files import read_results, write_results
-from ialcms.evaluation.results import (
-    MixResult,
-    by_best_protocol,
-    choose_examples,
-    format_tables,
-    gain_of_best_protocol,
-    overall,
-    per_instrument,
-    per_pair,
-    unscored,
-)
+from ialcms.evaluation.results import MixResult, choose_examples, format_tables, summarise
 
 
 def scores(value: float) -> Scores:
@@ -47,11 +37,12 @@ def results() -> list[MixResult]:
 
 
 def test_means(results: list[MixResult]) -> None:
-    assert overall(results).num_mixes == 3
-    assert overall(results).means == scores(4.0)
-    rows = {row.names: (row.num_mixes, row.means.get("SDR")) for row in per_instrument(results)}
+    figures = summarise(results)
+    assert figures.overall.num_mixes == 3
+    assert figures.overall.means == scores(4.0)
+    rows = {row.names: (row.num_mixes, row.means.get("SDR")) for row in figures.per_instrument}
     assert rows == {("cello",): (3, 5.0), ("flute",): (2, 5.0), ("tuba",): (1, -1.0)}
-    pairs = {row.names: (row.num_mixes, row.means.get("SIR")) for row in per_pair(results)}
+    pairs = {row.names: (row.num_mixes, row.means.get("SIR")) for row in figures.per_pair}
     assert pairs == {
         ("cello", "flute"): (2, 3.0), ("flute", "cello"): (2, 5.0), ("cello", "tuba"): (1, 9.0),
         ("tuba", "cello"): (1, -1.0), ("flute", "tuba"): (0, None), ("tuba", "flute"): (0, None),
@@ -60,8 +51,8 @@ def test_means(results: list[MixResult]) -> None:
 
 def test_pairs_within_larger_mixes() -> None:
     """A source counts with each of the others of its mix; two of one instrument are a pair, too."""
-    rows = per_pair([result(0, ("cello", "flute", "tuba"), (1.0, 2.0, 3.0)), result(1, ("cello", "cello"), (4.0, 6.0))])
-    means = {row.names: row.means["SDR"] for row in rows}
+    mixes = [result(0, ("cello", "flute", "tuba"), (1.0, 2.0, 3.0)), result(1, ("cello", "cello"), (4.0, 6.0))]
+    means = {row.names: row.means["SDR"] for row in summarise(mixes).per_pair}
     assert means == {
         ("cello", "flute"): 1.0, ("cello", "tuba"): 1.0, ("flute", "cello"): 2.0, ("flute", "tuba"): 2.0,
         ("tuba", "cello"): 3.0, ("tuba", "flute"): 3.0, ("cello", "cello"): 5.0,
@@ -102,9 +93,10 @@ def test_mixes_count_by_their_sources() -> None:
 
 
 def test_what_could_not_be_scored_is_listed_everywhere(results: list[MixResult], tmp_path: Path) -> None:
-    assert [r.index for r in unscored(results)] == [3]
-    assert "not scored: mix 3 (flute_3 + tuba_3): silent reference 2" in format_tables(results)
-    write_results(tmp_path, results, {"run": "small"})
+    figures = summarise(results)
+    assert [r.index for r in figures.unscored] == [3]
+    assert "not scored: mix 3 (flute_3 + tuba_3): silent reference 2" in format_tables(figures)
+    write_results(tmp_path, figures, {"run": "small"})
     rows = list(csv.DictReader((tmp_path / "mixes.csv").read_text().splitlines()))
     assert len(rows) == 8  # a line a source, scored or not
     assert [row["problem"] for row in rows if row["mix"] == "3"] == ["silent reference 2"] * 2
@@ -117,7 +109,7 @@ def test_what_could_not_be_scored_is_listed_everywhere(results: list[MixResult],
 
 
 def test_files(results: list[MixResult], tmp_path: Path) -> None:
-    write_results(tmp_path, results, {"run": "small", "step": 7})
+    write_results(tmp_path, summarise(results), {"run": "small", "step": 7})
     instruments = {row["instrument"]: row for row in csv.DictReader(open_lines(tmp_path / "instruments.csv"))}
     assert float(instruments["cello"]["SDR"]) == 5.0
     assert float(instruments["cello"]["SDR_low"]) < 5.0 < float(instruments["cello"]["SDR_high"])
@@ -139,7 +131,7 @@ def open_lines(path: Path) -> list[str]:
 
 
 def test_infinite_scores_leave_valid_json(tmp_path: Path) -> None:
-    write_results(tmp_path, [result(0, ("cello", "flute"), (float("inf"), 1.0))], {})
+    write_results(tmp_path, summarise([result(0, ("cello", "flute"), (float("inf"), 1.0))]), {})
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     assert summary["overall"]["SDR"] is None
 
@@ -147,7 +139,7 @@ def test_infinite_scores_leave_valid_json(tmp_path: Path) -> None:
 def test_no_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no evaluation in .*; make one with 'ialcms evaluate RUN'"):
         read_results(tmp_path)
-    write_results(tmp_path, [result(0, ("cello", "flute"), (2.0, 1.0))], {})
+    write_results(tmp_path, summarise([result(0, ("cello", "flute"), (2.0, 1.0))]), {})
     path = tmp_path / "mixes.csv"
     path.write_text(path.read_text().replace("2.000000", "two"))
     with pytest.raises(ValueError, match=r"the evaluation in .* is damaged"):
@@ -159,7 +151,7 @@ def pairs_of(results: list[MixResult]) -> list[tuple[str, str, str]]:
 
 
 def test_tables_as_text(results: list[MixResult]) -> None:
-    lines = format_tables(results).splitlines()
+    lines = format_tables(summarise(results)).splitlines()
     rows = [line.split() for line in lines]
     assert [row[:3] for row in rows if row[1:2] == ["+"]] == [list(p) for p in dict.fromkeys(pairs_of(results))]
     assert ["cello", "3", *["5.00"] * 5] in rows
@@ -189,13 +181,14 @@ def test_the_gain_of_the_best_protocol_is_paired(tmp_path: Path) -> None:
         best = tuple({name: value + 1.5 for name, value in source.items()} for source in one.scores.sources)
         better.append(replace(one, scores=replace(one.scores, best=best)))
     results = [*better, results[2]]  # of the last one the best protocol gave silence
-    gain = gain_of_best_protocol(results)
-    assert (gain.num_mixes, gain.means["SDR"]) == (2, pytest.approx(1.5))
-    assert overall(by_best_protocol(results)).means["SDR"] == pytest.approx((1.5 + 4.5 + 2.5 + 4.5) / 4)
-    assert overall(results).num_mixes == 3
-    lines = format_tables(results).splitlines()
+    figures = summarise(results)
+    assert figures.best is not None
+    assert (figures.best.gain.num_mixes, figures.best.gain.means["SDR"]) == (2, pytest.approx(1.5))
+    assert figures.best.overall.means["SDR"] == pytest.approx((1.5 + 4.5 + 2.5 + 4.5) / 4)
+    assert figures.overall.num_mixes == 3
+    lines = format_tables(summarise(results)).splitlines()
     assert any(line.startswith("best - published") and "1.50" in line for line in lines)
-    write_results(tmp_path, results, {"run": "small", "step": 7})
+    write_results(tmp_path, summarise(results), {"run": "small", "step": 7})
     summary, again = read_results(tmp_path)
     assert again == results
     assert summary["best_protocol"]["gain"]["SDR"] == pytest.approx(1.5)
@@ -204,6 +197,6 @@ def test_the_gain_of_the_best_protocol_is_paired(tmp_path: Path) -> None:
 
 def test_results_of_the_published_protocol_alone(tmp_path: Path) -> None:
     results = [result(0, ("cello", "flute"), (2.0, 1.0))]
-    write_results(tmp_path, results, {})
+    write_results(tmp_path, summarise(results), {})
     assert "best_protocol" not in read_results(tmp_path)[0]
-    assert "protocol" not in format_tables(results)
+    assert "protocol" not in format_tables(summarise(results))

@@ -10,9 +10,9 @@ import torch
 from ialcms.data.evaluation_mixes import list_mixes
 from ialcms.data.manifest import Manifest
 from ialcms.evaluation.metrics import METRICS
-from ialcms.evaluation.scoring import metrics_of, score_all
+from ialcms.evaluation.scoring import Scoring, SeparatedMixes, metrics_of
 from ialcms.evaluation.timing import EvaluationTime
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,10 @@ def test_metrics_on_the_device_where_there_is_one() -> None:
 def test_every_mix_and_every_second_is_counted(shards: Manifest, metrics: str) -> None:
     config = evaluation_config(shards.folder, eval={"metrics": metrics})
     mixes = list_mixes(shards, "test", 2, 1, 0, 1.2)
-    spent, began = EvaluationTime(), time.perf_counter()
-    scored = dict(score_all(make_separator(config).eval(), shards, mixes, config, spent))
-    took = time.perf_counter() - began
+    began = time.perf_counter()
+    scoring = Scoring(SeparatedMixes(make_separator(config), shards, config), metrics)
+    scored = dict(scoring(mixes))
+    took, spent = time.perf_counter() - began, scoring.time
     assert sorted(scored) == [mix.index for mix in mixes]
     assert spent.num_mixes == len(mixes)
     assert set(spent.parts_s) == {"reading", "network", "metrics"}

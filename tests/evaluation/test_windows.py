@@ -10,7 +10,7 @@ import torch
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.evaluation.windows import MixSeparator, Separated, window_starts, window_weights
 from ialcms.models import Separator
-from tests.evaluation.support import evaluation_config, make_separator
+from tests.support.evaluation import evaluation_config, make_separator
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ from ialcms.evaluation.result_files import read_results
 from ialcms.inference import load_model
 from ialcms.models.resnet import Backbone
 from ialcms.models.weights import load_backbone
-from ialcms.monitoring.monitor import drop_records_after
+from ialcms.monitoring.records import drop_records_after
 from ialcms.published import read_published
 from ialcms.reading.weights import read_weights
 from ialcms.runs import checkpoint, checkpoint_tool
@@ -45,10 +45,10 @@ from shards.report import Report
 from shards.stats import collect_stats, table_lines
 from shards.verify import check_manifest, verify
 from shards.video_lists import read_list
-from tests.data.data_support import small_config as small_data_config
-from tests.data.data_support import write_shards
 from tests.fuzz import mutations
 from tests.support import ROOT, small_config
+from tests.support.data import small_config as small_data_config
+from tests.support.data import write_shards
 
 Reader = Callable[[Path], object]
 Kind = tuple[Callable[[random.Random, Path], None], list[Reader]]  # puts a changed file into a folder; who reads it

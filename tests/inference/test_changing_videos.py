@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 from ialcms.inference import Box, separate_file
-from ialcms.inference.objects import read_frames
+from ialcms.inference.frames import Frames
 from ialcms.inference.overlay import _Fit
 from ialcms.inference.sound import measure_sound, read_blocks
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import RATE, evaluation_config, make_run, write_evaluation_shards
-from tests.media.support import Recording, join, pitches, write_media
+from tests.support.evaluation import RATE, evaluation_config, make_run, write_evaluation_shards
+from tests.support.media import Recording, join, pitches, write_media
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 def shown(path: Path) -> list[np.ndarray]:
-    return [frame.numpy().astype(int) for _, frame in read_frames(path)]
+    return [frame.numpy().astype(int) for _, frame in Frames(path)]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_stems_and_videos(run: RunFolder, tmp_path: Path, first: dict, second: d
     assert pitches(whole[:, 0], stems[0][1]) == [4, 5, 4, 5]
     original = torch.cat(list(read_blocks(source, measure_sound(source, RATE))), 1).numpy().T
     np.testing.assert_allclose(whole, original, atol=1e-5)
-    frames = [frame for _, frame in read_frames(source)]
+    frames = [frame for _, frame in Frames(source)]
     size = frames[0].shape[0] // 2 * 2, frames[0].shape[1] // 2 * 2
     for path in result.videos:
         pictures = shown(path)
@@ -70,12 +70,12 @@ def test_frames_fit_into_the_first_one() -> None:
     assert (fitted[:, :14] == 0).all()
     assert (fitted[:, 14:50] == 200).all()
     assert (fitted[:, 50:] == 0).all()
-    assert fit.box((0, 0, 48, 64)) == (14, 0, 50, 48)
+    assert fit.region((0, 0, 48, 64)) == (14, 0, 50, 48)
     odd = _Fit((49, 65), (48, 64))
     torch.testing.assert_close(
         odd.frame(torch.arange(49 * 65 * 3).view(49, 65, 3))[5, 5], torch.tensor([990, 991, 992])
     )
-    assert odd.box((1, 2, 3, 4)) == (1, 2, 3, 4)
+    assert odd.region((1, 2, 3, 4)) == (1, 2, 3, 4)
 
 
 def test_the_colours_are_those_of_bt709_and_the_file_says_so(run: RunFolder, tmp_path: Path) -> None:

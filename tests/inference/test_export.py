@@ -6,22 +6,25 @@ import pickle
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-import torchaudio
 
 from ialcms.cli import main
-from ialcms.inference import load_model
+from ialcms.engine import Ranks
+from ialcms.evaluation.evaluate import evaluate
+from ialcms.evaluation.result_files import read_results
+from ialcms.inference import PROTOCOLS, load_model
 from ialcms.inference.export import export_program, export_weights
-from ialcms.inference.resample import Resample
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
+from ialcms.runs.separators import find_checkpoint
 from tests.inference.test_separate_file import write_video
 from tests.support import ROOT
+from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ class TestWeights:
         wave, objects = 0.1 * torch.randn(2, 900), pictures(2)
         stems = [
             load_model(source, "cpu").separate(wave, 2_000, objects)
-            for source in (run.path, run.best_checkpoint(), exported)
+            for source in (run.path, find_checkpoint(run.path), exported)
         ]
         assert stems[0].shape == (2, 2, 900)
         assert stems[0].abs().max() > 0.001
@@ -69,16 +72,42 @@ class TestWeights:
         assert torch.equal(stems[0], stems[2])
         assert load_model(exported).step == 7
 
+    def test_numpy_arrays_and_several_pictures(self, exported: Path) -> None:
+        model = load_model(exported, "cpu")
+        wave, objects = 0.1 * torch.randn(2, 900), pictures(2).unsqueeze(1) // 2
+        objects = torch.cat([objects, objects + 4, objects + 8], dim=1)  # three of each, which are alike
+        stems = model.separate(wave, 2_000, objects)
+        assert torch.equal(stems, model.separate(wave.numpy(), 2_000, objects.numpy()))
+        assert torch.equal(stems, model.separate(wave.double().numpy(), 2_000, objects.numpy()))
+        assert not torch.allclose(stems, model.separate(wave, 2_000, objects[:, 0]), atol=1e-4)
+        assert stems.abs().sum(0).max() < 2 * wave.abs().max()  # at the level of the mix
+
+    def test_an_exported_file_is_evaluated(self, run: RunFolder, exported: Path, tmp_path: Path) -> None:
+        """As the checkpoint that it was made of; one of other networks is refused."""
+        config = run.read_config(["eval.metrics=fast", "eval.examples=0", "eval.draws=1"])
+        scores = []
+        for number, source in enumerate((run.path, exported)):
+            evaluate(config, source, Ranks(), out=tmp_path / str(number))
+            scores.append(read_results(tmp_path / str(number))[1])
+        assert scores[0] == scores[1]
+        wider = run.read_config(["model.unet.width=8"])
+        with pytest.raises(ValueError, match=r"duet\.pt is of another configuration: model\.unet\.width was 4, now 8"):
+            evaluate(wider, exported, Ranks(), out=tmp_path / "wider")
+
     def test_command_line(self, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["export", str(run.best_checkpoint()), "--out", str(tmp_path / "a.pt")]) == 0
+        assert main(["export", str(find_checkpoint(run.path)), "--out", str(tmp_path / "a.pt")]) == 0
         assert "separator of step 7" in capsys.readouterr().out
         assert load_model(tmp_path / "a.pt", "cpu").step == 7
 
     @pytest.mark.parametrize(
         ("wave", "objects", "message"),
         [
-            (torch.zeros(2, 900), torch.zeros(2, 3, 20, 20, dtype=torch.uint8), r"give \(objects, 3, 16, 16\)"),
-            (torch.zeros(2, 900), torch.zeros(2, 3, 16, 16), "torch.uint8"),
+            (
+                torch.zeros(2, 900),
+                torch.zeros(2, 3, 20, 20, dtype=torch.uint8),
+                r"give \(objects, 3, 16, 16\), or \(objects, pictures, 3, 16, 16\), of uint8",
+            ),
+            (torch.zeros(2, 900), torch.zeros(2, 3, 16, 16), "torch.float32; give .* of uint8"),
             (torch.zeros(900), pictures(1), r"give \(channels, samples\) of floats"),
         ],
     )
@@ -88,26 +117,29 @@ class TestWeights:
 
 
 class TestProgram:
-    def test_the_same_output_as_the_network(
-        self, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize("protocol", ["best", "published"])
+    def test_the_same_stems_as_from_the_network(
+        self, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], protocol: str
     ) -> None:
         out = tmp_path / "duet.pt2"
-        assert main(["export", str(run.path), "--out", str(out), "--torch-export", "--objects", "3"]) == 0
+        options = ["--torch-export", "--objects", "3", "--protocol", protocol]
+        assert main(["export", str(run.path), "--out", str(out), *options]) == 0
         printed = capsys.readouterr().out
         assert "mix (310,) float32 at 1000 Hz, pictures (3, 3, 16, 16) uint8" in printed
         assert "stems (3, 310) float32, heat maps (3, 2, 2)" in printed
         assert [path.name for path in tmp_path.iterdir()] == ["duet.pt2"]
         program = torch.export.load(out).module()
-        separator = make_separator(evaluation_config())
+        model = load_model(run.path, "cpu")
+        single = replace(PROTOCOLS[protocol], pictures=1)
         for seed in (1, 2):
             mix, objects = window(seed), pictures(3, seed)
             stems, maps = program(mix, objects)
             assert not stems.requires_grad
-            with torch.inference_mode():
-                output = separator(mix[None], objects[None, :, None])
-                expected = separator.component_waves(output, 310)[0, :, 0]
+            expected = model.separate(mix[None], 1_000, objects, protocol=single)[:, 0]
             assert expected.abs().max() > 0.01
-            torch.testing.assert_close(stems, expected, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(stems, expected, atol=1e-5, rtol=1e-4)
+            with torch.inference_mode():
+                output = model.separator(mix[None], objects[None, :, None])
             torch.testing.assert_close(maps, output.localisation[0, :, 0], atol=1e-6, rtol=1e-5)
 
     def test_faults(self, run: RunFolder, tmp_path: Path) -> None:
@@ -149,7 +181,7 @@ class TestFaults:
         file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         self.fails(file, capsys, "is damaged (the checksum of ")
         torch.save({"state_dict": {"a": torch.zeros(1)}}, file)
-        self.fails(file, capsys, "holds no exported separator; write one with 'ialcms export RUN --out FILE'")
+        self.fails(file, capsys, "is a file of weights, not a run's folder; make one of it: ialcms import ")
         content = torch.load(exported, weights_only=True)
         torch.save({**content, "version": 99, "program": "7.0"}, file)
         self.fails(file, capsys, "has format ialcms-separator 99, this program reads 1; use the program version that")
@@ -239,10 +271,3 @@ class TestWithoutTrainingsDependencies:
             assert "ialcms" not in sys.modules
         """
         assert alone(code, str(tmp_path / "duet.pt2")) == "(2, 310) (2, 2, 2)\n"
-
-
-@pytest.mark.parametrize("rate", [48_000, 44_100, 8_000, 11_025])
-def test_resampling_is_torchaudios(rate: int) -> None:
-    wave = torch.randn(2, 9_001, generator=torch.Generator().manual_seed(3))
-    ours = Resample(rate, 11_025, torch.device("cpu"))(wave)
-    torch.testing.assert_close(ours, torchaudio.functional.resample(wave, rate, 11_025), atol=3e-4, rtol=0)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,19 +17,22 @@ import torch
 from PIL import Image
 
 from ialcms.cli import main
-from ialcms.config import Config
+from ialcms.config import PUBLISHED, Config, ProtocolConfig
+from ialcms.evaluation.masking import stem_gains, stem_masks
 from ialcms.evaluation.windows import window_starts
 from ialcms.inference import Box, Click, Separation, separate_file
-from ialcms.inference.objects import detect_objects, frame_at, object_in_frame, object_of_picture, read_frames
+from ialcms.inference.detection import detect_objects
+from ialcms.inference.frames import Frames, frame_at
+from ialcms.inference.objects import cut_out, object_of_picture
 from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
-from ialcms.inference.stems import StemMaker
-from ialcms.media.decode import Damage
+from ialcms.inference.stems import BEST, StemMaker, _picture_weights
 from ialcms.models import Separator
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
-from tests.evaluation.support import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+from ialcms.runs.separators import find_checkpoint
 from tests.evaluation.test_windows import separate_recording
-from tests.picture_support import STORED, corners, turned
+from tests.support.evaluation import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.support.pictures import STORED, corners, turned
 
 BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
 
@@ -54,74 +58,101 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return make_run(folder / "run", evaluation_config(shards.folder), shards)
 
 
-def pictures(count: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 3, 16, 16), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+def pictures(count: int, each: int = 1) -> torch.Tensor:
+    """(count, each, 3, 16, 16); those of an object differ by a little noise."""
+    generator = torch.Generator().manual_seed(5)
+    first = torch.randint(0, 248, (count, 1, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    others = first + torch.randint(0, 8, (count, each - 1, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return torch.cat([first, others], dim=1)
 
 
-def stems_of(maker: StemMaker, wave: np.ndarray, block: int = 77) -> np.ndarray:
-    """All pieces, (K, C, n); checks that the original comes out as it went in."""
-    pieces = list(maker(torch.from_numpy(wave).split(block, dim=1)))
-    np.testing.assert_array_equal(torch.cat([original for _, _, original in pieces], dim=1), wave)
-    assert pieces[-1][0] == maker.num_windows
-    return torch.cat([stems for _, stems, _ in pieces], dim=2).numpy()
+@dataclasses.dataclass(frozen=True)
+class Made:
+    stems: np.ndarray  # (K, C, n)
+    maker: StemMaker
+    gains: np.ndarray  # (K,)
+
+
+def make_stems(
+    separator: Separator, config: Config, wave: np.ndarray, *, rate: int = RATE, block: int = 77, **options: Any
+) -> Made:
+    """All pieces together; checks that the original comes out as it went in."""
+    info = SoundInfo(rate, *wave.shape)
+    options = {"pictures": pictures(2), **options}
+    maker = StemMaker(separator, config, options.pop("pictures"), info=info, **options)
+    blocks = torch.from_numpy(wave).split(block, dim=1)
+    pieces = list(maker(lambda: iter(blocks)))
+    np.testing.assert_array_equal(torch.cat([piece.original for piece in pieces], dim=1), wave)
+    assert pieces[-1].windows_done == maker.num_windows
+    stems = torch.cat([piece.stems for piece in pieces], dim=2).numpy()
+    return Made(stems, maker, maker.measure_gains(blocks).numpy())
 
 
 class TestStems:
-    def test_at_the_networks_rate_a_window_is_what_evaluation_gives(self, separator: Separator, config: Config) -> None:
-        wave, objects = noise(1, 310), pictures(2)
-        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 310)), wave)
-        expected = separate_recording(separator, torch.from_numpy(wave[0]), objects, config, hop=310)
-        np.testing.assert_allclose(stems[:, 0], expected.estimates.numpy(), atol=2e-6)
+    def test_plain_masks_give_what_evaluation_does_at_the_level_of_the_mix(
+        self, separator: Separator, config: Config
+    ) -> None:
+        wave = noise(1, 310)
+        made = make_stems(separator, config, wave, protocol=PUBLISHED)
+        mix = torch.from_numpy(wave[0])
+        expected = separate_recording(separator, mix, pictures(2)[:, 0], config, hop=310).estimates
+        gains = stem_gains(expected @ expected.T, expected @ mix, PUBLISHED)
+        np.testing.assert_allclose(made.gains, gains, rtol=1e-4)
+        np.testing.assert_allclose(made.stems[:, 0], gains[:, None] * expected, atol=2e-6)
 
-    def test_windows_fade_into_each_other(self, separator: Separator, config: Config) -> None:
-        """Weighted means of the windows, taken one by one; the weights rise and fall and never jump."""
-        wave, objects = noise(1, 800), pictures(2)
-        stems = stems_of(StemMaker(separator, config, objects, SoundInfo(RATE, 1, 800)), wave)
-        fade = np.maximum(np.sin(np.pi * (np.arange(310) + 0.5) / 310) ** 2, 1e-3)
+    def test_a_filter_shares_the_mix_out_among_stems_and_remainder(self, separator: Separator, config: Config) -> None:
+        """By its definition, in one window; masks are means over an object's pictures."""
+        wave, objects = noise(1, 310), pictures(2, each=3)
+        made = make_stems(separator, config, wave, pictures=objects, protocol=ProtocolConfig(pictures=3))
+        front = separator.spectrogram
+        with torch.inference_mode():
+            spectrum = front.stft(torch.from_numpy(wave))
+            visual, _ = separator.visual(objects.flatten(0, 1))
+            masks = front.to_linear(separator.separate(spectrum, visual, visual, (2, 3)).mask[0].mean(dim=1))
+            masks = stem_masks(masks, torch.from_numpy(made.gains), BEST)
+            expected = front.istft(masks * spectrum, 310)
+        assert 0 < float(masks.sum(0).max()) <= 1
+        np.testing.assert_allclose(made.stems[:, 0], expected, atol=2e-6)
+
+    @pytest.mark.parametrize("protocol", [BEST, PUBLISHED], ids=["best", "published"])
+    def test_windows_fade_into_each_other(self, separator: Separator, config: Config, protocol: ProtocolConfig) -> None:
+        """Weighted means of the windows, taken one by one; best: the weights rise and fall and never jump."""
+        wave = noise(1, 800)
+        made = make_stems(separator, config, wave, protocol=protocol)
+        fade = np.ones(310)
+        if protocol == BEST:
+            fade = np.maximum(np.sin(np.pi * (np.arange(310) + 0.5) / 310) ** 2, 1e-3)
         total, weight = np.zeros((2, 800)), np.zeros(800)
         for start in window_starts(800, 310, 155):
-            part = torch.from_numpy(wave[0, start : start + 310])
-            alone = separate_recording(separator, part, objects, config, hop=310)
-            total[:, start : start + 310] += fade * alone.estimates.numpy()
+            part = wave[:, start : start + 310]
+            maker = StemMaker(separator, config, pictures(2), info=SoundInfo(RATE, 1, 310), protocol=protocol)
+            maker.measure_gains = lambda _: torch.from_numpy(made.gains)  # type: ignore[method-assign]
+            (piece,) = maker(lambda part=part: [torch.from_numpy(part)])
+            total[:, start : start + 310] += fade * piece.stems[:, 0].numpy()
             weight[start : start + 310] += fade
-        np.testing.assert_allclose(stems[:, 0], total / weight, atol=5e-6)
+        np.testing.assert_allclose(made.stems[:, 0], total / weight, atol=5e-6)
 
     @pytest.mark.parametrize("num_samples", [200, 310, 311, 465, 2000])
-    def test_batches_and_blocks_change_nothing(self, separator: Separator, num_samples: int) -> None:
-        wave, objects = noise(2, num_samples), pictures(3)
-        info = SoundInfo(RATE, 2, num_samples)
-        results = []
-        for batch, block in ((1, 13), (16, 5000)):
-            changed = evaluation_config(eval={"batch_windows": batch})
-            results.append(stems_of(StemMaker(separator, changed, objects, info), wave, block))
-        assert results[0].shape == (3, 2, num_samples)
-        np.testing.assert_allclose(results[0], results[1], atol=2e-6)
+    def test_batches_and_blocks_change_nothing(self, separator: Separator, config: Config, num_samples: int) -> None:
+        wave = noise(2, num_samples)
+        few, many = (
+            make_stems(separator, config, wave, pictures=pictures(3), batch_windows=batch, block=block).stems
+            for batch, block in ((1, 13), (16, 5000))
+        )
+        assert few.shape == (3, 2, num_samples)
+        np.testing.assert_allclose(few, many, atol=2e-6)
 
     @pytest.mark.parametrize("rate", [2000, 4410, 4800])
     def test_at_a_higher_rate_the_same_masks_apply(self, separator: Separator, config: Config, rate: int) -> None:
         """A sound without anything above the network's range: its stems are the network's, at another rate."""
-        seconds = 1.0
-        time = np.arange(round(seconds * rate)) / rate
-        rng = np.random.default_rng(3)
-        wave = sum(
-            a * np.sin(2 * np.pi * f * time + p)
-            for f, a, p in zip(rng.uniform(20, 400, 40), rng.uniform(0.02, 0.06, 40), rng.uniform(0, 6, 40))
+        high, low = (
+            make_stems(separator, config, tones(sample_rate), rate=sample_rate).stems[:, 0]
+            for sample_rate in (rate, RATE)
         )
-        low_time = np.arange(round(seconds * RATE)) / RATE
-        rng = np.random.default_rng(3)
-        low = sum(
-            a * np.sin(2 * np.pi * f * low_time + p)
-            for f, a, p in zip(rng.uniform(20, 400, 40), rng.uniform(0.02, 0.06, 40), rng.uniform(0, 6, 40))
-        )
-        objects = pictures(2)
-        high_stems, low_stems = (
-            stems_of(StemMaker(separator, config, objects, SoundInfo(r, 1, len(x))), x[None].astype(np.float32))[:, 0]
-            for r, x in ((rate, wave), (RATE, low))
-        )
-        for high, low_stem in zip(high_stems, low_stems):
-            at_low = np.stack([np.interp(low_time, time, high)])[0]
-            inner = slice(50, -50)
-            error = np.abs(at_low - low_stem)[inner].max() / np.abs(low_stem).max()
+        time, low_time = np.arange(rate) / rate, np.arange(RATE) / RATE
+        inner = slice(50, -50)
+        for high_stem, low_stem in zip(high, low):
+            error = np.abs(np.interp(low_time, time, high_stem) - low_stem)[inner].max() / np.abs(low_stem).max()
             assert error < 0.1
 
     def test_above_the_networks_range(self, separator: Separator, config: Config) -> None:
@@ -129,53 +160,74 @@ class TestStems:
         rate = 4_000
         time = np.arange(rate) / rate
         wave = (noise(1, rate) + 0.2 * np.sin(2 * np.pi * 1500 * time)).astype(np.float32)
-        objects = pictures(2)
-        info = SoundInfo(rate, 1, rate)
 
-        def tone(stem: np.ndarray) -> float:
-            return float(2 * np.abs(np.mean(stem * np.exp(-2j * np.pi * 1500 * time))) / 0.2)
+        def tones_of(above: str) -> list[float]:
+            """How much of the tone each stem has."""
+            stems = make_stems(separator, config, wave, rate=rate, above=above).stems[:, 0]
+            return [float(2 * np.abs(np.mean(stem * np.exp(-2j * np.pi * 1500 * time))) / 0.2) for stem in stems]
 
-        shared = stems_of(StemMaker(separator, config, objects, info, "share"), wave)[:, 0]
-        left = stems_of(StemMaker(separator, config, objects, info, "remainder"), wave)[:, 0]
-        shares = [tone(stem) for stem in shared]
-        assert all(share > 0.1 for share in shares)
-        assert sum(shares) < 1.05
-        assert all(tone(stem) < 0.01 for stem in left)
+        assert min(tones_of("share")) > 0.05
+        assert sum(tones_of("share")) < 1.05
+        assert max(tones_of("remainder")) < 0.01
 
     def test_channels_keep_their_places(self, separator: Separator, config: Config) -> None:
         """What plays on the left only stays there; both channels get the same masks."""
         wave = noise(2, 700)
         wave[1] = 0
-        stems = stems_of(StemMaker(separator, config, pictures(2), SoundInfo(RATE, 2, 700)), wave)
+        stems = make_stems(separator, config, wave).stems
         assert np.abs(stems[:, 0]).max() > 0.01
         assert np.abs(stems[:, 1]).max() == 0
 
+    def test_pictures_that_are_not_like_the_first_one_do_not_count(self) -> None:
+        """As where the camera has moved; features by hand."""
+        features = torch.zeros(2, 3, 4, 1, 1)
+        features[:, :, 0] = torch.tensor([1.0, 3.0, 0.1]).view(1, 3, 1, 1)
+        features[0, 2, 1] = 1.0
+        torch.testing.assert_close(_picture_weights(features), torch.tensor([[1 / 2, 1 / 2, 0], [1 / 3, 1 / 3, 1 / 3]]))
+
+    def test_silence_in_the_middle(self, separator: Separator, config: Config) -> None:
+        wave = noise(1, 1500)
+        wave[:, 400:1100] = 0
+        stems = make_stems(separator, config, wave).stems
+        assert np.isfinite(stems).all()
+        assert np.abs(stems[:, 0, 700:800]).max() < 1e-6
+
     def test_localisation_over_time(self, separator: Separator, config: Config) -> None:
-        maker = StemMaker(separator, config, pictures(2), SoundInfo(RATE, 1, 620))
-        stems_of(maker, noise(1, 620))
-        assert [second for second, _ in maker.localisation] == pytest.approx([0.155, 0.31, 0.465])
-        assert all(found.shape == (2, 2, 2) for _, found in maker.localisation)
+        maker = make_stems(separator, config, noise(1, 620)).maker
+        assert [window.second for window in maker.localisation] == pytest.approx([0.155, 0.31, 0.465])
+        assert all(window.maps.shape == (2, 2, 2) for window in maker.localisation)
 
     def test_a_rate_that_no_filter_leads_from(self, separator: Separator, config: Config) -> None:
         with pytest.raises(ValueError, match="leads from 44101 to 1000 Hz; resample the sound to 48000 Hz first"):
-            StemMaker(separator, config, pictures(1), SoundInfo(44_101, 1, 100))
+            StemMaker(separator, config, pictures(1), info=SoundInfo(44_101, 1, 100))
 
     def test_memory_does_not_grow_with_the_length(self, separator: Separator, config: Config) -> None:
         """Pieces are handed on as they are finished, the sound is read as it is needed."""
-        info = SoundInfo(RATE, 1, 50_000)
-        maker = StemMaker(separator, config, pictures(2), info)
-        read = [0]
+        maker = StemMaker(separator, config, pictures(2), info=SoundInfo(RATE, 1, 50_000), batch_windows=4)
+        read = 0
 
         def blocks() -> Iterator[torch.Tensor]:
+            nonlocal read
+            read = 0
             for number in range(500):
-                read[0] += 100
+                read += 100
                 yield torch.from_numpy(noise(1, 100, number))
 
         written = 0
-        for _, stems, _ in maker(blocks()):
-            written += stems.shape[2]
-            assert read[0] - written < 3 * 310 + 5 * 155  # four windows in a batch
+        for piece in maker(blocks):
+            written += piece.stems.shape[2]
+            assert read - written < 3 * 310 + 5 * 155  # four windows in a batch
         assert written == 50_000
+
+
+def tones(rate: int) -> np.ndarray:
+    """(1, rate): forty tones between 20 and 400 Hz, one second."""
+    rng = np.random.default_rng(3)
+    time = np.arange(rate) / rate
+    wave = np.zeros(rate)
+    for frequency, loudness, phase in zip(rng.uniform(20, 400, 40), rng.uniform(0.02, 0.06, 40), rng.uniform(0, 6, 40)):
+        wave += loudness * np.sin(2 * np.pi * frequency * time + phase)
+    return wave[None].astype(np.float32)
 
 
 def write_video(
@@ -248,12 +300,11 @@ class TestVideo:
     def test_videos_show_and_play_their_object(self, separated: Separation, video: Path) -> None:
         assert [path.name for path in separated.videos] == ["1-bell.mp4", "2-harp.mp4"]
         for path, stem_path, box in zip(separated.videos, separated.stems, BOXES):
-            shown = list(read_frames(path))
+            shown = list(Frames(path))
             assert len(shown) == 20
             np.testing.assert_allclose([second for second, _ in shown], np.arange(20) / 10, atol=0.01)
             changed = np.abs(
-                np.stack([frame for _, frame in shown]).astype(int)
-                - np.stack([frame for _, frame in read_frames(video)])
+                np.stack([frame for _, frame in shown]).astype(int) - np.stack([frame for _, frame in Frames(video)])
             ).max(axis=(0, 3))
             inside = np.zeros((48, 64), bool)
             inside[round(box.y1) : round(box.y2), round(box.x1) : round(box.x2)] = True
@@ -291,7 +342,7 @@ class TestVideo:
         assert rate == {44_099: 48_000}.get(options.get("rate", 4_000), options.get("rate", 4_000))
         assert len(stem) / rate == pytest.approx(options.get("seconds", 2.0), abs=0.06)
         assert stem.shape[1] == (1 if options.get("layout") == "mono" else 2)
-        assert len(list(read_frames(result.videos[0]))) == round(10 * options.get("seconds", 2.0))
+        assert len(list(Frames(result.videos[0]))) == round(10 * options.get("seconds", 2.0))
 
     def test_sound_with_pictures(self, run: RunFolder, tmp_path: Path) -> None:
         soundfile.write(tmp_path / "song.wav", noise(2, 6_000).T, 4_000)
@@ -304,7 +355,7 @@ class TestVideo:
             out=tmp_path / "out",
         )
         assert [path.name for path in result.stems] == ["1-bell.wav", "2-bell.wav"]
-        shown = list(read_frames(result.videos[1]))
+        shown = list(Frames(result.videos[1]))
         assert len(shown) == 12  # 1.5 s
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
@@ -312,7 +363,7 @@ class TestVideo:
     def test_pictures_stand_upright(self, config: Config, tmp_path: Path, kind: str, orientation: int) -> None:
         (tmp_path / "a.jpg").write_bytes(turned(orientation, kind, 90, 60))
         data = dataclasses.replace(config.data, image_resize=80, image_crop=80)
-        seen = object_of_picture(tmp_path / "a.jpg", data).picture.permute(1, 2, 0).numpy()
+        seen = object_of_picture(tmp_path / "a.jpg", data).pictures[0].permute(1, 2, 0).numpy()
         assert corners(seen) == "RGB."
 
     def test_sounds_only(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
@@ -329,6 +380,24 @@ class TestVideo:
         )
         printed = capsys.readouterr().out.split()
         assert [Path(line).name for line in printed] == ["1-a.wav", "2-object.wav", "3-object.wav", "remainder.wav"]
+
+    def test_the_published_protocol(self, run: RunFolder, video: Path, separated: Separation, tmp_path: Path) -> None:
+        """Another sound, one picture; stems and remainder still sum to the original."""
+        values = ["--checkpoint", str(run.path), "--out", str(tmp_path / "out"), "--no-videos", "--device", "cpu"]
+        boxes = ["--boxes", "bell=2,2,30,30", "harp=34,10,62,44@1"]
+        assert main(["separate", str(video), *values, *boxes, "--protocol", "published"]) == 0
+        published, best = (
+            [soundfile.read(folder / path.name, always_2d=True)[0] for path in (*separated.stems, separated.remainder)]
+            for folder in (tmp_path / "out", separated.remainder.parent)
+        )
+        np.testing.assert_allclose(sum(published), sum(best), atol=1e-6)
+        assert np.abs(published[0] - best[0]).max() > 1e-3
+        records = [
+            json.loads((folder / "separation.json").read_text())
+            for folder in (tmp_path / "out", separated.remainder.parent)
+        ]
+        assert [record["protocol"]["masks"] for record in records] == ["plain", "wiener"]
+        assert [[entry["pictures"] for entry in record["objects"]] for record in records] == [[1, 1], [7, 7]]
 
     def test_files_of_an_earlier_separation_are_removed(self, run: RunFolder, video: Path, tmp_path: Path) -> None:
         out = tmp_path / "out"
@@ -379,10 +448,10 @@ class TestDamage:
         for _ in range(10):
             begin = source.read_bytes().index(b"IHDR", begin + 1)
         overwrite(source, begin, 12)
-        damage = Damage()
-        times = [second for second, _ in read_frames(source, damage=damage)]
+        frames = Frames(source)
+        times = [second for second, _ in frames]
         assert times == pytest.approx([n / 10 for n in range(20) if n != 9], abs=0.002)
-        assert damage.packets == 1
+        assert frames.damage.packets == 1
 
 
 def write_sound(path: Path, codec: str, seconds: float, layout: str = "stereo", rate: int = 44_100) -> Path:
@@ -395,9 +464,9 @@ def write_sound(path: Path, codec: str, seconds: float, layout: str = "stereo", 
 class TestObjects:
     def test_the_picture_is_cut_as_in_training(self, config: Config) -> None:
         frame = np.random.default_rng(0).integers(0, 255, (100, 120, 3), dtype=np.uint8)
-        found = object_in_frame(torch.from_numpy(frame), Box(20, 10, 100, 90), config.data)
+        found = cut_out(torch.from_numpy(frame), Box(20, 10, 100, 90), config.data)
         assert found.picture.shape == (3, 16, 16)
-        assert found.place == pytest.approx((28, 18, 92, 82))  # the inner 16 of 20
+        assert found.region == pytest.approx((28, 18, 92, 82))  # the inner 16 of 20
         whole = Image.fromarray(frame).resize((16, 16), Image.Resampling.BILINEAR, box=(28, 18, 92, 82))
         np.testing.assert_allclose(
             found.picture, np.asarray(whole).transpose(2, 0, 1), atol=1
@@ -405,13 +474,13 @@ class TestObjects:
 
     def test_a_box_is_cut_at_the_frames_edge(self, config: Config) -> None:
         frame = torch.zeros(50, 60, 3, dtype=torch.uint8)
-        inside = object_in_frame(frame, Box(40, 20, 60, 50), config.data)
-        assert object_in_frame(frame, Box(40, 20, 900, 70), config.data).place == inside.place
+        inside = cut_out(frame, Box(40, 20, 60, 50), config.data)
+        assert cut_out(frame, Box(40, 20, 900, 70), config.data).region == inside.region
 
     def test_clicks_stand_for_squares_in_the_frame(self, config: Config) -> None:
         frame = torch.zeros(40, 60, 3, dtype=torch.uint8)
-        assert object_in_frame(frame, Click(30, 20), config.data).place == pytest.approx((22, 12, 38, 28))
-        assert object_in_frame(frame, Click(0, 39), config.data).place == pytest.approx((2, 22, 18, 38))
+        assert cut_out(frame, Click(30, 20), config.data).region == pytest.approx((22, 12, 38, 28))
+        assert cut_out(frame, Click(0, 39), config.data).region == pytest.approx((2, 22, 18, 38))
 
     def test_frames_by_their_time(self, video: Path) -> None:
         for at_s, number in ((0.0, 0), (0.95, 9), (1.0, 10), (1.95, 19), (2.5, 19)):
@@ -459,15 +528,24 @@ class TestObjects:
                     rows.append([number, label, 0.99 - abs(grey - grey_of[name]) / 200, 1, 2, 30, 40])
             return np.array(rows, np.float32)
 
-        monkeypatch.setattr("shards.detect.detect_frames", fake)
-        boxes = detect_objects(video, tmp_path / "weights.pt", 2.0, 0.9, "cpu")
-        assert {box.name for box in boxes} == {"Violin", "Flute"}
-        for box in boxes:
+        monkeypatch.setattr("ialcms.inference.detection.detect_frames", fake)
+
+        def detect(min_score: float, count: int = 1) -> list[list[Box]]:
+            weights = tmp_path / "weights.pt"
+            return detect_objects(video, weights, 2.0, min_score=min_score, device="cpu", count=count)
+
+        found = detect(0.9)
+        assert {box.name for (box,) in found} == {"Violin", "Flute"}
+        for (box,) in found:
             assert box.at_s == pytest.approx(round(box.at_s, 1), abs=1e-6)  # of the frame that was looked at
             grey = frame_at(video, box.at_s)[40:, 40:].float().mean()
             assert grey == pytest.approx(grey_of[box.name], abs=4)
         with pytest.raises(ValueError, match=r"sees nothing .* lower --min-score, or show .* with --boxes or --click"):
-            detect_objects(video, tmp_path / "weights.pt", 2.0, 0.999, "cpu")
+            detect(0.999)
+        for box, *others in detect(0.5, count=4):
+            assert [box] in found  # the surest one comes first
+            assert [int(other.at_s / 2 * 3) for other in others] in ([0, 1, 2], [0, 1], [0, 2], [1, 2])
+            assert box not in others
 
 
 class TestFaults:
@@ -568,7 +646,7 @@ class TestFaults:
         other = RunFolder(tmp_path / "run")
         other.create(run.read_config(), 1)
         self.fails(video, other, tmp_path, "there is no best checkpoint in", objects=BOXES)
-        source = run.best_checkpoint()
+        source = find_checkpoint(run.path)
         target = other.checkpoints / source.name
         target.mkdir(parents=True)
         (target / "state.pt").write_bytes((source / "state.pt").read_bytes())
@@ -581,10 +659,10 @@ class TestFaults:
     ) -> None:
         original = StemMaker._separate
 
-        def broken(self: StemMaker, starts: list[int], segments: torch.Tensor) -> Iterator[torch.Tensor]:
+        def broken(self: StemMaker, starts: list[int], *rest: torch.Tensor) -> Iterator[torch.Tensor]:
             if starts[0] > 0:
                 raise ValueError("the disk is full")
-            yield from original(self, starts, segments)
+            yield from original(self, starts, *rest)
 
         monkeypatch.setattr(StemMaker, "_separate", broken)
         self.fails(video, run, tmp_path, "the disk is full", objects=BOXES, batch_windows=4)

@@ -49,11 +49,11 @@ def test_dry_run_prints_the_script_and_submits_nothing(sbatch: Path, capsys: pyt
     [
         (
             ["--nodes=2", "train", "configs/demo.yaml", "train.steps=3"],
-            ["run folder: runs/demo-1234", "curves: tensorboard --logdir runs/demo-1234"],
+            ["run folder: runs/demo-1234", "curves: tensorboard --logdir runs"],
         ),
         (
             ["train", "configs/demo.yaml", "--folder", "runs/mine"],
-            ["run folder: runs/mine", "curves: tensorboard --logdir runs/mine"],
+            ["run folder: runs/mine", "curves: tensorboard --logdir runs"],
         ),
         (
             ["--array=1-3", "sweep", "--list", "sweep.txt", "configs/demo.yaml"],

@@ -14,8 +14,8 @@ from PIL import Image
 
 from ialcms.cli import main
 from ialcms.inference.export import export_weights
-from tests.evaluation.support import evaluation_config, make_run, write_evaluation_shards
-from tests.media.support import Recording, write_media
+from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
+from tests.support.media import Recording, write_media
 
 SECONDS = 3
 SOUND_ONLY = {"video_codec": None}

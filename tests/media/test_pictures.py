@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ialcms.inference.objects import frame_at, read_frames
-from ialcms.media.pictures import turn
+from ialcms.inference.frames import Frames, frame_at
+from ialcms.media.pictures import oriented
 from shards import video as clips
 from shards.segments import Segment, Wanted
-from tests.media.support import Recording, corner_pixels, corners, join, set_display_matrix, write_media
+from tests.support.media import Recording, corner_pixels, corners, join, set_display_matrix, write_media
 
 MATRICES = {
     "upright": ((1, 0, 0, 1), "RGB."),
@@ -36,7 +36,7 @@ def seen_by_clips(path: Path, seconds: int = 2) -> list[np.ndarray]:
     """The first clip's pictures, one a second."""
     wanted = Wanted(None, seconds, seconds - 0.5)
     encoded: list[np.ndarray] = []
-    next(clips.read_frames(path, wanted, 1, lambda image: encoded.append(np.asarray(image)) or b"", []))
+    next(iter(clips.FrameReader(path, wanted, 1, encode=lambda image: encoded.append(np.asarray(image)) or b"")))
     return encoded
 
 
@@ -60,9 +60,9 @@ def test_a_box_on_what_a_player_shows_hits_the_same_place(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (7, 0, 0, 7), (5, -2, 2, 5)])
-def test_other_matrices_are_the_nearest_turn(matrix: tuple[int, int, int, int]) -> None:
+def test_other_matrices_are_rounded_to_the_nearest(matrix: tuple[int, int, int, int]) -> None:
     pixels = torch.arange(24).view(2, 4, 3)
-    torch.testing.assert_close(turn(pixels, matrix), pixels)
+    torch.testing.assert_close(oriented(pixels, matrix), pixels)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_the_container_says_of_the_pixels_counts(tmp_path: Path) -> None:
 )
 def test_pictures_that_change_on_the_way(tmp_path: Path, first: dict, second: dict, shapes: tuple) -> None:
     path = join(tmp_path / "call.mp4", Recording(2, **first), Recording(2, **second))
-    frames = list(read_frames(path))
+    frames = list(Frames(path))
     assert [round(5 * second_s) for second_s, _ in frames] == list(range(20))
     for (second_s, frame), number in zip(frames, range(20)):
         assert (corners(frame.numpy()), tuple(frame.shape)) == ("RGB.", shapes[number // 10]), second_s
@@ -114,14 +114,13 @@ def test_pictures_that_change_on_the_way(tmp_path: Path, first: dict, second: di
 def test_a_later_place_is_found_with_and_without_key_frames(tmp_path: Path, name: str, key_frames_s: int) -> None:
     """To seek in a transport stream leads to where nothing can be decoded."""
     path = write_media(tmp_path / name, Recording(8, key_frames_s=key_frames_s))
-    frames = read_frames(path, 6.1)
+    frames = Frames(path, 6.1)
     first_s, frame = next(frames)
     assert (first_s, corners(frame.numpy())) == (pytest.approx(6.0, abs=0.03), "RGB.")
     assert next(frames)[0] == pytest.approx(6.2, abs=0.03)
-    problems: list[str] = []
-    wanted = Wanted(Segment(5, 5.0), 2, 1.5)
-    number, encoded = next(clips.read_frames(path, wanted, 4, lambda image: image.tobytes(), problems))
-    assert (number, len(encoded), problems) == (5, 8, [])
+    reader = clips.FrameReader(path, Wanted(Segment(5, 5.0), 2, 1.5), 4, encode=lambda image: image.tobytes())
+    number, encoded = next(iter(reader))
+    assert (number, len(encoded), reader.problems) == (5, 8, ())
 
 
 def test_the_helper_knows_its_corners() -> None:

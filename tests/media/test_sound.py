@@ -12,28 +12,35 @@ import pytest
 import torch
 
 from ialcms.inference.sound import SoundInfo, measure_sound, read_blocks
-from ialcms.media.decode import Damage
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
 from shards.segments import Segment, Wanted
-from shards.video import read_sound
-from tests.media.support import Recording, join, pitches, set_channel_labels, write_media
+from shards.video import SegmentSounds, read_sound
 from tests.support import python
+from tests.support.media import Recording, join, pitches, set_channel_labels, write_media
 
 MODEL_RATE = 11_025
 
 
-def heard(path: Path, damage: Damage | None = None) -> tuple[SoundInfo, torch.Tensor]:
+def heard(path: Path) -> tuple[SoundInfo, torch.Tensor]:
     """What `separate` reads: (C, n)."""
-    info = measure_sound(path, MODEL_RATE, damage)
+    info = measure_sound(path, MODEL_RATE)
     wave = torch.cat(list(read_blocks(path, info)), 1)
     assert wave.shape == (info.num_channels, info.num_samples)
     return info, wave
 
 
-def clip_pitches(path: Path, seconds: int, problems: list[str] | None = None) -> dict[int, list[int]]:
-    """What `data clips` reads: of each clip, the pitch of its seconds."""
-    sounds = read_sound(path, Wanted(None, seconds, seconds - 0.5), MODEL_RATE, [] if problems is None else problems)
-    return {number: pitches(wave / 32_768, MODEL_RATE) for number, wave in sounds.items()}
+def clip_sounds(path: Path, seconds: int) -> SegmentSounds:
+    """What `data clips` reads."""
+    return read_sound(path, Wanted(None, seconds, seconds - 0.5), MODEL_RATE)
+
+
+def clip_pitches(path: Path, seconds: int) -> dict[int, list[int]]:
+    """Of each clip, the pitch of its seconds."""
+    return pitches_of(clip_sounds(path, seconds))
+
+
+def pitches_of(sounds: SegmentSounds) -> dict[int, list[int]]:
+    return {number: pitches(wave / 32_768, MODEL_RATE) for number, wave in sounds.waves.items()}
 
 
 class TestChangingKinds:
@@ -54,17 +61,16 @@ class TestChangingKinds:
     )
     def test_every_part_has_its_pitch_and_time(self, tmp_path: Path, kinds: tuple[dict, ...]) -> None:
         path = join(tmp_path / "live.mp4", *(Recording(4, **kind) for kind in kinds))
-        damage = Damage()
-        info, wave = heard(path, damage)
-        assert str(damage) == ""
+        info, wave = heard(path)
+        assert str(info.damage) == ""
         assert info.num_channels == 2
         assert info.sample_rate == kinds[0].get("sample_rate", 48_000)
         assert info.seconds == pytest.approx(4 * len(kinds), abs=0.1)
         expected = [4, 5, 6, 7] * len(kinds)
         assert [pitches(channel, info.sample_rate) for channel in wave.numpy()] == [expected, expected]
-        problems: list[str] = []
-        clips = clip_pitches(path, 4, problems)
-        assert (clips, problems) == ({number: [4, 5, 6, 7] for number in range(len(kinds))}, [])
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {number: [4, 5, 6, 7] for number in range(len(kinds))}
+        assert sounds.problems == ()
 
     def test_one_channel_is_as_loud_among_two(self, tmp_path: Path) -> None:
         path = join(tmp_path / "live.ts", Recording(3), Recording(3, layout="mono"), Recording(3))
@@ -89,35 +95,32 @@ class TestChangingKinds:
 
     def test_another_codec_is_no_silent_loss(self, tmp_path: Path) -> None:
         path = join(tmp_path / "live.ts", Recording(8), Recording(4, sound_codec="mp2"))
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate)[:4] == [4, 5, 6, 7]
-        assert damage.packets > 100
-        assert damage.first_s == pytest.approx(8, abs=0.2)
-        assert damage.breaks_off_s == pytest.approx(8, abs=0.2)
-        problems: list[str] = []
-        assert clip_pitches(path, 4, problems) == {0: [4, 5, 6, 7], 1: [8, 9, 10, 11]}
-        assert problems == ["sound breaks off at 8.0 s of 12.0 s"]
+        assert info.damage.packets > 100
+        assert info.damage.first_s == pytest.approx(8, abs=0.2)
+        assert info.damage.breaks_off_s == pytest.approx(8, abs=0.2)
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {0: [4, 5, 6, 7], 1: [8, 9, 10, 11]}
+        assert sounds.problems == ("sound breaks off at 8.0 s of 12.0 s",)
 
 
 class TestTime:
     @pytest.mark.parametrize("name", ["v.mkv", "v.mp4", "v.ts", "v.flv"])
     def test_silence_in_holes(self, tmp_path: Path, name: str) -> None:
         path = write_media(tmp_path / name, Recording(5, sample_rate=44_100, holes=((2, 2.0), (4, 3.0))))
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert info.seconds == pytest.approx(10, abs=0.1)
         assert pitches(wave[1].numpy(), info.sample_rate)[:10] == [4, 5, 0, 0, 6, 7, 0, 0, 0, 8]
-        assert (damage.holes, damage.first_hole_s) == (2, pytest.approx(2, abs=0.1))
-        assert damage.hole_s == pytest.approx(5, abs=0.2)
+        assert (info.damage.holes, info.damage.first_hole_s) == (2, pytest.approx(2, abs=0.1))
+        assert info.damage.hole_s == pytest.approx(5, abs=0.2)
         assert clip_pitches(path, 2) == {0: [4, 5], 2: [6, 7]}
 
     def test_sound_that_begins_later_than_the_pictures(self, tmp_path: Path) -> None:
         path = write_media(tmp_path / "v.mkv", Recording(4, holes=((0, 2.0),)))
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate) == [0, 0, 4, 5, 6, 7]
-        assert not damage
+        assert not info.damage
         assert clip_pitches(path, 2) == {1: [4, 5], 2: [6, 7]}
 
     def test_a_hole_in_sound_alone(self, tmp_path: Path) -> None:
@@ -132,41 +135,36 @@ class TestTime:
     def test_time_stamps_that_begin_anew(self, tmp_path: Path, container: str) -> None:
         parts = [Recording(4, sound_codec="mp2", layout=layout) for layout in ("stereo", "mono", "stereo")]
         path = join(tmp_path / "live.mp4", *parts, container=container, anew=True)
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate) == [4, 5, 6, 7] * 3
         assert info.seconds == pytest.approx(12, abs=0.1)
         if container != "avi":  # whose time stamps are counted
             expected = ["time stamps begin anew at 4", "time stamps begin anew at 8"]
-            assert [jump.partition(".")[0] for jump in damage.jumps] == expected
-        problems: list[str] = []
-        assert clip_pitches(path, 4, problems) == {number: [4, 5, 6, 7] for number in range(3)}
-        assert problems == list(damage.jumps)
+            assert [jump.partition(".")[0] for jump in info.damage.jumps] == expected
+        sounds = clip_sounds(path, 4)
+        assert pitches_of(sounds) == {number: [4, 5, 6, 7] for number in range(3)}
+        assert sounds.problems == info.damage.jumps
         # a later place is found by reading, not by its time stamp
         segment = Wanted(Segment(5, 5.0), 2.0, 1.5)
-        assert pitches(read_sound(path, segment, MODEL_RATE, [])[5] / 32_768, MODEL_RATE) == [5, 6]
+        assert pitches(read_sound(path, segment, MODEL_RATE).waves[5] / 32_768, MODEL_RATE) == [5, 6]
 
     def test_what_ffmpeg_does_not_find_is_named(self, tmp_path: Path) -> None:
         """It reads two joined Matroska files, and not the third."""
         path = join(tmp_path / "live.mkv", *[Recording(4)] * 3, container="matroska", anew=True)
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate) == [4, 5, 6, 7] * 2
-        assert path.stat().st_size * 0.3 < damage.unread_bytes < path.stat().st_size * 0.4
-        problems: list[str] = []
-        clip_pitches(path, 4, problems)
-        assert problems == [
+        assert path.stat().st_size * 0.3 < info.damage.unread_bytes < path.stat().st_size * 0.4
+        assert list(clip_sounds(path, 4).problems) == [
             "time stamps begin anew at 4.0 s",
-            f"the file's last {damage.unread_bytes} bytes cannot be read",
+            f"the file's last {info.damage.unread_bytes} bytes cannot be read",
         ]
 
     @pytest.mark.parametrize("earlier_s", [1.0, 0.4])
     def test_time_stamps_that_overlap(self, tmp_path: Path, earlier_s: float) -> None:
         path = join(tmp_path / "live.ts", Recording(4), Recording(4, start_s=-earlier_s))
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate) == [4, 5, 6, 7] * 2
-        assert damage.jumps == ("time stamps begin anew at 4.0 s",)
+        assert info.damage.jumps == ("time stamps begin anew at 4.0 s",)
         assert clip_pitches(path, 4) == {0: [4, 5, 6, 7], 1: [4, 5, 6, 7]}
 
     @pytest.mark.parametrize(
@@ -181,10 +179,9 @@ class TestTime:
 
     def test_a_jump_of_hours_is_no_hole(self, tmp_path: Path) -> None:
         path = join(tmp_path / "live.ts", Recording(4), Recording(4, start_s=9_000.0))
-        damage = Damage()
-        info, wave = heard(path, damage)
+        info, wave = heard(path)
         assert pitches(wave[0].numpy(), info.sample_rate) == [4, 5, 6, 7] * 2
-        assert damage.jumps == ("time stamps jump from 4.0 s to 9004.0 s",)
+        assert info.damage.jumps == ("time stamps jump from 4.0 s to 9004.0 s",)
 
     def test_long_silence_comes_in_blocks(self, tmp_path: Path) -> None:
         path = write_media(tmp_path / "v.mkv", Recording(2, video_codec=None, layout="mono", holes=((1, 60.0),)))
@@ -199,13 +196,12 @@ class TestBreakingOff:
     )
     def test_a_file_that_is_cut_short_is_named(self, tmp_path: Path, name: str, codec: str) -> None:
         path = write_media(tmp_path / name, Recording(8, video_codec=None, sound_codec=codec))
-        damage = Damage()
-        heard(path, damage)
-        assert damage.breaks_off_s is None
+        info, _ = heard(path)
+        assert info.damage.breaks_off_s is None
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        info, wave = heard(path, damage)
-        assert damage.breaks_off_s == pytest.approx(info.seconds, abs=0.05)
-        assert damage.told_s == pytest.approx(8, abs=0.1)
+        info, wave = heard(path)
+        assert info.damage.breaks_off_s == pytest.approx(info.seconds, abs=0.05)
+        assert info.damage.declared_s == pytest.approx(8, abs=0.1)
         assert pitches(wave[0].numpy(), info.sample_rate)[:3] == [4, 5, 6]
 
     def test_a_guess_from_the_size_is_no_length(self, tmp_path: Path) -> None:
@@ -214,10 +210,9 @@ class TestBreakingOff:
         quiet = Recording(3, video_codec=None, sound_codec="libmp3lame", layout="mono", sample_rate=16_000)
         parts = [write_media(tmp_path / f"{number}.mp3", part) for number, part in enumerate((quiet, made))]
         (tmp_path / "song.mp3").write_bytes(b"".join(part.read_bytes() for part in parts))
-        damage = Damage()
-        info, _ = heard(tmp_path / "song.mp3", damage)
+        info, _ = heard(tmp_path / "song.mp3")
         assert info.seconds == pytest.approx(6, abs=0.3)
-        assert damage.breaks_off_s is None
+        assert info.damage.breaks_off_s is None
 
 
 def frame_of(layout: str, levels: list[float], rate: int = 48_000) -> av.AudioFrame:
@@ -296,8 +291,8 @@ class TestLayouts:
         _, wave_read = heard(path)
         inner = wave_read[:, 4_800:90_000].abs().amax(1)
         np.testing.assert_allclose(inner, [0.3, 0.0], atol=0.02)
-        sounds = read_sound(path, Wanted(None, 1.0, 0.9), MODEL_RATE, [])
-        assert np.abs(sounds[0][1_000:-1_000] / 32_768).max() == pytest.approx(0.3, abs=0.02)
+        sounds = read_sound(path, Wanted(None, 1.0, 0.9), MODEL_RATE)
+        assert np.abs(sounds.waves[0][1_000:-1_000] / 32_768).max() == pytest.approx(0.3, abs=0.02)
 
     @pytest.mark.parametrize("labels", [(1, 1, 1, 1), (1, 2, 300, 301)])
     def test_a_list_of_places_of_its_own(self, tmp_path: Path, labels: tuple[int, ...]) -> None:
@@ -311,9 +306,9 @@ class TestLayouts:
             from tests.media.test_sound import MODEL_RATE, Wanted, heard, read_sound
             for _ in range(3):
                 info, wave = heard(pathlib.Path(sys.argv[1]))
-                clips = read_sound(pathlib.Path(sys.argv[1]), Wanted(None, 1.0, 0.9), MODEL_RATE, [])
+                clips = read_sound(pathlib.Path(sys.argv[1]), Wanted(None, 1.0, 0.9), MODEL_RATE)
                 gc.collect()
-            print(info.num_channels, wave.shape[1], sorted(clips))
+            print(info.num_channels, wave.shape[1], sorted(clips.waves))
             with av.open(sys.argv[1]) as container:  # as of a decoder that makes such a list itself
                 kept = {keep_layout(frame.layout) for frame in container.decode(audio=0)}
             gc.collect()

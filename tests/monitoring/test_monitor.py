@@ -1,4 +1,4 @@
-"""What a run tells: read back from TensorBoard's event files, metrics.jsonl, the log and the terminal."""
+"""What a run shows: read back from TensorBoard's event files, metrics.jsonl, the log and the terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,12 +28,14 @@ from ialcms.data.manifest import Manifest
 from ialcms.engine import Ranks
 from ialcms.engine.traffic import Traffic
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
-from ialcms.monitoring.monitor import Monitor, _TimeLeft, drop_records_after, learning_rates
+from ialcms.monitoring.measurements import TimeLeft, learning_rates
+from ialcms.monitoring.monitor import Monitor
+from ialcms.monitoring.records import drop_records_after
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.step import Experiment
 from ialcms.training.validation import Validation, ValidationResult
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
 from tests.support import ON_CPU, make_batch, small_config
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 
 
 @pytest.fixture
@@ -57,6 +60,11 @@ def curve(folder: RunFolder, tag: str) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events(folder).Scalars(tag)]
 
 
+def await_next_second() -> None:
+    """Event files are read in the order of their names, which hold the second and, as text, how many there were."""
+    time.sleep(1 - time.time() % 1)
+
+
 def rows_of(folder: RunFolder) -> list[dict]:
     return [json.loads(line) for line in folder.metrics.read_text().splitlines()]
 
@@ -71,7 +79,7 @@ def train(monitor: Monitor, first: int, last: int, offset: float = 0.0) -> None:
 
 
 def test_means_since_the_last_record(folder: RunFolder) -> None:
-    """Scalars of turns that do not fall on a logged step are not lost."""
+    """Scalars of steps between two records are not lost."""
     monitor = Monitor(folder, small_config(train={"log_every": 4, "steps": 10}), Ranks(), 0)
     train(monitor, 0, 10)
     monitor.close()
@@ -83,8 +91,8 @@ def test_means_since_the_last_record(folder: RunFolder) -> None:
     assert rows[0]["loss/critic"] == 15.0
     for name in (
         "speed/mixes_per_second", "speed/step_seconds", "speed/slowest_rank_step_seconds", "speed/slowest_rank",
-        "speed/share_waiting_for_data", "speed/share_waiting_for_ranks", "memory/process_gb",
-        "speed_by_rank/mixes_per_second/0", "speed_by_rank/step_seconds/0",
+        "speed/fastest_rank_step_seconds", "speed/share_waiting_for_data", "speed/share_waiting_for_ranks",
+        "memory/process_gb",
     ):  # fmt: skip
         assert rows[0][name] >= 0
     assert rows[0]["speed/mixes_per_second"] == pytest.approx(4 / rows[0]["speed/step_seconds"])
@@ -108,7 +116,7 @@ def test_nothing_reaches_the_host_between_records(folder: RunFolder, monkeypatch
 
 def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("ialcms.monitoring.monitor.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     monitor = Monitor(folder, small_config(train={"log_every": 4, "global_batch": 8}), Ranks(), 0)
     for step in range(4):
         now[0] += 0.5
@@ -128,7 +136,7 @@ def test_share_of_time_waiting_for_data(folder: RunFolder, monkeypatch: pytest.M
 
 
 def test_one_curve_over_restarts(folder: RunFolder) -> None:
-    """Killed at step 9, it goes on from the checkpoint of step 6: what lies behind that is written anew."""
+    """Killed at step 9, it resumes from the checkpoint of step 6: what comes after that is written again."""
     config = small_config(train={"log_every": 2, "steps": 12})
     monitor = Monitor(folder, config, Ranks(), 0)
     train(monitor, 0, 6)
@@ -138,6 +146,7 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     monitor.flush(9)  # killed here: nothing closes it
     with open(folder.metrics, "a") as file:
         file.write('{"step": 9, "loss/sepa')
+    await_next_second()
     monitor = Monitor(folder, config, Ranks(), 6)
     train(monitor, 6, 12)
     monitor.close()
@@ -149,12 +158,43 @@ def test_one_curve_over_restarts(folder: RunFolder) -> None:
     assert [row["step"] for row in rows if "validation/SDR" in row] == [6]
 
 
+def test_a_validation_that_is_repeated_is_recorded_once(folder: RunFolder) -> None:
+    """Killed between the record and the checkpoint."""
+    config = small_config(train={"log_every": 2})
+    for again in (False, True):
+        monitor = Monitor(folder, config, Ranks(), 2 if again else 0, validates_again=again)
+        if not again:
+            train(monitor, 0, 2)
+        monitor.record_validation(2, {"validation/SDR": 3.0}, "")
+        monitor.record_best(2, 3.0)
+        monitor.close()
+    rows = rows_of(folder)
+    assert [next(iter(row.keys() - {"step", "time"})) for row in rows[1:]] == ["validation/SDR", "best/SDR"]
+    assert rows[0]["loss/separation"] == 0.5
+
+
+def test_a_long_validation_shows_how_far_it_is(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monitor = Monitor(folder, small_config(), Ranks(), 0)
+    for done in range(41):
+        monitor.show_validation(80, done, 40)
+        now[0] += 2
+    monitor.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "validation after step 80: 8/40 mixes  0:01:04 left"
+    assert len(lines) == 4
+
+
 def test_a_restart_before_the_first_checkpoint(folder: RunFolder) -> None:
     config = small_config(train={"log_every": 2})
     for offset in (100.0, 0.0):
         monitor = Monitor(folder, config, Ranks(), 0)
         train(monitor, 0, 4, offset)
         monitor.close()
+        await_next_second()
     assert curve(folder, "loss/separation") == [(2, 0.5), (4, 2.5)]
     assert len(rows_of(folder)) == 2
 
@@ -194,6 +234,10 @@ def test_configuration_hparams_and_best_score(folder: RunFolder) -> None:
     assert values.keys() == flatten(to_dict(config)).keys()
     assert values["optim.lr_visual"].number_value == 0.002
     assert values["data.instruments"].string_value == "['cello', 'tuba']"
+    assert {setting.name for setting in hparams("experiment").experiment.hparam_infos if setting.differs} == {
+        "optim.lr_audio", "optim.lr_visual", "optim.lr_critic", "loss.lambda_ind", "loss.lambda_avc",
+        "train.global_batch", "train.steps",
+    }  # fmt: skip
     metrics = hparams("experiment").experiment.metric_infos
     assert [metric.name.tag for metric in metrics] == ["best/SDR"]
     assert hparams("session_end_info").session_end_info.status == 1  # success
@@ -233,6 +277,10 @@ def test_every_chart_of_the_layout_shows_something(folder: RunFolder) -> None:
         for chart in page.chart:
             for pattern in chart.multiline.tag:
                 assert any(re.match(pattern, tag) for tag in tags), (page.title, chart.title, pattern)
+            for series in chart.margin.series:
+                assert series.value == series.lower == series.upper
+                assert series.value in tags
+    assert [chart.title for chart in pages[0].chart][-1] == "Validation SDR (dB)"  # shown first
 
 
 def test_learning_rates_of_both_optimizers() -> None:
@@ -298,14 +346,17 @@ def test_validation_by_instrument(shards: Manifest, config: Config) -> None:
 
 
 class Other(Ranks):
-    """The second of two ranks, alone."""
+    """The second of two ranks that do the same, alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rank, self.world_size = 1, 2
 
-    def gather(self, x: Tensor) -> Tensor:
-        return torch.cat([x, x])
+    def sum(self, values: Tensor) -> Tensor:
+        return 2 * values
+
+    def largest(self, values: Tensor) -> Tensor:
+        return values
 
 
 def test_other_ranks_write_nothing_but_warnings(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,35 +373,8 @@ def test_other_ranks_write_nothing_but_warnings(folder: RunFolder, capsys: pytes
     assert capsys.readouterr().err == "[rank 1] a clip is bad\n"
 
 
-def test_the_slowest_rank_is_the_one_that_waits_least(folder: RunFolder) -> None:
-    """By the clock all ranks take equally long."""
-
-    class Two(Ranks):
-        def __init__(self) -> None:
-            super().__init__()
-            self.world_size = 2
-
-        def gather(self, x: Tensor) -> Tensor:
-            other = x.clone()
-            x[:, -3] = 0.75  # share of the time in collectives; loss, step time, waiting for data, this, memory twice
-            other[:, 0] += 2
-            other[:, -3] = 0.25
-            return torch.cat([x, other])
-
-    monitor = Monitor(folder, small_config(train={"log_every": 1, "global_batch": 8}), Two(), 0)
-    monitor.step(0, {"loss/separation": torch.tensor(1.0)}, {}, 0.0)
-    monitor.close()
-    (row,) = rows_of(folder)
-    assert row["loss/separation"] == 2.0  # mean of 1 and 3
-    assert row["speed/slowest_rank"] == 1
-    assert row["speed/slowest_rank_step_seconds"] == pytest.approx(0.75 * row["speed/step_seconds"])
-    assert row["speed_by_rank/mixes_per_second/0"] == pytest.approx(3 * row["speed_by_rank/mixes_per_second/1"])
-    assert row["speed/mixes_per_second"] == pytest.approx(8 / row["speed/step_seconds"])
-    assert row["speed/share_waiting_for_ranks"] == pytest.approx(0.5)
-
-
-def test_terminal_and_log_file_tell_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal lines take the bar's place; the log file has them in either case."""
+def test_terminal_and_log_file_show_the_same(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal there are lines instead of the bar; the log file always has them."""
     monitor = Monitor(folder, small_config(train={"log_every": 2, "steps": 8}), Ranks(), 0)
     train(monitor, 0, 2)
     monitor.record_validation(2, {"validation/SDR": 3.25}, "fine")
@@ -380,8 +404,8 @@ def test_a_resumed_run_shows_its_scores_again(folder: RunFolder, capsys: pytest.
 def test_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the steps behind the first one, which sets things up."""
     now = [500.0]
-    monkeypatch.setattr("ialcms.monitoring.monitor.time.monotonic", lambda: now[0])
-    left = _TimeLeft(steps=5_000)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    left = TimeLeft(steps=5_000)
     left.count(1_001)
     assert left.text(1_001) == ""
     for step in range(1_002, 1_012):
@@ -395,7 +419,7 @@ def test_two_ranks_on_a_terminal(tmp_path: Path) -> None:
     """80 columns wide: the bar fits, and of the second rank, the slower one, only a warning is seen."""
     script = tmp_path / "program.py"
     script.write_text(_PROGRAM)
-    folder = RunFolder(tmp_path)
+    folder, config = RunFolder(tmp_path), small_config()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
     terminal, inside = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -408,7 +432,7 @@ def test_two_ranks_on_a_terminal(tmp_path: Path) -> None:
     lines = [line.rstrip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
     bars = [line for line in lines if "%|" in line]
     assert bars[0].startswith("  0%|            | 0/10")
-    assert re.fullmatch(r"100%\|█{12}\| 10/10  0:00:00 left  [\d.]+ mixes/s  SDR 3.25  sep 1.000  a.*", bars[-1])
+    assert re.fullmatch(r"100%\|█{12}\| 10/10  0:00:00 left  [\d.]+ mixes/s  SDR 3.25  sep 1.500  a.*", bars[-1])
     assert len(bars[-1]) <= 80
     assert "first" in shown
     assert "step 10/10" not in shown  # the log's lines, where the bar is
@@ -416,12 +440,21 @@ def test_two_ranks_on_a_terminal(tmp_path: Path) -> None:
     assert "silent" not in shown
     logged = folder.log.read_text()
     assert re.search(
-        r"INFO step 10/10  0:00:00 left .* SDR 3.25  sep 1.000  avc 2.000  ind 3.000  critic 4.000$", logged, re.M
+        r"INFO step 10/10  0:00:00 left .* SDR 3.25  sep 1.500  avc 2.500  ind 3.500  critic 4.500$", logged, re.M
     )
     rows = [row for row in rows_of(folder) if "speed/slowest_rank" in row]
     assert [row["step"] for row in rows] == [5, 10]
     assert [row["speed/slowest_rank"] for row in rows] == [1, 1]
-    assert rows[0]["speed_by_rank/step_seconds/1"] > 0.2 > rows[0]["speed_by_rank/step_seconds/0"]
+    slowest_s, fastest_s = (rows[0][f"speed/{name}_rank_step_seconds"] for name in ("slowest", "fastest"))
+    assert slowest_s > 0.2 > fastest_s  # without waiting for the other
+    assert rows[0]["speed/step_seconds"] >= slowest_s  # by the clock both take equally long
+    assert rows[0]["speed/mixes_per_second"] == pytest.approx(config.train.global_batch / rows[0]["speed/step_seconds"])
+    assert rows[0]["loss/separation"] == 1.5  # mean of 1 and 2
+    with pytest.MonkeyPatch.context() as alone:  # records do not grow with the number of ranks
+        alone.setattr(sys, "argv", ["program", str(tmp_path / "alone")])
+        (tmp_path / "alone").mkdir()
+        exec(_PROGRAM, {})
+    assert rows[0].keys() == rows_of(RunFolder(tmp_path / "alone"))[0].keys()
 
 
 def _read_all(terminal: int) -> str:
@@ -456,7 +489,8 @@ with Ranks() as ranks:
     for step in range(10):
         time.sleep(0.25 * ranks.rank)
         ranks.any(False)
-        monitor.step(step, {f"loss/{name}": torch.tensor(n + 1.0) for n, name in enumerate(names)}, {}, 0.0)
+        scalars = {f"loss/{name}": torch.tensor(n + 1.0 + ranks.rank) for n, name in enumerate(names)}
+        monitor.step(step, scalars, {}, 0.0)
         if step == 4:
             monitor.record_validation(5, {"validation/SDR": 3.25}, "fine")
     monitor.close()

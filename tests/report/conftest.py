@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ialcms.report.page import Example, Source, Table
+from ialcms.report.content import Example, Source, Table
 
 SAMPLE_RATE = 11_025
 
@@ -45,7 +45,7 @@ class Maker:
             "picture": self.picture(seed),
             "localisation": 0.2 + 0.7 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)),
             "reference": reference,
-            "estimate": 0.9 * reference,
+            "estimates": {"Estimate": 0.9 * reference},
             "scores": {"SDR": 10.25 - seed, "SIR": 17.13, "SAR": 12.8, "SDRi": 9.04 - seed, "SIRi": -1.52},
         }
         return Source(**(values | changes))
@@ -57,14 +57,15 @@ class Maker:
         waves = [self.wave(seconds, seed + n) for n in range(len(instruments))]
         mix = np.sum(waves, axis=0)
         sources = tuple(
-            self.source(name, seconds=seconds, seed=seed + n, estimate=0.9 * wave + 0.1 * (mix - wave))
+            self.source(name, seconds=seconds, seed=seed + n, estimates={"Estimate": 0.9 * wave + 0.1 * (mix - wave)})
             for n, (name, wave) in enumerate(zip(instruments, waves))
         )
-        return Example(title or " + ".join(instruments), why, mix, sources)
+        gain = sum(source.scores["SDRi"] for source in sources) / len(sources)
+        return Example(title or " + ".join(instruments), why, mix, sources, gain=gain)
 
     def table(self) -> Table:
         rows = (("erhu", 110, None), ("violin", 50, 10.25), ("flute", 9, -1.5), ("Cello", 8, 12.0))
-        return Table("Per instrument", ("Instrument", "Mixes", "SDR"), rows, "Means in dB.")
+        return Table("Per instrument", ("Instrument", "Mixes", "SDR"), rows, "Means in dB.", "SDR")
 
 
 @pytest.fixture(scope="session")

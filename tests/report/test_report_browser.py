@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 
 import pytest
 
-from ialcms.report.page import Table, write_report
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing; install the dev extras")
+from ialcms.report.content import Bar, BarGroup, Chart, Interval, Report, Table
+from ialcms.report.page import write_report
+from tests.browser_support import CONTRASTS, chromium
 
 SAMPLE_RATE = 11_025
 SECONDS = 10.0
@@ -18,14 +17,8 @@ ATTACK = "<script>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if executable is None:
-        pytest.skip("Chromium is missing; tests/install_chromium.sh installs it")
-    with sync_api.sync_playwright() as playwright:
-        # The sandbox cannot start as root, which is what containers run as; the page is our own.
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -38,17 +31,30 @@ def report(tmp_path_factory, make):
         "",
     )
     wide = Table("Wide", columns, (("violin", *range(7)),), "Scrolls in its own box.")
-    return write_report(
-        tmp_path_factory.mktemp("report") / "report.html",
+    scores = Table(
+        "Long",
+        ("instruments", "SDRi", "SDR", "SDR, 95% interval", "SIR", "SAR", "SIRi", "mixes"),
+        (("acoustic guitar + saxophone", 7.77, 1.0, Interval(0.0, 2.0), 3.0, 4.0, 5.0, 12),),
+        "",
+        kept="SDRi",
+    )
+    names = ("violin", "a long name of an instrument", "flute")
+    groups = [BarGroup(name, (Bar(4.0 - n, Interval(2.0 - n, 5.0 - n)), Bar(2.0 - n))) for n, name in enumerate(names)]
+    report = Report(
         title="demo_run_" + "with_a_long_name_" * 4,
-        summary={"SDR (dB)": 10.2, "Mixes": 550, "Checkpoint": "step 100,000"},
-        tables=[make.table(), wide, endless],
+        sample_rate=SAMPLE_RATE,
+        facts={"Evaluated": "1 May 2026", "Checkpoint": "step 100,000"},
+        summary={"SDR (dB)": 10.2, "Mixes": 550},
+        baselines=Table("Beside others", ("figures of", "SDR"), (("this run", 10.2), ("unprocessed mix", 0.1)), ""),
+        charts=[Chart("SDR of each instrument", "dB", ("run A", "run B"), tuple(groups), "Means.")],
+        tables=[make.table(), wide, endless, scores],
         examples=[
             make.example("violin", "flute", why="best", seconds=SECONDS),
             make.example(ATTACK, "clarinet", "an_instrument_with_a_long_name", why="worst", seconds=SECONDS, seed=3),
+            make.example("flute", "clarinet", why="worst", seconds=1.0, seed=5),
         ],
-        sample_rate=SAMPLE_RATE,
     )
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", report)
 
 
 @pytest.fixture
@@ -107,8 +113,8 @@ def test_everything_is_drawn_and_named(open_page):
         }"""
     )
     names = missing.pop("names")
-    assert missing == {"images": 22, "blank": 0, "unnamed": 0, "twice": 0, "dangling": [], "anchors": 0}
-    assert len(set(names)) == len(names) == 24  # a button and a slider for each of 12 sounds, told apart by name
+    assert missing == {"images": 31, "blank": 0, "unnamed": 0, "twice": 0, "dangling": [], "anchors": 0}
+    assert len(set(names)) == len(names) == 34  # a button and a slider for each of 17 sounds, with names of their own
     assert page.get_by_role("heading", level=1).inner_text().startswith("demo_run")
     assert page.get_by_role("main").count() == page.get_by_role("banner").count() == 1
     assert page.get_by_role("heading", name=ATTACK).first.is_visible()
@@ -139,7 +145,7 @@ def test_a_sound_plays_and_its_playhead_moves(open_page):
     assert button.is_visible()
 
 
-def test_only_one_sound_plays_and_switching_goes_on_at_the_same_place(open_page):
+def test_only_one_sound_plays_and_switching_keeps_the_position(open_page):
     page = open_page()
     page.get_by_role("button", name="Play reference of violin, example 1").click()
     wait_until_heard(page, 0.5)
@@ -154,12 +160,12 @@ def test_only_one_sound_plays_and_switching_goes_on_at_the_same_place(open_page)
     wait_until_heard(page, 5.0)
     page.get_by_role("button", name="Play mix, example 2").click()
     page.wait_for_function("() => player.readyState > 2 && !player.paused")
-    assert state(page)["time"] < 4.0  # every example has its own place
+    assert state(page)["time"] < 4.0  # every example has its own position
     assert state(page)["playing"] == ["mix, example 2"]
 
 
-def test_every_place_of_a_sound_can_be_reached(open_page):
-    """Switching and jumping rest on it; Chromium fails at some places of FLAC files, for one."""
+def test_every_position_of_a_sound_can_be_reached(open_page):
+    """Switching and jumping depend on it; Chromium fails at some positions of FLAC files."""
     page = open_page()
     page.get_by_role("button", name="Play mix, example 1").click()
     slider = page.get_by_role("slider", name="Position in mix, example 1")
@@ -205,12 +211,16 @@ def test_players_work_with_the_keyboard_alone(open_page):
         assert state(page)["time"] == pytest.approx(now, abs=0.01)
 
 
+def table_of(page):
+    return page.get_by_role("table", name="Per instrument")
+
+
 def rows_of(page) -> list[str]:
-    return page.locator("table").first.locator("tbody th").all_inner_texts()
+    return table_of(page).locator("tbody th").all_inner_texts()
 
 
 def sorts_of(page) -> list[str]:
-    return page.locator("table").first.locator("thead th").evaluate_all("(a) => a.map((e) => e.ariaSort)")
+    return table_of(page).locator("thead th").evaluate_all("(a) => a.map((e) => e.ariaSort)")
 
 
 def test_tables_sort_by_click(open_page):
@@ -227,7 +237,7 @@ def test_tables_sort_by_click(open_page):
     assert rows_of(page) == ["erhu", "violin", "flute", "Cello"]  # 110 before 50: by number, not by text
 
 
-def test_infinite_numbers_have_their_place(open_page):
+def test_infinite_numbers_are_sorted(open_page):
     page = open_page()
     table = page.get_by_role("table", name="Endless")
     for expected in ("bfeagcd", "cgaebfd"):
@@ -247,6 +257,18 @@ def test_tables_sort_by_keyboard(open_page):
     assert sorts_of(page) == ["none", "descending", "none"]
 
 
+def test_a_link_unfolds_its_example(open_page):
+    page = open_page()
+    folded = page.locator("#example-3")
+    play = page.get_by_role("button", name="Play mix, example 3")
+    assert not play.is_visible()
+    assert folded.bounding_box()["height"] < 200
+    page.locator(".links a").nth(2).click()
+    assert play.is_visible()
+    folded.locator("summary").click()
+    assert not play.is_visible()
+
+
 def test_the_heat_map_can_be_hidden(open_page):
     page = open_page()
     toggle = page.get_by_role("button", name="Heat map of violin")
@@ -259,23 +281,6 @@ def test_the_heat_map_can_be_hidden(open_page):
     assert toggle.get_attribute("aria-pressed") == "false"
     toggle.click()
     assert heat.is_visible()
-
-
-CONTRASTS = """() => {
-    const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
-    const linear = (c) => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-    const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
-    const ground = (e) => { const c = parse(getComputedStyle(e).backgroundColor);
-                            return c.length === 3 || c[3] === 1 ? c : ground(e.parentElement); };
-    const seen = document.querySelectorAll("body *:not(.unseen, .skip, script, noscript, noscript *)");
-    const shown = [...seen].filter((e) =>
-        e.matches(".play") || [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()));
-    return shown.map((e) => {
-        const style = getComputedStyle(e);
-        const [a, b] = [parse(e.matches("text") ? style.fill : style.color), ground(e)].map(luminance);
-        return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.className.baseVal ?? e.className, e.textContent];
-    });
-}"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -296,7 +301,16 @@ def test_a_phone_scrolls_wide_tables_only_in_their_box(open_page):
     assert box.evaluate("(e) => e.scrollWidth > e.clientWidth")
     box.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("() => document.querySelectorAll('.scroll')[1].scrollLeft > 0")
+    page.wait_for_function("(e) => e.scrollLeft > 0", arg=box.element_handle())
+    scroll = page.get_by_role("region", name="Long", exact=True)
+    kept = scroll.get_by_role("cell", name="7.77", exact=True)
+    for column in ("SDRi", "SAR"):  # by whichever column the table is sorted
+        scroll.get_by_role("button", name=column).click()
+        scroll.evaluate("(e) => { e.scrollIntoView({behavior: 'instant', block: 'center'}); e.scrollLeft = 1000; }")
+        assert scroll.evaluate("(e) => e.scrollLeft > 20")
+        assert kept.evaluate("""(e) => { const box = e.getBoundingClientRect();
+            return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) === e; }""")
+        assert kept.bounding_box()["x"] + kept.bounding_box()["width"] < 300
     outside = page.evaluate(
         """() => [...document.querySelectorAll("button, input, img, h1, h3, dd")].filter(
             (e) => !e.closest(".scroll") && e.getBoundingClientRect().right > 360).length"""

@@ -17,7 +17,8 @@ import soundfile
 from markupsafe import escape
 from PIL import Image
 
-from ialcms.report.page import Figure, Interval, Table, write_report
+from ialcms.report.content import Bar, BarGroup, Chart, Figure, Interval, Report, Table
+from ialcms.report.page import write_report
 
 SAMPLE_RATE = 11_025
 ATTACK = "<script>alert(1)</script>\" onload='alert(2)'"
@@ -35,9 +36,8 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def write(path, *, title="run", summary=None, tables=(), examples=(), **options) -> str:
-    written = write_report(path, title=title, summary=summary or {}, tables=tables, examples=examples,
-                           sample_rate=SAMPLE_RATE, **options)  # fmt: skip
+def write(path, *, title="run", max_bytes=30_000_000, **content) -> str:
+    written = write_report(path, Report(title, SAMPLE_RATE, **content), max_bytes)
     assert written == Path(path)
     return written.read_text(encoding="utf-8")
 
@@ -92,7 +92,7 @@ def test_the_embedded_sounds_are_the_given_ones_at_one_common_gain(tmp_path, mak
     decoded = [soundfile.read(io.BytesIO(base64.b64decode(sound))) for sound in encoded]
     given = [example.mix]
     for source in example.sources:
-        given += [source.reference, source.estimate]
+        given += [source.reference, *source.estimates.values()]
     peak = max(np.abs(wave).max() for wave in given)
     assert len(decoded) == len(given)
     for (samples, rate), wave in zip(decoded, given):
@@ -102,7 +102,7 @@ def test_the_embedded_sounds_are_the_given_ones_at_one_common_gain(tmp_path, mak
 
 def test_an_estimate_that_explodes_clips_and_leaves_the_others_audible(tmp_path, make):
     example = make.example("violin", "flute")
-    loud = replace(example.sources[0], estimate=1000 * example.sources[0].reference)
+    loud = replace(example.sources[0], estimates={"Estimate": 1000 * example.sources[0].reference})
     page = write(tmp_path / "a.html", examples=[replace(example, sources=(loud, example.sources[1]))])
     mix = re.search(r'data-sound="data:audio/wav;base64,([^"]+)"', page).group(1)
     samples, _ = soundfile.read(io.BytesIO(base64.b64decode(mix)))
@@ -112,7 +112,9 @@ def test_an_estimate_that_explodes_clips_and_leaves_the_others_audible(tmp_path,
 
 def test_a_silent_source_is_shown_as_such(tmp_path, make):
     example = make.example("violin", "flute")
-    silent = make.source("flute", estimate=np.zeros_like(example.mix), scores=dict.fromkeys(("SDR", "SIR"), None))
+    silent = make.source(
+        "flute", estimates={"Estimate": np.zeros_like(example.mix)}, scores=dict.fromkeys(("SDR", "SIR"), None)
+    )
     page = write(tmp_path / "a.html", examples=[replace(example, sources=(example.sources[0], silent))])
     assert page.count("silent: no score") == 2
     assert "None" not in page
@@ -123,14 +125,14 @@ def test_samples_that_are_no_numbers_are_named_and_not_played(tmp_path, make):
     example = make.example("violin", "flute")
     estimate = example.mix.copy()
     estimate[3:10] = np.nan
-    broken = replace(example.sources[0], estimate=estimate, scores={"SDR": float("nan")})
+    broken = replace(example.sources[0], estimates={"Estimate": estimate}, scores={"SDR": float("nan")})
     page = write(tmp_path / "a.html", examples=[replace(example, sources=(broken, example.sources[1]))])
     assert f"7 of {estimate.size} samples are not finite" in page
     assert page.count('class="sound"') == 4
 
 
 def test_gaps_in_tables_are_marked(page):
-    gap = re.search(r'<td class="number missing">(.*?)</td>', page).group(1)
+    gap = re.search(r'<td class="number missing kept">(.*?)</td>', page).group(1)
     assert "no value" in gap
     assert 'data-value="-1.5"' in page
     assert [a["aria-sort"] for _, a in Elements(page).found if "aria-sort" in a] == ["none"] * 3
@@ -143,10 +145,58 @@ def test_intervals_are_read_as_ranges_and_sorted_by_their_lower_end(tmp_path):
     assert '<dd>3.00</dd><dd class="note"><span class="unseen">95% interval </span>\u22120.25 to 4.00</dd>' in page
 
 
+def test_facts_stand_in_the_header(tmp_path):
+    facts = {"Checkpoint": "step 240", "Data set": ATTACK}
+    page = write(tmp_path / "a.html", facts=facts)
+    header = page[page.index("<header") : page.index("</header>")]
+    assert "<dt>Checkpoint</dt><dd>step 240</dd>" in header
+    assert f"<dt>Data set</dt><dd>{escape(ATTACK)}</dd>" in header
+
+
+def bars_of(page: str) -> list[dict[str, str]]:
+    """Attributes of the bars of the charts, legends aside."""
+    found = [attributes for name, attributes in Elements(page).found if name == "rect"]
+    return [attributes for attributes in found if attributes["width"] != "100%"]
+
+
+def test_bars_are_as_long_as_their_values(tmp_path):
+    groups = (
+        BarGroup("violin", (Bar(6.0, Interval(4.0, 8.0)), Bar(-3.0))),
+        BarGroup("flute", (Bar(None), Bar(float("inf"), Interval(1.0, float("inf"))))),
+    )
+    page = write(tmp_path / "a.html", charts=[Chart("SDR", "dB", ("A", "B"), groups, "")])
+    first, second, *others = bars_of(page)  # the scale reaches from -4 to 8
+    assert (first["x"], first["width"]) == ("33.33%", "50.00%")
+    assert (second["x"], second["width"]) == ("8.33%", "25.00%")
+    assert [bar["width"] for bar in others] == ["0.00%", "0.00%"]
+    whiskers = [attributes for _, attributes in Elements(page).found if attributes.get("class") == "whisker"]
+    assert [(line["x1"], line["x2"]) for line in whiskers] == [("66.67%", "100.00%")]
+    text = re.sub(r"<[^>]*>", " ", page)
+    assert re.search(r"violin\s+A:\s+6\.0\s+dB\s+B:\s+−3\.0\s+dB", text)
+    assert re.search(r"flute\s+A:\s+no value\s+B:\s+∞", text)
+
+
+def test_a_chart_without_any_value_is_drawn(tmp_path):
+    page = write(tmp_path / "a.html", charts=[Chart("SDR", "dB", ("A",), (BarGroup("violin", (Bar(None),)),), "")])
+    assert [bar["width"] for bar in bars_of(page)] == ["0.00%"]
+
+
+def test_groups_need_a_bar_for_each_series(tmp_path):
+    chart = Chart("SDR", "dB", ("A", "B"), (BarGroup("violin", (Bar(1.0),)),), "")
+    with pytest.raises(ValueError, match="chart 'SDR': violin has 1 bars; give 2, one a series"):
+        write(tmp_path / "a.html", charts=[chart])
+
+
+def test_the_first_example_of_each_kind_is_unfolded(tmp_path, make):
+    kinds = ("best", "best", "worst", "worst", "random")
+    page = write(tmp_path / "a.html", examples=[make.example("violin", why=why) for why in kinds])
+    assert ["open" in a for name, a in Elements(page).found if name == "details"] == [True, False, True, False, True]
+
+
 def test_an_example_says_what_it_gained(tmp_path, make):
     example = make.example("violin", "flute", seed=0)  # SDRi 9.04 and 8.04
     page = write(tmp_path / "a.html", examples=[replace(example, label="mix 17")])
-    assert "Example 1 · mix 17 · SDR improvement +8.5 dB" in page
+    assert "Example 1 · mix 17 · SDR improvement +8.5\u00a0dB" in page
     assert '<span class="gain">+8.5 dB</span>' in page
 
 
@@ -223,6 +273,11 @@ def test_tables_with_uneven_rows_are_refused(tmp_path):
     table = Table("Pairs", ("a", "b"), ((1, 2), (1, 2, 3)), "")
     with pytest.raises(ValueError, match="'Pairs': row 2 has 3 cells; give 2"):
         write(tmp_path / "a.html", tables=[table])
+
+
+def test_a_column_to_keep_must_be_there(tmp_path):
+    with pytest.raises(ValueError, match="'Pairs': 'c' is none of its columns"):
+        write(tmp_path / "a.html", tables=[Table("Pairs", ("a", "b"), (), "", kept="c")])
 
 
 def test_a_report_without_examples_says_so(tmp_path):

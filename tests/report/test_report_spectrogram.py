@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ialcms.heatmap import LEVEL_RANGE_DB, palette
-from ialcms.report.figures import decibels, readable
+from ialcms.report.figures import decibels, instrument_label, readable
 from ialcms.report.media import playback_gain
 from ialcms.report.spectrogram import (
     COLUMNS,
@@ -44,9 +44,9 @@ def test_a_tone_lies_in_the_row_of_its_frequency(hz):
 
 
 def test_ticks_lie_where_the_tones_are():
-    for place, label in frequency_ticks(SAMPLE_RATE):
+    for position, label in frequency_ticks(SAMPLE_RATE):
         hz = 1000 * float(label.removesuffix(" kHz"))
-        assert int(place * ROWS) == pytest.approx(row_of(hz), abs=1)
+        assert int(position * ROWS) == pytest.approx(row_of(hz), abs=1)
     assert frequency_ticks(SAMPLE_RATE)[-1][1] == "5 kHz"
     assert time_ticks(10.0) == [(t / 10, str(t) if t < 10 else "10 s") for t in (0, 2, 4, 6, 8, 10)]
     assert time_ticks(0.5)[-1] == (1.0, "0.5 s")
@@ -111,3 +111,13 @@ def test_numbers_are_readable():
     expected = ["<text>", "3", "12,345", "10.23", "−0.50", "0.00", "0.0002", "not a number", "−∞"]
     assert [readable(value) for value in values] == expected
     assert (decibels(3.14, True), decibels(-0.44, True), decibels(9.96)) == ("+3.1", "−0.4", "10.0")
+
+
+def test_zero_has_no_sign():
+    assert [decibels(value, True) for value in (-0.04, 0.04, 0.0, -0.06)] == ["0.0", "0.0", "0.0", "−0.1"]
+    assert (decibels(-0.01), readable(-0.0), readable(-1e-9)) == ("0.0", "0.00", "−1e−09")
+
+
+def test_names_of_instruments_have_no_underscores():
+    names = ("acoustic_guitar", "violin", "_", "__x_")
+    assert list(map(instrument_label, names)) == ["acoustic guitar", "violin", "_", "x"]

@@ -30,7 +30,7 @@ def write(root: Path, step: int) -> Path:
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
     monkeypatch.setattr(logging.getLogger("ialcms"), "propagate", True)
     return caplog
 
@@ -121,12 +121,12 @@ def test_checkpoints_without_a_checksum_of_meta_are_read(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, told: pytest.LogCaptureFixture) -> None:
+def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, logged: pytest.LogCaptureFixture) -> None:
     write(tmp_path, 2)
     assert callable(damage)
     damage(write(tmp_path, 4))
     assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"
-    (record,) = told.records
+    (record,) = logged.records
     assert "step-00000004 is damaged" in record.getMessage()
     assert "set aside as damaged-step-00000004" in record.getMessage()
     # and out of the way: neither pruning nor the next start counts it
@@ -220,7 +220,7 @@ def test_nothing_is_unpickled(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_writer_saves_the_step_asked_for(tmp_path: Path) -> None:
-    """Training goes on while the file is written: what is saved is the state at the call."""
+    """Training continues while the file is written: what is saved is the state at the call."""
     writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
     live = state(1)
     writer.write(live, Progress(1), is_best=True)
@@ -229,6 +229,18 @@ def test_writer_saves_the_step_asked_for(tmp_path: Path) -> None:
     loaded, _ = checkpoint.load(tmp_path / "step-00000001", CONFIG, "manifest")
     assert float(loaded["separator"]["module"]["weight"][0]) == 1
     assert checkpoint.best(tmp_path) == tmp_path / "best-00000001"
+
+
+def test_the_outcome_of_a_validation_enters_the_checkpoint_of_its_step(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
+    writer.write(state(1), Progress(4, validation_pending=True), is_best=False)
+    assert writer.amend(Progress(4, best_score=1.5, best_step=4), is_best=True)
+    for folder in (tmp_path / "step-00000004", tmp_path / "best-00000004"):
+        loaded, progress = checkpoint.load(folder, CONFIG, "manifest")
+        assert progress == Progress(4, best_score=1.5, best_step=4)
+        assert float(loaded["separator"]["module"]["weight"][0]) == 1
+    assert not writer.amend(Progress(6), is_best=True)  # no such checkpoint
+    assert checkpoint.best(tmp_path) == tmp_path / "best-00000004"
 
 
 def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +259,7 @@ def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_failed_writes_warn_and_three_in_a_row_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
 ) -> None:
     writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
     writer.write(state(2), Progress(2), is_best=False)
@@ -259,8 +271,8 @@ def test_failed_writes_warn_and_three_in_a_row_stop(
             writer.write(state(step), Progress(step), is_best=False)
             writer.wait()
             assert not writer.failed_for_good
-    assert "the checkpoint of step 4 could not be written" in told.records[0].getMessage()
-    assert "MB are free" in told.records[0].getMessage()
+    assert "the checkpoint of step 4 could not be written" in logged.records[0].getMessage()
+    assert "MB are free" in logged.records[0].getMessage()
     assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"  # the old one is kept
     writer.write(state(8), Progress(8), is_best=False)  # there is room again: the count starts anew
     writer.wait()

@@ -1,4 +1,4 @@
-"""A disk that cannot be written for a while: training goes on, older checkpoints stay, and nothing is lost at the end.
+"""A disk that cannot be written for a while: training continues, older checkpoints stay, nothing is lost at the end.
 
 On a real small file system, which takes root (and Linux) to mount.
 """
@@ -62,26 +62,26 @@ def test_a_disk_that_cannot_be_written_for_a_while(demo_shards: Path, tmp_path: 
         tmp_path / "small.yaml", demo_shards, steps=200, checkpoint_every=10, validate_every=200, visualise_every=0
     )
     command = [sys.executable, "-m", "ialcms", "train", str(config), "--folder"]
-    folder, told = disk / "run", tmp_path / "told.txt"
+    folder, logged = disk / "run", tmp_path / "output.txt"
     checkpoints = folder / "checkpoints"
     with (
-        open(told, "w") as output,
+        open(logged, "w") as output,
         subprocess.Popen([*command, folder], cwd=ROOT, env=ON_CPU, stderr=output) as run,
     ):
         wait_for(lambda: (checkpoints / "step-00000010").exists(), run)
         mount("--bind", str(checkpoints), str(checkpoints))
         mount("-o", "remount,ro,bind", str(checkpoints))
-        wait_for(lambda: "Read-only file system" in told.read_text(), run)
+        wait_for(lambda: "Read-only file system" in logged.read_text(), run)
         subprocess.run(["umount", checkpoints], check=True)
         before = max(checkpoints.glob("step-*"))
         wait_for(lambda: max(checkpoints.glob("step-*")) > before, run)  # a good one: failures are counted anew
         fill(disk / "filler")
         assert run.wait(timeout=240) == 2
-    text = told.read_text()
+    text = logged.read_text()
     assert re.search(
         r"ialcms: error: no checkpoint could be written to \S+ 3 times in a row \(it needs .* free\)", text
     )
-    assert len(re.findall("curves cannot be written", text)) <= 6  # when it happens, and at each attempt to go on
+    assert len(re.findall("curves cannot be written", text)) <= 6  # when it happens, and at each attempt to resume
     assert not list(checkpoints.glob(".*.tmp"))  # a half-written one would take the room of the next
     assert len(list(checkpoints.glob("step-*"))) == 2
 

@@ -70,7 +70,7 @@ def test_meta_of_a_wrong_kind(name: str, value: Any, folder: Path, capsys: pytes
         assert "\n" not in str(raised.value)
     assert main(["checkpoint", "show", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert checkpoint.newest_intact(folder.parent) is None  # a resume goes on from the one before
+    assert checkpoint.newest_intact(folder.parent) is None  # a resume takes the one before
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ class TestBoxes:
         probabilities[:, 2] = torch.tensor([0.31, 0.6, 0.25, 0.4])
         probabilities[1, 1] = 0.35  # one proposal may be two things
         probabilities[:, 0] = 0.99  # the background
-        found = select(probabilities, boxes, PublishedSettings(min_score=0.25))  # that score exactly falls
+        found = select(probabilities, boxes, PublishedSettings(min_score=0.25))  # exactly that score is rejected
         assert found["labels"].tolist() == [1, 2, 2]
         assert found["scores"].tolist() == pytest.approx([0.35, 0.6, 0.4])
         assert found["boxes"][:, 0].tolist() == [0, 0, 60]

@@ -27,7 +27,7 @@ from shards.encode import EncodeOptions
 from shards.foreign_clips import Reading
 from shards.pack import PackOptions, pack
 from shards.verify import check_manifest, verify
-from tests.data.data_support import small_config
+from tests.support.data import small_config
 
 RATE = 8_000
 KEYS = r"(?P<instrument>[a-z]+)_(?P<video>.{11})_"
@@ -259,7 +259,7 @@ class TestTheirs:
             ({"jpg": b"GIF89a"}, "picture jpg cannot be decoded"),
             ({"json": b"{"}, "its metadata cannot be read"),
             ({"json": {"youtube_id": "x", "split": "train"}}, "its metadata have no field 'label.name'"),
-            ({"json": {"label": {"name": "harp"}}}, "its split is nowhere told"),
+            ({"json": {"label": {"name": "harp"}}}, "its split is stated nowhere"),
             ({"json": {"label": {"name": "harp"}, "split": "holdout"}}, "its split is holdout"),
             ({"mp3": sound("MP3", rate=16_000)}, "its sound has 16000 samples per second, most have 8000"),
         ],

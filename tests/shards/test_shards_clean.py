@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from shards.clean import (
     CLASS,
     CONFIDENCE,
     FRAME,
+    Remaining,
     check_rule,
     clean_clip,
     clean_coseparation,
@@ -64,16 +64,16 @@ class TestMusicRule:
 
     def test_keeps_the_k_best_classes_of_a_frame(self):
         boxes = rows([1, 1, 0.95], [1, 2, 0.99], [1, 3, 0.97], [1, 2, 0.98], [2, 3, 0.92])
-        rejected: Counter[str] = Counter()
-        kept = clean_music(boxes, InstrumentRule(None), MusicThresholds(0.9, classes_per_frame=2), rejected)
-        assert kept[:, [FRAME, CLASS]].tolist() == [[1, 2], [1, 3], [2, 3]]
-        assert +rejected == {"not the best of its class in the frame": 1, "not among the best classes of the frame": 1}
+        left = clean_music(Remaining(boxes), InstrumentRule(None), MusicThresholds(0.9, classes_per_frame=2))
+        assert left.boxes[:, [FRAME, CLASS]].tolist() == [[1, 2], [1, 3], [2, 3]]
+        rules = ("not the best of its class in the frame", "not among the best classes of the frame")
+        assert left.rejected == dict.fromkeys(rules, 1)
 
     def test_agrees_with_plain_loops(self):
         generator = np.random.default_rng(0)
         boxes = rows(*[[f, c, s] for f, c, s in zip(generator.integers(1, 20, 300), generator.integers(1, 4, 300),
                                                     generator.uniform(0.8, 1, 300))])  # fmt: skip
-        kept = clean_music(boxes, InstrumentRule(2), MusicThresholds(0.9, 1), Counter())
+        kept = clean_music(Remaining(boxes), InstrumentRule(2), MusicThresholds(0.9, 1)).boxes
         best: dict[int, np.ndarray] = {}
         for row in boxes:
             frame = int(row[0])
@@ -95,28 +95,26 @@ class TestMusicRule:
 
 
 class TestCoseparationRule:
-    def test_threshold_itself_falls(self):
-        kept = clean_coseparation(rows([1, 1, 0.9], [2, 1, 0.91]), CoseparationThresholds(), Counter())
-        assert kept[:, FRAME].tolist() == [2]
+    def test_threshold_itself_is_rejected(self):
+        left = clean_coseparation(Remaining(rows([1, 1, 0.9], [2, 1, 0.91])), CoseparationThresholds())
+        assert left.boxes[:, FRAME].tolist() == [2]
 
     def test_of_two_boxes_on_one_spot_the_more_confident_stays(self):
         boxes = rows(
             [1, 1, 0.95, 0, 0, 100, 100],
-            [1, 2, 0.99, 0, 0, 100, 72],  # IoU 0.72 with the first: that one falls
+            [1, 2, 0.99, 0, 0, 100, 72],  # IoU 0.72 with the first, which is rejected
             [1, 1, 0.93, 0, 18, 100, 100],  # IoU 0.54 with the second; 0.82 with the first, which does not count
             [2, 1, 0.91, 0, 0, 100, 100],  # another frame
         )
-        rejected: Counter[str] = Counter()
-        kept = clean_coseparation(boxes, CoseparationThresholds(), rejected)
-        assert sorted(kept[:, CONFIDENCE].tolist()) == np.float32([0.91, 0.93, 0.99]).tolist()
-        assert rejected["overlaps a more confident box"] == 1
+        left = clean_coseparation(Remaining(boxes), CoseparationThresholds())
+        assert sorted(left.boxes[:, CONFIDENCE].tolist()) == np.float32([0.91, 0.93, 0.99]).tolist()
+        assert left.rejected["overlaps a more confident box"] == 1
 
     def test_keeps_the_clips_two_most_confident_classes(self):
         boxes = rows([1, 1, 0.95], [2, 2, 0.99], [3, 3, 0.97], [4, 1, 0.96], [5, 3, 0.91])
-        rejected: Counter[str] = Counter()
-        kept = clean_coseparation(boxes, CoseparationThresholds(), rejected)
-        assert kept[:, [FRAME, CLASS]].tolist() == [[2, 2], [3, 3], [5, 3]]
-        assert rejected["not among the best classes of the clip"] == 2
+        left = clean_coseparation(Remaining(boxes), CoseparationThresholds())
+        assert left.boxes[:, [FRAME, CLASS]].tolist() == [[2, 2], [3, 3], [5, 3]]
+        assert left.rejected["not among the best classes of the clip"] == 2
 
     @pytest.mark.parametrize(
         ("count", "dropped"),

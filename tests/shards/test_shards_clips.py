@@ -5,6 +5,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -278,7 +279,7 @@ class TestJob:
             cut_videos(videos, tmp_path / "tree", OPTIONS)
         assert not (tmp_path / "tree" / "clips.json").exists()
         cut_videos(videos, tmp_path / "tree", OPTIONS)
-        assert done == ["one", "broken", "two", "broken", "two"]  # the broken one may have been mended
+        assert done == ["one", "broken", "two", "broken", "two"]  # the broken one may have been repaired
         assert read_folder(tmp_path / "tree") == read_folder(tmp_path / "whole")
 
     def test_a_second_list_adds_to_the_report(self, folder: Path, tmp_path: Path):
@@ -413,3 +414,50 @@ class TestFinding:
             Video(tmp_path / "e.mp4", "erhu", "e", Segment(40, 40.0)),
         ]
         assert missing == [listed[-1]]
+
+
+@pytest.mark.parametrize("codec", ["pcm_f32le", "pcm_f64le"])
+def test_whole_numbers_stored_as_floats_in_a_video(tmp_path: Path, codec: str) -> None:
+    for scale, problem in (
+        (32_768.0, "100% of the sound's samples are beyond full scale, which is 1 for floats; they may be whole"),
+        (1.2, r"sound: \d\.\d% of the samples are beyond full scale and cut off"),
+        (1.0, None),
+    ):
+        path = tmp_path / f"v{scale}.mkv"
+        with av.open(str(path), "w") as container:
+            video = container.add_stream("mpeg4", rate=5)
+            video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+            sound = container.add_stream(codec, rate=8_000, layout="mono")
+            wave = scale * np.sin(np.arange(80_000) * 0.3)
+            wave[8_000:] *= 1.0 if scale > 2 else 0.5  # a loud beginning
+            for number in range(50):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+                part = wave[1_600 * number : 1_600 * (number + 1)].reshape(1, -1)
+                kind = ("flt", np.float32) if codec == "pcm_f32le" else ("dbl", np.float64)
+                frame = av.AudioFrame.from_ndarray(part.astype(kind[1]), kind[0], "mono")
+                frame.sample_rate, frame.pts = 8_000, 1_600 * number
+                container.mux(sound.encode(frame))
+            container.mux(video.encode())
+            container.mux(sound.encode())
+        result = cut_video(Video(path, "violin", f"v{scale}"), tmp_path / "tree", ClipOptions())
+        assert (result.problem is None) == (problem is None)
+        assert problem is None or re.search(problem, str(result.problem)), result.problem
+        assert len(result.clips) == (0 if scale > 2 else 1)
+
+
+@pytest.mark.parametrize(("name", "audio_codec"), [("a.mp4", "aac"), ("b.mp4", "libmp3lame"), ("c.avi", "libmp3lame")])
+@pytest.mark.parametrize("kind", ["audio", "video"])
+def test_a_damaged_first_packet_loses_no_video(
+    tmp_path: Path, make_video: Callable[..., Path], name: str, audio_codec: str, kind: str
+) -> None:
+    path = make_video(tmp_path / name, audio_codec=audio_codec)
+    with av.open(str(path)) as container:
+        first = next(packet for packet in container.demux() if packet.stream.type == kind and packet.size)
+        begin, size = first.pos, first.size
+    content = bytearray(path.read_bytes())
+    content[begin : begin + size] = np.random.default_rng(1).integers(0, 256, size, np.uint8).tobytes()
+    path.write_bytes(content)
+    result = cut_video(Video(path, "violin", "v"), tmp_path / "tree", ClipOptions())
+    assert result.clips == ["v_0"]
+    what = "sound" if kind == "audio" else "video"
+    assert f"{what}: 1 damaged packets left out, the first at 0.0 s" in str(result.problem)

@@ -21,7 +21,7 @@ from shards.detect import (
 )
 from shards.detector import build_detector, load_detector, load_init, save_detector
 from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
-from tests.picture_support import STORED, corners, turned
+from tests.support.pictures import STORED, corners, turned
 
 CLASSES = ("Violin", "Flute", "Tuba")
 HEADER = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf\n"
@@ -99,7 +99,7 @@ class TestDetect:
         detect_frames(model, shards.detect._readable(paths, []), "cpu", 3)
         assert waiting == [(3, 3), (4, 1)]
 
-    def test_unreadable_frames_are_told(self, frames: Path, weights: Path):
+    def test_unreadable_frames_are_reported(self, frames: Path, weights: Path):
         (frames / "solo_extract/clarinet/a_0/000002.jpg").write_bytes(b"?")
         for path in (frames / "solo_extract/clarinet/b_0").iterdir():
             path.unlink()
@@ -298,7 +298,7 @@ class TestTraining:
             examples.append(Example(path, np.float32([[0.1, 0.2, 0.6, 0.9]]), np.array([1 + number])))
         return examples
 
-    def test_a_killed_run_goes_on_as_if_nothing_had_been(self, tmp_path: Path, monkeypatch):
+    def test_a_killed_run_resumes_to_the_bit(self, tmp_path: Path, monkeypatch):
         examples = self.examples(tmp_path)
         options = TrainingOptions("small", steps=5, batch=2, save_every=2)
         whole = train_detector(examples, CLASSES, tmp_path / "whole.pt", options)
@@ -314,8 +314,8 @@ class TestTraining:
         assert steps == []
         monkeypatch.undo()
         resumed = train_detector(examples, CLASSES, tmp_path / "d.pt", options)
-        for name, value in whole.model.state_dict().items():
-            torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=0, atol=0)
+        for name, value in whole.detector.model.state_dict().items():
+            torch.testing.assert_close(resumed.detector.model.state_dict()[name], value, rtol=0, atol=0)
         assert not (tmp_path / "d.pt.state").exists()
         assert load_detector(tmp_path / "d.pt").classes == CLASSES
 
@@ -337,10 +337,9 @@ class TestTraining:
     def test_a_broken_picture_gives_way_to_the_next(self, tmp_path: Path, loader_workers: int):
         examples = self.examples(tmp_path)
         examples[1].path.write_bytes(examples[1].path.read_bytes()[:2000])
-        unreadable: set[Path] = set()
         options = TrainingOptions("small", steps=2, batch=3)
-        train_detector(examples, CLASSES, tmp_path / "d.pt", options, "cpu", loader_workers, unreadable)
-        assert unreadable == {examples[1].path}
+        trained = train_detector(examples, CLASSES, tmp_path / "d.pt", options=options, loader_workers=loader_workers)
+        assert trained.unreadable == {examples[1].path}
 
     def test_no_readable_picture(self, tmp_path: Path):
         examples = self.examples(tmp_path)

@@ -28,7 +28,7 @@ from shards.entries import Entry
 from shards.pack import PackOptions, mixed_order, pack
 from shards.pack_parts import Part, join_parts, pack_part
 from shards.report import Report
-from tests.picture_support import STORED, corners, turned
+from tests.support.pictures import STORED, corners, turned
 
 DEMO = load_dataset("demo")
 REPOSITORY = Path(shards.pack.__file__).parents[1]
@@ -285,8 +285,8 @@ class TestShards:
         detector = {"min_score": 0.3, "classes": {str(n): name for n, name in load_dataset("demo").classes.items()}}
         (full_tree.root / "detect_options.json").write_text(json.dumps(detector))
         manifest, _ = pack(full_tree.entries, tmp_path / "b", options())
-        told = {"clips": {"seconds": 10, "resampling": "a way"}, "detector": detector}
-        assert manifest.info["source"] == told
+        recorded = {"clips": {"seconds": 10, "resampling": "a way"}, "detector": detector}
+        assert manifest.info["source"] == recorded
 
     def test_dots_in_names_become_part_of_the_key(self, tree, tmp_path: Path):
         tree.add("a.b_0")

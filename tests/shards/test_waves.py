@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ialcms.reading.sounds import parse_sound
 from shards.waves import read_sound, read_wave
 
 RATE = 11_025
@@ -92,7 +93,7 @@ def test_a_flac_that_is_cut_off(tmp_path: Path, share: float) -> None:
         read_wave(tmp_path / "a.flac", RATE)
 
 
-@pytest.mark.parametrize("claimed", [0, 1 << 35])
+@pytest.mark.parametrize("claimed", [len(WAVE) + 1, 1 << 35])
 def test_a_flac_of_a_claimed_length(tmp_path: Path, claimed: int) -> None:
     """Memory for what the header claims would be a quarter of a terabyte."""
     whole = bytearray(written(tmp_path / "a.flac", WAVE, "PCM_16", "FLAC").read_bytes())
@@ -118,3 +119,25 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     path.write_bytes(buffer.getvalue())
     assert len(read_wave(path, RATE)) == RATE
     assert re.fullmatch(r"caf\udce9\.wav", path.name)
+
+
+def without_length(content: bytes) -> bytes:
+    """FLAC as programs write it to a pipe: its header has no number of samples."""
+    changed = bytearray(content)
+    changed[21] &= 0xF0  # the number's first bits; it ends with the next four bytes
+    changed[22:26] = bytes(4)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(("subtype", "tolerance"), [("PCM_16", 1 / 65_536), ("PCM_24", 2 / 65_536)])
+def test_flac_without_a_length(tmp_path: Path, subtype: str, tolerance: float) -> None:
+    path = written(tmp_path / "a: %d.flac", np.stack([WAVE, WAVE], 1), subtype, "FLAC")
+    path.write_bytes(without_length(path.read_bytes()))
+    np.testing.assert_allclose(read_wave(path, RATE) / 32_768, WAVE, atol=tolerance)
+    part = parse_sound(path.read_bytes(), 100, 50)
+    assert (part.num_samples, part.num_channels, part.sample_rate) == (len(WAVE), 2, RATE)
+    scale = 32_768 if subtype == "PCM_16" else 1
+    np.testing.assert_allclose(part.wave[:, 0] / scale, WAVE[100:150], atol=tolerance)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"^it has no sound|Invalid data|sound cannot be decoded"):
+        read_wave(path, RATE)

@@ -28,7 +28,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 MOMENTS = ("after a step", "after a step", "writing", "starting")
 _LONGEST_WAIT_S = 1.5  # after a step: some steps, a validation
 _LONGEST_START_S = 6.0  # imports, joining the other ranks, loading the checkpoint
-_BEGINNING = r"(?:going on from step (\d+) of \d+|from the start)$"
+_BEGINNING = r"(?:resumes from step (\d+) of \d+|from the start)$"
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _phase(folder: Path, ranks: list[psutil.Process]) -> str:
         validate_every = yaml.safe_load((folder / "config.yaml").read_text())["train"]["validate_every"]
     except (OSError, ValueError, psutil.NoSuchProcess):
         return "starting"
-    if log_time < born or re.search(_BEGINNING, lines[-1]):
+    if log_time < born or any(re.search(_BEGINNING, line) for line in lines[-2:]):
         return "starting"
     last = re.search(r" step (\d+)/", lines[-1])
     # the line of a step is followed by that of its validation

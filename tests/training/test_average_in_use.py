@@ -13,10 +13,10 @@ from ialcms.cli import main
 from ialcms.config import load_config
 from ialcms.data.remote import open_manifest
 from ialcms.engine import Ranks
-from ialcms.evaluation.evaluate import load_separator
 from ialcms.inference import load_model
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
+from ialcms.runs.separators import find_checkpoint, load_separator
 from ialcms.training.validation import Validation
 from tests.support import ON_CPU, write_small_config
 
@@ -71,8 +71,8 @@ def test_the_average_is_validated_evaluated_and_exported(run: RunFolder, tmp_pat
     saved = state(run)
     average = saved[checkpoint.AVERAGE]["module"]
     config = load_config(run.config)
-    best = run.best_checkpoint()
-    separator = load_separator(best, config, torch.device("cpu"))
+    best = find_checkpoint(run.path)
+    separator = load_separator(best, torch.device("cpu"), config).separator
     assert equal(dict(separator.state_dict()), average)
     with Ranks() as ranks:
         result = Validation(config, open_manifest(config.data.shards), ranks).run(separator)
@@ -96,7 +96,7 @@ def test_training_begins_with_the_average_of_another_run(run: RunFolder, config_
     assert checkpoint.AVERAGE not in begun
     name = "decoder.score.weight"
     torch.testing.assert_close(begun["separator"]["module"][name], average[name], rtol=0, atol=1e-9)
-    separator = load_separator(plain.best_checkpoint(), load_config(run.config), torch.device("cpu"))
+    separator = load_separator(plain.path, torch.device("cpu"), load_config(run.config)).separator
     assert equal(dict(separator.state_dict()), begun["separator"]["module"])
 
 

@@ -31,7 +31,7 @@ def bare(experiment: Experiment) -> dict[str, Any]:
     return to_published(experiment.separator.module, None)
 
 
-def own(experiment: Experiment) -> dict[str, Any]:
+def state_of(experiment: Experiment) -> dict[str, Any]:
     return experiment.separator.module.state_dict()
 
 
@@ -45,8 +45,8 @@ FORMS: dict[str, tuple[Callable[[Experiment], Any], str, bool]] = {  # the last:
         True,
     ),
     "separator alone": (lambda e: prefixed(bare(e), "net."), "stripped 'net.' from the separator's names", False),
-    "our names": (lambda e: {"model": prefixed(own(e), "module.")}, "took 'model'; stripped 'module.'", False),
-    "an export": (lambda e: {"format": "ialcms-separator", "separator": own(e)}, "separator of ", False),
+    "our names": (lambda e: {"model": prefixed(state_of(e), "module.")}, "took 'model'; stripped 'module.'", False),
+    "an export": (lambda e: {"format": "ialcms-separator", "separator": state_of(e)}, "separator of ", False),
     "state.pt": (lambda e: e.state_dict(), "networks of ", True),
 }
 
@@ -73,8 +73,8 @@ def test_forms(form: str, tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda e: {"separator": {"module": {"a": 1}}}, "do not fit this configuration|holds no state_dict"),
-        (lambda e: {"separator": {"module": {**own(e), "mask_scale": 1.5}}}, "do not fit this configuration"),
-        (lambda e: {"state_dict": {"a": torch.ones(1)}}, "does not fit this configuration's separator: 0 tensors"),
+        (lambda e: {"separator": {"module": {**state_of(e), "mask_scale": 1.5}}}, "do not fit this configuration"),
+        (lambda e: {"state_dict": {"a": torch.ones(1)}}, "do not fit this configuration: 0 tensors matched"),
         (lambda e: [torch.ones(1)], "holds no state_dict of tensors"),
     ],
 )

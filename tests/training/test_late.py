@@ -46,7 +46,7 @@ def test_a_stop_that_is_known_one_step_later_changes_nothing(demo_shards: Path, 
 
     assert "finished after step 6" in train("at once", 0)
     assert "stopped on request after step 4" in train("stopped", 3)  # asked for after step 3
-    assert "going on from step 4" in train("stopped", 0)
+    assert "resumes from step 4" in train("stopped", 0)
     at_once, stopped = (final_state(tmp_path / name, 6) for name in ("at once", "stopped"))
     assert at_once.keys() == stopped.keys()
     assert [name for name in at_once if not torch.equal(at_once[name], stopped[name])] == []

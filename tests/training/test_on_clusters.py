@@ -55,8 +55,8 @@ def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
 
 def pair(words: list[str], folders: tuple[Path, Path] = (ROOT, ROOT), **variables: str) -> list[tuple[int, str]]:
     """Two ranks as Kubernetes' PyTorchJob starts them: without LOCAL_RANK."""
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **variables}
-    return ends(*(start("-m", "ialcms", *words, cwd=folders[r], RANK=str(r), **place) for r in (0, 1)))
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **variables}
+    return ends(*(start("-m", "ialcms", *words, cwd=folders[r], RANK=str(r), **variables) for r in (0, 1)))
 
 
 def steps(folder: Path) -> list[int]:
@@ -131,10 +131,10 @@ def test_a_new_launch_with_an_old_id_does_what_was_asked(demo_shards: Path, tmp_
     assert python(*launcher, "-m", "ialcms", *train).returncode == 0
     chosen = str(folder / "checkpoints" / "step-00000001")
     again = python(*launcher, "-m", "ialcms", *train, "--resume", chosen)
-    assert "going on from step 1 of 3" in again.stderr, again.stderr
+    assert "resumes from step 1 of 3" in again.stderr, again.stderr
     assert python("-m", "launch.local", "--workers", "2", *train, "--resume", "none").returncode == 2
     with_local = python("-m", "launch.local", "--workers", "2", *train, "--resume", chosen)
-    assert "going on from step 1 of 3" in with_local.stderr
+    assert "resumes from step 1 of 3" in with_local.stderr
     other = python("-m", "ialcms", *train, "--init-from", chosen)
     assert other.returncode == 2
     assert "of a run that did not begin with" in other.stderr
@@ -156,9 +156,9 @@ def test_a_start_without_a_launchers_agent(demo_shards: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_rank_alone_says_so(demo_shards: Path, tmp_path: Path, rank: str) -> None:
     config = write_small_config(tmp_path / "small.yaml", demo_shards)
-    place = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    variables = {"WORLD_SIZE": "2", "RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     words = ["-m", "ialcms", "train", str(config), "--folder", str(tmp_path / "run")]
-    ((code, output),) = ends(start(*words, IALCMS_JOIN_S="2", **place))
+    ((code, output),) = ends(start(*words, IALCMS_JOIN_S="2", **variables))
     assert code == 2
     assert "Traceback" not in output
     assert {"0": "1 of 2 ranks have come after 2 s", "1": "rank 0 does not answer"}[rank] in output

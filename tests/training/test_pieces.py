@@ -1,4 +1,4 @@
-"""Compiled passes: without a break in the graph, with the numbers of the plain ones; what is left out is told."""
+"""Compiled passes: without a break in the graph, with the numbers of the plain ones; what is left out is logged."""
 
 from __future__ import annotations
 

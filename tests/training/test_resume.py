@@ -76,7 +76,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint_whole(
     step = int(last.name.removeprefix("step-"))
     again = python("-m", "ialcms", "train", str(config), "--folder", str(folder), f"train.steps={step + 1}")
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {step} of" in again.stderr
+    assert f"resumes from step {step} of" in again.stderr
     assert not list(checkpoints.glob(".step-*.tmp"))
 
 
@@ -91,21 +91,21 @@ def test_a_launchers_restart_does_not_repeat_an_explicit_resume(
     with monkeypatch.context() as restart:
         restart.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         assert main([*start, "--resume", first]) == 0
-        assert "going on from step 2 of 3" in (folder / "train.log").read_text()
+        assert "resumes from step 2 of 3" in (folder / "train.log").read_text()
         assert main([*start, "--resume", "none"]) == 0
     log = folder / "train.log"
     with monkeypatch.context() as launch:  # a node that joins or leaves is no restart to torchrun's count
         launch.setattr("ialcms.training.stop_request.end_with_agent", lambda: None)
         launch.setenv("TORCHELASTIC_RUN_ID", "a")
         assert main([*start, "--resume", first]) == 0
-        assert log.read_text().count("going on from step 1 of 3") == 1
+        assert log.read_text().count("resumes from step 1 of 3") == 1
         assert main([*start, "--resume", first]) == 0
-        assert log.read_text().count("going on from step 1 of 3") == 1
+        assert log.read_text().count("resumes from step 1 of 3") == 1
         launch.setenv("TORCHELASTIC_RUN_ID", "b")
         assert main([*start, "--resume", first]) == 0
-        assert log.read_text().count("going on from step 1 of 3") == 2
+        assert log.read_text().count("resumes from step 1 of 3") == 2
     assert main([*start, "--resume", first]) == 0
-    assert log.read_text().count("going on from step 1 of 3") == 3
+    assert log.read_text().count("resumes from step 1 of 3") == 3
     assert checkpoint.best(folder / "checkpoints") is not None  # that of the abandoned future is set aside
 
 
@@ -128,7 +128,7 @@ AGENT = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 def test_a_rank_that_is_starting_ends_with_its_agent(demo_shards: Path, tmp_path: Path, after_s: float) -> None:
-    """Before it has told the kernel, too; the seconds that torch's import takes are long for a run that is killed."""
+    """Also before it has asked the kernel; the seconds that torch's import takes are long for a run that is killed."""
     config = config_file(tmp_path, demo_shards, steps=10_000)
     folder = tmp_path / "run"
     command = [sys.executable, "-c", AGENT, sys.executable, "-m", "ialcms", "train", str(config), "--folder", folder]

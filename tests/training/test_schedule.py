@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ialcms.training.schedule import ramp, step_schedule
+from ialcms.training.schedule import ramp, shows_examples, step_schedule
 from tests.support import small_config
 
 
@@ -32,3 +32,20 @@ def test_without_a_critic_every_step_trains_the_separator() -> None:
         step_schedule(step, config).train_separator and not step_schedule(step, config).train_critic
         for step in range(6)
     )
+
+
+def test_examples_are_shown_early_at_even_distances_and_at_the_end() -> None:
+    config = small_config(train={"visualise_every": 800, "steps": 2_500})
+    assert [step for step in range(1, 2_501) if shows_examples(step, config)] == [
+        100,
+        200,
+        400,
+        800,
+        1_600,
+        2_400,
+        2_500,
+    ]
+    config = small_config(train={"visualise_every": 0, "steps": 100})
+    assert not any(shows_examples(step, config) for step in range(1, 101))
+    config = small_config(train={"visualise_every": 3, "steps": 5})
+    assert [step for step in range(6) if shows_examples(step, config)] == [1, 3, 5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -69,7 +70,7 @@ def test_a_run_leaves_everything_in_its_folder(whole_run: Path) -> None:
     assert config["train"]["steps"] == STEPS
     assert config["optim"]["critic_betas"] == [0.0, 0.9]  # resolved: values that the file does not name, too
     environment = json.loads((whole_run / "environment.json").read_text().splitlines()[0])
-    assert environment["versions"]["torch"] == torch.__version__.partition("+")[0] or environment["versions"]["torch"]
+    assert environment["versions"]["torch"] == importlib.metadata.version("torch")
     assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", environment["git"])
     names = sorted(path.name for path in (whole_run / "checkpoints").iterdir())
     assert names[1:] == ["step-00000004", "step-00000006"]  # the two newest and the best
@@ -80,7 +81,7 @@ def test_a_run_leaves_everything_in_its_folder(whole_run: Path) -> None:
 
 def test_tensorboard_of_a_run(whole_run: Path) -> None:
     """Read back: everything that the page is to show."""
-    events = EventAccumulator(str(whole_run / "tensorboard"))
+    events = EventAccumulator(str(whole_run))
     events.Reload()
     tags = events.Tags()
     losses = ("separation", "consistency", "independence")
@@ -94,7 +95,7 @@ def test_tensorboard_of_a_run(whole_run: Path) -> None:
         *(f"learning_rate/{name}" for name in ("audio", "visual", "critic")),
         *(f"speed/{name}" for name in ("mixes_per_second", "step_seconds", "slowest_rank_step_seconds",
                                        "slowest_rank", "share_waiting_for_data")),
-        *("speed_by_rank/mixes_per_second/0", "memory/process_gb", "best/SDR"),
+        *("memory/process_gb", "best/SDR"),
         *(f"validation/{metric}" for metric in metrics),
         *(f"validation_by_instrument/{metric}/{name}" for metric in metrics for name in instruments),
     }  # fmt: skip
@@ -114,7 +115,7 @@ def test_both_networks_optimizers_and_bank_are_in_a_checkpoint(whole_run: Path) 
     assert meta["progress"]["best_step"] in (4, 6)
 
 
-def test_critic_and_separator_take_turns(whole_run: Path) -> None:
+def test_critic_and_separator_learn_by_the_step_schedule(whole_run: Path) -> None:
     rows = [row for row in losses(whole_run) if "lambda/ind" in row]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert all("loss/critic" in row for row in rows)
@@ -132,12 +133,12 @@ def test_same_seed_same_losses(whole_run: Path, config_file: Path, tmp_path: Pat
     assert losses(tmp_path / "other")[0] != losses(whole_run)[0]
 
 
-def test_started_again_it_goes_on_where_it_was(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+def test_started_again_it_resumes_where_it_was(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
     assert ialcms("train", str(config_file), "--folder", folder, "train.steps=3").returncode == 0
     result = ialcms("train", str(config_file), "--folder", folder)
     assert result.returncode == 0
-    assert f"going on from step 3 of {STEPS}" in result.stderr
+    assert f"resumes from step 3 of {STEPS}" in result.stderr
     by_step = {row["step"]: row for row in losses(whole_run) if "lambda/ind" in row}
     resumed = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
     assert [row["step"] for row in resumed] == [1, 2, 3, 4, 5, 6]
@@ -157,7 +158,7 @@ def test_two_ranks_train_the_same_run(whole_run: Path, config_file: Path, tmp_pa
     double = [row for row in losses(tmp_path / "run") if "lambda/ind" in row]
     assert [row["step"] for row in double] == list(single)
     for row in double:
-        # float32 sums in another order, and Adam turns rounding into steps where a gradient is nearly zero
+        # float32 sums in another order, and Adam makes rounding into steps where a gradient is nearly zero
         expected = single[row["step"]]
         assert row.keys() == expected.keys()
         assert row == pytest.approx(expected, rel=0.03, abs=2e-3)
@@ -193,10 +194,10 @@ def test_a_sleeping_rank_ends_the_run(config_file: Path, tmp_path: Path) -> None
         2, str(ROOT / "tests/training/sleepy.py"), "train", str(config_file), "--folder", str(folder), *values
     )
     assert result.returncode != 0
-    for rank, place in ((0, "_separate"), (1, "fall_asleep")):
+    for rank, function in ((0, "_separate"), (1, "fall_asleep")):
         assert f"step 2 took longer than 12 s (train.timeout_s) on rank {rank}; its stacks are in" in result.stderr
         stacks = (folder / f"stacks-rank{rank}.txt").read_text()
-        assert f" in {place}\n" in stacks
+        assert f" in {function}\n" in stacks
         assert re.search(r"Thread 0x\w+ \(most recent call first\):\n", stacks)
 
 
@@ -227,7 +228,7 @@ def test_engines_that_cannot_be(
 
 
 @pytest.mark.distributed
-def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Path) -> None:
+def test_termination_saves_and_the_run_can_be_resumed(config_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "ialcms", "train", str(config_file), "--folder", str(folder)]
     more = ["train.steps=10000", "train.validate_every=10000", "train.checkpoint_every=10000"]
@@ -243,7 +244,7 @@ def test_termination_saves_and_the_run_can_go_on(config_file: Path, tmp_path: Pa
     assert "stopped on request after step" in errors
     (saved,) = (folder / "checkpoints").glob("step-*")
     result = ialcms(*command[3:], f"train.steps={int(saved.name[5:]) + 1}", "train.validate_every=10000")
-    assert f"going on from step {int(saved.name[5:])} of" in result.stderr
+    assert f"resumes from step {int(saved.name[5:])} of" in result.stderr
 
 
 def evaluate_scores(folder: Path) -> dict:
@@ -337,7 +338,7 @@ def test_info_counts_the_published_parameters(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.distributed
-def test_going_on_with_another_number_of_ranks(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_number_of_ranks(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
     """Two ranks take over from one or four, and one from two: equal to rounding, as the order of sums changes."""
     for first, second in ((1, 2), (2, 1), (4, 2)):
         folder = tmp_path / f"from{first}to{second}"
@@ -353,7 +354,7 @@ def test_going_on_with_another_number_of_ranks(whole_run: Path, config_file: Pat
 
 
 @pytest.mark.distributed
-def test_going_on_with_another_engine(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_engine(whole_run: Path, config_file: Path, tmp_path: Path) -> None:
     """DDP, ZeRO 1, ZeRO 2 and DDP again take over from each other: one format of checkpoints, equal to rounding."""
     pytest.importorskip("deepspeed")
     folder = tmp_path / "run"

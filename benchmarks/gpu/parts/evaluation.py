@@ -8,13 +8,10 @@ import importlib.util
 
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import sized_config
-from ialcms.config import Config
 from ialcms.data.evaluation_mixes import EvaluationMix, list_mixes
-from ialcms.data.manifest import Manifest
 from ialcms.data.remote import open_manifest
-from ialcms.evaluation.scoring import metrics_of, score_all
+from ialcms.evaluation.scoring import Scoring, SeparatedMixes, metrics_of
 from ialcms.evaluation.timing import EvaluationTime
-from ialcms.models import Separator
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.models.build import build_networks
 
@@ -25,16 +22,17 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     if setting.small:
         config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seconds=3.0, hop=16_383))
     options, device = config.eval, setting.torch_device
-    mixes = list_mixes(manifest, "test", options.num_sources, 1, options.seed, options.seconds)
+    mixes = list_mixes(manifest, "test", options.num_sources, draws=1, seed=options.seed, seconds=options.seconds)
     set_arithmetic(config)
     separator, _ = build_networks(config, pretrained=False)
-    separator = separator.to(device).eval()
+    separated = SeparatedMixes(separator.to(device).eval(), manifest, config)
     recorder.add("eval.metrics: auto", metrics_of(config, device))
     known = [name for name in ("fast", "mir_eval") if name == "fast" or importlib.util.find_spec(name)]
     for index, name in enumerate(known):
+        seconds = recorder.seconds_left / (len(known) - index)
         try:
-            _measure_metrics(setting, recorder, config, manifest, mixes, separator, name,
-                             recorder.seconds_left / (len(known) - index))  # fmt: skip
+            _measure_metrics(setting, recorder, Scoring(separated, name), mixes, metrics=name,
+                             seconds=seconds, mix_seconds=options.seconds)  # fmt: skip
         except (RuntimeError, ValueError) as error:
             recorder.missing(name, error)
     if "mir_eval" not in known:
@@ -44,32 +42,34 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 def _measure_metrics(
     setting: Setting,
     recorder: Recorder,
-    config: Config,
-    manifest: Manifest,
+    scoring: Scoring,
     mixes: list[EvaluationMix],
-    separator: Separator,
+    *,
     metrics: str,
     seconds: float,
+    mix_seconds: float,
 ) -> None:
-    """From the third result on, as the first ones wait for processes to start and for kernels to be chosen."""
-    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, metrics=metrics))
-    spent, before = EvaluationTime(setting.torch_device), EvaluationTime()
-    scored = score_all(separator, manifest, mixes, config, spent)
+    """From the third result on, as the first ones wait for processes to start and for kernels to be chosen.
+
+    seconds: that this may take. mix_seconds: length of a mix.
+    """
+    before = EvaluationTime()
+    scored = scoring(mixes)
     problems = []
     for number, (_, scores) in enumerate(scored, start=1):
         problems += [scores.problem] if scores.problem else []
         if number == 3:
-            before = copy.deepcopy(spent)
+            before = copy.deepcopy(scoring.time)
         if number > 3 and setting.small:
             break
-        if number > 3 and spent.elapsed_s > 0.8 * seconds:
+        if number > 3 and scoring.time.elapsed_s > 0.8 * seconds:
             break
     scored.close()
-    spent = spent.since(before)
+    spent = scoring.time.since(before)
     label = f"{metrics} metrics"
     rate = spent.num_mixes / spent.elapsed_s
-    recorder.add(f"{label}: rate", rate, "mixes/s", f"{spent.num_mixes} mixes of {config.eval.seconds:g} s")
-    recorder.add(f"{label}: sound", rate * config.eval.seconds, "s/s", "seconds of mixes in a second")
+    recorder.add(f"{label}: rate", rate, "mixes/s", f"{spent.num_mixes} mixes of {mix_seconds:g} s")
+    recorder.add(f"{label}: sound", rate * mix_seconds, "s/s", "seconds of mixes in a second")
     if spent.beside_s:
         recorder.add(f"{label}: of a process", spent.beside_s / spent.num_mixes, "s", "for each mix")
     for part, share in spent.shares().items():

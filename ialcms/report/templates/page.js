@@ -1,7 +1,7 @@
 "use strict";
 
 // One element plays every sound: browsers limit how many a page may have, and only one is to be heard at a time.
-// The sounds of an example are aligned, so they share one position: switching goes on at the same place.
+// The sounds of an example are aligned, so they share one position: another sound continues there.
 const player = document.getElementById("player");
 const announcement = document.getElementById("status");
 const positions = new Map(); // example -> seconds
@@ -100,6 +100,16 @@ for (const sound of document.querySelectorAll(".sound")) {
   });
 }
 
+// A link to a folded example unfolds it; printing shows all.
+const unfold = (example) => example?.querySelector("details")?.setAttribute("open", "");
+const unfoldTarget = () => unfold(document.querySelector(`.example[id="${CSS.escape(location.hash.slice(1))}"]`));
+for (const link of document.querySelectorAll(".links a")) {
+  link.addEventListener("click", () => unfold(document.getElementById(link.hash.slice(1))));
+}
+addEventListener("hashchange", unfoldTarget);
+addEventListener("beforeprint", () => document.querySelectorAll(".example").forEach(unfold));
+unfoldTarget();
+
 for (const toggle of document.querySelectorAll(".toggle")) {
   const heat = document.getElementById(toggle.getAttribute("aria-controls"));
   toggle.addEventListener("click", () => {
@@ -108,7 +118,7 @@ for (const toggle of document.querySelectorAll(".toggle")) {
   });
 }
 
-// Sorting: numbers best first, names from A to Z; again turns it round. Gaps stay at the end.
+// Sorting: numbers best first, names from A to Z; a second click reverses the order. Gaps stay at the end.
 const compareTexts = new Intl.Collator(undefined, { numeric: true }).compare;
 
 function sortTable(head) {
