@@ -23,7 +23,7 @@ from ialcms.published import to_published
 from ialcms.runs.checkpoint import load_state, newest, read_meta
 from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import find_checkpoint
-from tests.evaluation.support import evaluation_config, make_separator, write_evaluation_shards
+from tests.support.evaluation import evaluation_config, make_separator, write_evaluation_shards
 
 NOT_A_RUN = "is a file of weights, not a run's folder; make one of it: ialcms import"
 

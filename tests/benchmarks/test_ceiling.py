@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.ceiling import ideal_ratio_masks, ideal_wiener_masks
 from ialcms.evaluation.metrics import METRICS
-from tests.evaluation.support import evaluation_config, make_run, write_evaluation_shards
 from tests.support import python
+from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
 
 
 def test_ideal_masks_share_every_cell_out() -> None:

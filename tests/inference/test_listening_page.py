@@ -17,9 +17,9 @@ from PIL import Image
 
 from ialcms.inference import Box, Separation, listening_page, separate_file
 from ialcms.runs.run_folder import RunFolder
-from tests.browser_support import CONTRASTS, chromium, collect_problems
-from tests.evaluation.support import evaluation_config, make_run, write_evaluation_shards
 from tests.inference.test_separate_file import write_video
+from tests.support.browser import CONTRASTS, chromium, collect_problems
+from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
 
 RATE = 44_100
 SECONDS = 5.5  # of 55 frames, whose grey rises from 20 to 236

@@ -20,10 +20,10 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from ialcms.runs.run_folder import RunFolder
-from tests.browser_support import chromium, collect_problems
-from tests.evaluation.support import evaluation_config, make_run, write_evaluation_shards
 from tests.inference.test_separate_file import write_video
 from tests.support import ON_CPU, ROOT
+from tests.support.browser import chromium, collect_problems
+from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
 
 BOXES = {"objects": [{"name": "bell", "at": 0.5, "edges": [0.1, 0.1, 0.5, 0.6]}]}
 MOST_BYTES = 3_000_000

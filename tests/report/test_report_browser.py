@@ -8,7 +8,7 @@ import pytest
 
 from ialcms.report.content import Bar, BarGroup, Chart, Interval, Report, Table
 from ialcms.report.page import write_report
-from tests.browser_support import CONTRASTS, chromium
+from tests.support.browser import CONTRASTS, chromium
 
 SAMPLE_RATE = 11_025
 SECONDS = 10.0

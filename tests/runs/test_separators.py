@@ -12,7 +12,7 @@ from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import find_checkpoint, load_separator
-from tests.evaluation.support import evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
 
 CPU = torch.device("cpu")
 
