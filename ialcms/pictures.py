@@ -1,4 +1,4 @@
-"""Opening pictures: the only place that gives a file's bytes to Pillow.
+"""Opening pictures: the only module that gives a file's bytes to Pillow.
 
 Only the named formats are opened. Pillow knows fifty more, some of which it hands to other programs (EPS to
 Ghostscript), and a file named .jpg may be any of them.

@@ -57,7 +57,7 @@ def pack(
 ) -> tuple[Manifest, Report]:
     """Pack the clips into shards `<split>-000000.tar` in `out` and write the manifest last.
 
-    Goes on where a killed run with the same options stopped; a complete folder is left as it is. Raises ValueError
+    Resumes where a killed run with the same options stopped; a complete folder is left as it is. Raises ValueError
     for options out of range, a folder that holds other shards, too many broken clips and a full disk.
     """
     options = options or PackOptions()

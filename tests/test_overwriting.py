@@ -100,7 +100,7 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["remainder.wav", "1-viola.wav", "1-viola.mp4"])
 def test_separate(run: RunFolder, tmp_path: Path, way: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A stem is taken apart again, a recording or a picture of the user's is called like one."""
+    """A stem is separated again, a recording or a picture of the user's is called like one."""
     out, source, picture = tmp_path / "stems", tmp_path / "a.wav", tmp_path / "viola.png"
     out.mkdir()
     soundfile.write(source, 0.1 * np.random.default_rng(0).standard_normal(900), RATE)

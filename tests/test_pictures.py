@@ -37,8 +37,8 @@ def test_damaged_exif_counts_as_none() -> None:
     content = turned(6)
     at = content.index(b"Exif")
     upright = decode_picture(turned(6))
-    for place in range(at + 6, at + 32):
-        damaged = content[:place] + b"\xff" + content[place + 1 :]
+    for position in range(at + 6, at + 32):
+        damaged = content[:position] + b"\xff" + content[position + 1 :]
         assert decode_picture(damaged).size in (upright.size, upright.size[::-1])
 
 
@@ -146,7 +146,7 @@ def test_random_damage_is_refused_or_decoded() -> None:
     assert 500 < refused < 2_000
 
 
-def test_pictures_are_opened_in_one_place() -> None:
+def test_pictures_are_opened_in_one_position() -> None:
     """By Pillow: whatever calls `Image.open` names the formats, and in the programs that is one function."""
     calls = []
     for folder in ("ialcms", "shards", "benchmarks"):

@@ -78,7 +78,7 @@ def _die(item: int) -> int:
     os._exit(1)
 
 
-def test_only_a_few_items_are_taken_ahead():
+def test_only_a_few_items_are_taken_in_advance():
     taken = []
 
     def items() -> Iterator[int]:

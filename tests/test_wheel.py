@@ -147,8 +147,8 @@ def test_batch_files_are_copied_and_find_the_launchers(run: Run, environment: Pa
     shell = "source slurm/job.sh; echo launchers: $launch"
     variables = {**os.environ, "SLURM_JOB_ID": "7", "IALCMS_PYTHON": str(environment / "bin" / "python")}
     variables.pop("PYTHONPATH", None)
-    told = subprocess.run(["bash", "-c", shell], cwd=project, env=variables, capture_output=True, text=True)
-    assert told.stdout == "launchers: ialcms.launch\n"
+    answer = subprocess.run(["bash", "-c", shell], cwd=project, env=variables, capture_output=True, text=True)
+    assert answer.stdout == "launchers: ialcms.launch\n"
 
 
 def test_data_are_indexed_with_a_named_data_set(run: Run, demo_shards: Path, tmp_path: Path) -> None:

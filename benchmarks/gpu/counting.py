@@ -55,9 +55,9 @@ def listed(counts: Counter[str], names: re.Pattern[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items() if names.match(name))
 
 
-def places_of_waiting(step: Any) -> Counter[str]:
+def lines_that_wait(step: Any) -> Counter[str]:
     """Lines of this checkout at which torch says that the host waits for the device, with how often."""
-    places: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
 
     def note(message: Warning | str, *_: Any) -> None:
         if "synchron" in str(message):
@@ -65,7 +65,7 @@ def places_of_waiting(step: Any) -> Counter[str]:
                 f for f in traceback.extract_stack() if str(ROOT) in f.filename and "benchmarks" not in f.filename
             ]
             frame = frames[-1] if frames else traceback.extract_stack()[-2]
-            places[f"{Path(frame.filename).name}:{frame.lineno} {frame.line}"] += 1
+            lines[f"{Path(frame.filename).name}:{frame.lineno} {frame.line}"] += 1
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -75,4 +75,4 @@ def places_of_waiting(step: Any) -> Counter[str]:
             step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return places
+    return lines

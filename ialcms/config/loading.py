@@ -133,7 +133,7 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
 
 
 def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:
-    """Of a type and words that may stand in its place, like `int | Literal["auto"]`."""
+    """Of a type and words that may be given instead, like `int | Literal["auto"]`."""
     first, *others = typing.get_args(kind)
     words = [word for other in others for word in typing.get_args(other)]
     if value in words:

@@ -291,7 +291,7 @@ class Plan:
     def _find_usual_uses(self, counts: np.ndarray) -> int:
         """Uses of a clip in a round that the rarest instruments cannot do without: 1 unless they are very rare.
 
-        counts: clips per instrument. The smallest number with which a window of twice the normal length, made up like
+        counts: clips per instrument. The smallest number with which a window of twice the normal length, drawn like
         the whole split, has a clip for every slot.
         """
         uses = 1

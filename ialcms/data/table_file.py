@@ -97,7 +97,7 @@ def map_columns(path: Path, check_sum: bool = True) -> MappedColumns:
     if check_sum and hashlib.sha256(view[_START_BYTES - 8 :]).digest() != view[len(_MAGIC) : _START_BYTES - 8]:
         raise Unreadable("its checksum is wrong")
     try:
-        arrays = {str(name): _array(view[start:], *place) for name, place in header["arrays"].items()}
+        arrays = {str(name): _array(view[start:], *position) for name, position in header["arrays"].items()}
         table = ClipTable(
             Texts(arrays["key.ends"], arrays["key.raw"]),
             {field: arrays[f"{field}.codes"] for field in NAMES},
@@ -117,9 +117,9 @@ def map_again(path: Path, manifest_sha256: str) -> ClipTable:
 
     Raises ValueError when there is none, or one of another manifest.
     """
-    for place in (path, *cached_columns(manifest_sha256)):
-        if sha256_of_columns(place) == manifest_sha256:
-            return map_columns(place, check_sum=False).table
+    for candidate in (path, *cached_columns(manifest_sha256)):
+        if sha256_of_columns(candidate) == manifest_sha256:
+            return map_columns(candidate, check_sum=False).table
     raise ValueError(f"{path} is gone, or was replaced by that of another manifest; start again")
 
 

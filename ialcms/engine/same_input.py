@@ -25,7 +25,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class _Found:
-    """What a rank has found where it was told to read."""
+    """What a rank has found where it was to read."""
 
     rank: int
     host: str

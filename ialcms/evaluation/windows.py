@@ -1,6 +1,6 @@
 """Separating a mix of any length: overlapping windows through the network, masks to sounds, windows joined.
 
-The one place where a trained separator meets a recording at the network's own rate: validation, evaluation and the
+The only code that runs a trained separator on a recording at the network's rate: validation, evaluation and the
 report use it. (`ialcms.inference.stems` does the same for recordings of any rate, in bounded memory.)
 
 Shapes: M sources of S samples, P pictures of each, G windows of L samples that pass the network together, Fq x T linear

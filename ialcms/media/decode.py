@@ -165,7 +165,7 @@ def _is_leading(kind: str, at_s: float | None, begun_s: float) -> bool:
 def seek(
     container: av.container.InputContainer, path: Path, to_s: float, wanted_s: float, longest_hole_s: float
 ) -> None:
-    """Go on reading a file from `to_s`, if what is on the screen at `wanted_s` can be decoded from there.
+    """Continue to read a file from `to_s`, if what is on the screen at `wanted_s` can be decoded from there.
 
     Otherwise nothing is done: the file is read from its beginning. longest_hole_s: as for the `TimeLine`.
     """

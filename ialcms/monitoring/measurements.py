@@ -49,7 +49,7 @@ class Measurements:
         self._waited_s += waited_s
 
     def take(self) -> Measured:
-        """Means and speed since the last call; the only place where a step waits for the device."""
+        """Means and speed since the last call; nothing else in a step waits for the device."""
         names = sorted({name for scalars in self._scalars for name in scalars})
         means = [self._local_mean(name) for name in names]
         elapsed_s = max(time.monotonic() - self._since, 1e-9)

@@ -36,7 +36,7 @@ from ialcms.reading.text import read_json
 log = logging.getLogger(__name__)
 
 FORMAT, VERSION = "ialcms-checkpoint", 1
-NO_MANIFEST = "none"  # in the place of a manifest's digest: imported weights were trained on other shards
+NO_MANIFEST = "none"  # instead of a manifest's digest: imported weights were trained on other shards
 FILE_NAMES = _STATE, _META = "state.pt", "meta.json"
 AVERAGE = "separator_average"  # in a state: the moving average of the separator's weights, where one is kept
 _SEAL = "meta_sha256"

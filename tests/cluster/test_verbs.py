@@ -90,7 +90,7 @@ def test_evaluation_is_shared_by_all_ranks_and_goes_on_after_a_stop(
     job.stop()
     ended = job.wait()
     assert (ended.state, ended.restarts) == ("COMPLETED", 1), job.log
-    assert re.search(r"going on: \d+ of 40 mixes are scored already", job.log)
+    assert re.search(r"resuming: \d+ of 40 mixes are scored already", job.log)
     assert "stopped; back into the queue" in job.log
     assert json.loads((checkout / "shared" / "summary.json").read_text())["mixes"] == 40  # 10 pairs of 5, 4 draws
     assert _scores(checkout / "shared") == pytest.approx(_scores(checkout / "alone"), rel=1e-3, abs=1e-2)

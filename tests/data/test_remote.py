@@ -72,7 +72,7 @@ def assert_same(batches: list[Batch], expected: list[Batch]) -> None:
         assert torch.equal(a.objects, b.objects)
 
 
-def test_a_folder_is_read_in_place(many: Manifest, cache: Path) -> None:
+def test_a_folder_is_read_in_position(many: Manifest, cache: Path) -> None:
     for location in (many.folder, str(many.folder), f"file://{many.folder}", many.folder / "manifest.json"):
         assert open_manifest(location) == many
     assert not cache.exists()
@@ -167,7 +167,7 @@ def test_a_cached_shard_that_was_cut_off_is_fetched_again(many: Manifest, cache:
     assert cached(cache) == ["clips-000.tar"]
 
 
-def test_the_next_shard_is_fetched_ahead(many: Manifest, cache: Path) -> None:
+def test_the_next_shard_is_fetched_in_advance(many: Manifest, cache: Path) -> None:
     manifest = open_manifest(f"pipe:cat {many.folder}/{{}}")
     config = small_config(window=4)
     batches = train_batches(config, manifest)

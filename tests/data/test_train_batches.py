@@ -271,7 +271,7 @@ class TestInThread:
     def test_order_and_end(self, whole: list[Batch]) -> None:
         assert [batch.step for batch in in_thread(batch for batch in whole)] == list(range(30))
 
-    def test_errors_arrive_at_their_place(self, whole: list[Batch]) -> None:
+    def test_errors_arrive_at_their_position(self, whole: list[Batch]) -> None:
         def failing() -> Generator[Batch]:
             yield whole[0]
             yield whole[1]

@@ -169,7 +169,7 @@ ENGINES = {
 
 
 def resume(ranks: Ranks) -> dict[str, Any]:
-    """Per engine, the state after 7 steps at once, after 4 and 3, and after 3 with ddp that go on from its 4."""
+    """Per engine, the state after 7 steps at once, after 4 and 3, and after 3 with ddp that resume from its 4."""
     results: dict[str, Any] = {}
     for name, engine in ENGINES.items():
         config = tiny_config(ranks, ema_decay=0.9, **engine)

@@ -54,7 +54,7 @@ def test_a_node_joins_and_leaves(demo_shards: Path, tmp_path: Path) -> None:
     values = {"checkpoint_every": 2, "validate_every": STEPS}
     config = write_small_config(tmp_path / "elastic.yaml", demo_shards, steps=STEPS, **values)
     # Networks that hardly learn do not carry on the rounding that another number of ranks brings: the loss of each
-    # step is that of its batch, whose place in the order it tells.
+    # step is that of its batch, whose position in the order it tells.
     config.write_text(config.read_text() + "optim: {lr_audio: 1.0e-9, lr_visual: 1.0e-9, lr_critic: 1.0e-9}\n")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

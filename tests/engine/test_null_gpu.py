@@ -61,7 +61,7 @@ def null_gpu(shared: Shared) -> Path:
 
 @pytest.fixture(scope="module")
 def counted(shared: Shared, null_gpu: Path) -> Counted:
-    """counted(case) -> by kind of step, counts, bytes and places of synchronisations."""
+    """counted(case) -> by kind of step, counts, bytes and positions of synchronisations."""
 
     def count(folder: Path, name: str) -> dict[str, Any]:
         case = CASES[name]
@@ -100,8 +100,8 @@ def test_no_step_waits_for_the_device(counted: Counted, name: str, kind: str) ->
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_zero_3_only_deepspeed_waits(counted: Counted, kind: str) -> None:
     """It compares the order of the layers over the ranks, and collects small parameters at the end."""
-    places = counted("zero 3")[kind]["synchronisations"]
-    other = {place for place in places if "DeepSpeed" not in place}
+    positions = counted("zero 3")[kind]["synchronisations"]
+    other = {position for position in positions if "DeepSpeed" not in position}
     assert other == set()
 
 

@@ -1,4 +1,4 @@
-"""Faults that a single rank finds: all stop, at the same step on any number of ranks, and the reason is told."""
+"""Faults that a single rank finds: all stop, at the same step on any number of ranks, and the reason is printed."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def test_too_many_bad_clips_stop_at_the_same_step_on_any_number_of_ranks(demo_sh
     broken = read_manifest(shards).of_split("train")[2].key
     damage(shards, f"{broken}.flac")
     config = write_small_config(tmp_path / "small.yaml", shards, steps=50)
-    told = []
+    reasons = []
     for ranks, start in ((1, python), (2, lambda *words: torchrun(2, *words))):
         folder = tmp_path / f"run{ranks}"
         done = start("-m", "ialcms", "train", str(config), "--folder", str(folder), "data.max_bad_fraction=0")
-        told += re.findall(r"ialcms: error: (1 of 5 training clips cannot be used.*)", done.stderr)
+        reasons += re.findall(r"ialcms: error: (1 of 5 training clips cannot be used.*)", done.stderr)
         assert (folder / "train.log").read_text().count(f"replaced a clip (the 1. so far): clip {broken}") == 1
-    assert len(told) == 2
-    assert told[0] == told[1]
-    assert re.search(rf"the last, in step \d+: clip {broken}", told[0])
+    assert len(reasons) == 2
+    assert reasons[0] == reasons[1]
+    assert re.search(rf"the last, in step \d+: clip {broken}", reasons[0])
 
 
 def damage(shards: Path, name: str) -> None:

@@ -24,7 +24,7 @@ _SENT = {
 
 
 def seen(result: dict[str, Any]) -> Counter[str]:
-    """Bytes sent by kind, told apart by shape: (n, F, T) components, two axes of features, BatchNorm's known sizes."""
+    """Bytes sent by kind, known by shape: (n, F, T) components, two axes of features, BatchNorm's known sizes."""
     channels = result["batchnorm channels"]
     sent: Counter[str] = Counter()
     for name, shape, kind in result["collectives"]:

@@ -35,7 +35,7 @@ def write_evaluation(
     results = []
     for index in range(30):
         names = PAIRS[index % 3]
-        values = [level[index] + gain[name] + noise[index, place] for place, name in enumerate(names)]
+        values = [level[index] + gain[name] + noise[index, position] for position, name in enumerate(names)]
         sources = tuple({} if index in silent else dict.fromkeys(METRICS, value) for value in values)
         keys = tuple(f"{name}_{index}" for name in names)
         problem = "silent estimate 1" if index in silent else ""

@@ -57,20 +57,20 @@ def test_a_filtered_source_is_no_error(references: np.ndarray) -> None:
     assert max(source["SDR"] for source in score_mix(references, late).sources) < 0
 
 
-def test_sources_keep_their_places(references: np.ndarray) -> None:
+def test_sources_keep_their_positions(references: np.ndarray) -> None:
     scores = score_mix(references, references[::-1].copy())
     assert all(source["SIR"] < -5 for source in scores.sources)
 
 
-@pytest.mark.parametrize("place", [0, 1])
-def test_silence_is_named_not_scored(references: np.ndarray, place: int) -> None:
+@pytest.mark.parametrize("position", [0, 1])
+def test_silence_is_named_not_scored(references: np.ndarray, position: int) -> None:
     quiet = references.copy()
-    quiet[place] = 0
+    quiet[position] = 0
     silent_reference = score_mix(quiet, references)
-    assert silent_reference.problem == f"silent reference {place + 1}"
+    assert silent_reference.problem == f"silent reference {position + 1}"
     assert silent_reference.sources == ({}, {})
     silent_estimate = score_mix(references, quiet)
-    assert silent_estimate.problem == f"silent estimate {place + 1}"
+    assert silent_estimate.problem == f"silent estimate {position + 1}"
     assert silent_estimate.sources == ({}, {})
 
 

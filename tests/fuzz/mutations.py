@@ -58,16 +58,16 @@ def text_of(rng: random.Random, text: str) -> str:
         lines = text.split("\n")
         at = rng.randrange(len(lines))
         line = lines[at]
-        place = rng.randrange(len(line) + 1)
+        position = rng.randrange(len(line) + 1)
         match rng.randrange(6):
             case 0:
                 del lines[at]
             case 1:
                 lines.insert(at, line)
             case 2:
-                lines[at] = line[:place] + rng.choice(_TOKENS) + line[place:]
+                lines[at] = line[:position] + rng.choice(_TOKENS) + line[position:]
             case 3:
-                lines[at] = line[:place]
+                lines[at] = line[:position]
             case 4:
                 head, sign, _ = line.rpartition(rng.choice((":", ",", " ")))
                 lines[at] = f"{head}{sign} {rng.choice(_NUMBERS + _TOKENS)}"
@@ -81,10 +81,10 @@ def values_of(rng: random.Random, values: Any) -> Any:
     """Plain values with one to three of them replaced, removed or doubled."""
     values = copy.deepcopy(values)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        places = list(_places(values))
-        if not places:
+        positions = list(_positions(values))
+        if not positions:
             return values
-        container, key = places[rng.randrange(len(places))] if rng.random() < 0.6 else rng.choice(places[:40])
+        container, key = positions[rng.randrange(len(positions))] if rng.random() < 0.6 else rng.choice(positions[:40])
         match rng.randrange(6):
             case 0:
                 del container[key]
@@ -105,8 +105,8 @@ def json_of(rng: random.Random, values: Any) -> bytes:
     return text_of(rng, text).encode("utf-8", "replace") if rng.random() < 0.5 else bytes_of(rng, text.encode())
 
 
-def _places(values: Any) -> Iterator[tuple[Any, Any]]:
+def _positions(values: Any) -> Iterator[tuple[Any, Any]]:
     items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in list(items):
         yield values, key
-        yield from _places(value)
+        yield from _positions(value)

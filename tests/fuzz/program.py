@@ -77,9 +77,9 @@ def _fault_of(reader, out: Path) -> str | None:
             return f"{type(error).__name__}: {text[:100]}"
         return None if text and "\n" not in text and len(text) < 3_000 else f"not one line: {text[:300]!r}"
     except BaseException as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        position = traceback.extract_tb(error.__traceback__)[-1]
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "site-packages" not in frame.filename]
-        where = ours[-1] if ours else place
+        where = ours[-1] if ours else position
         return f"{type(error).__name__} at {where.filename.rpartition('/')[2]}:{where.lineno}: {str(error)[:150]!r}"
     finally:
         signal.alarm(0)

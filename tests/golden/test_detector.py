@@ -70,8 +70,8 @@ def test_a_gpu_finds_them_too(weights_file: Path) -> None:
     for pooling in ("legacy", "adaptive"):
         detector = load_detector(weights_file, pooling=pooling)
         detector.model.to("cuda")
-        for index, place in enumerate(PICTURES):
-            pixels = picture(*place)
+        for index, position in enumerate(PICTURES):
+            pixels = picture(*position)
             golden = GOLDEN[f"p{index}/{pooling}/detections"]
             _same_rows(detector.detect(pixels), golden)
             tensor = torch.from_numpy(pixels).permute(2, 0, 1).float().cuda() / 255

@@ -83,9 +83,9 @@ def test_the_colours_are_those_of_bt709_and_the_file_says_so(run: RunFolder, tmp
     result = separate_file(source, run.path, [Box(30, 30, 40, 40)], out=tmp_path / "out", device="cpu")
     with av.open(str(result.videos[0])) as container:
         context = container.streams.video[0].codec_context
-        told = context.colorspace, context.color_primaries, context.color_trc, context.color_range
+        declared = context.colorspace, context.color_primaries, context.color_trc, context.color_range
         frame = next(container.decode(video=0))
-    assert told == (1, 1, 1, 1)  # FFmpeg's numbers of BT.709, and of the limited range
+    assert declared == (1, 1, 1, 1)  # FFmpeg's numbers of BT.709, and of the limited range
     assert (frame.colorspace, frame.color_range) == (1, 1)
     luma, blue, red = (np.asarray(plane).reshape(plane.height, plane.line_size) for plane in frame.planes)
     # pure red by Rec. ITU-R BT.709-6, 8 bits: 16 + 219 * 0.2126, 128 - 224 * 0.2126 / 1.8556, 128 + 112

@@ -177,8 +177,8 @@ class TestFaults:
         for cut in (0, 1_000, len(whole) // 2, len(whole) - 1):
             file.write_bytes(whole[:cut])
             self.fails(file, capsys, "is no whole file of 'ialcms export'")
-        place = len(whole) // 2
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        position = len(whole) // 2
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         self.fails(file, capsys, "is damaged (the checksum of ")
         torch.save({"state_dict": {"a": torch.zeros(1)}}, file)
         self.fails(file, capsys, "is a file of weights, not a run's folder; make one of it: ialcms import ")
@@ -257,7 +257,7 @@ class TestWithoutTrainingsDependencies:
         assert [Path(line).name for line in printed.split()] == names
         assert main([*arguments, "--out", str(tmp_path / "whole"), *boxes]) == 0
         for name in names[:3]:
-            ours, theirs = (soundfile.read(tmp_path / place / name)[0] for place in ("alone", "whole"))
+            ours, theirs = (soundfile.read(tmp_path / position / name)[0] for position in ("alone", "whole"))
             assert abs(ours).max() > 0.001
             np.testing.assert_allclose(ours, theirs, atol=1e-6)
 

@@ -170,7 +170,7 @@ class TestStems:
         assert sum(tones_of("share")) < 1.05
         assert max(tones_of("remainder")) < 0.01
 
-    def test_channels_keep_their_places(self, separator: Separator, config: Config) -> None:
+    def test_channels_keep_their_positions(self, separator: Separator, config: Config) -> None:
         """What plays on the left only stays there; both channels get the same masks."""
         wave = noise(2, 700)
         wave[1] = 0

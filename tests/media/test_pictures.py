@@ -51,7 +51,7 @@ def test_which_way_up(tmp_path: Path, name: str, pixel_ratio: Fraction | None) -
         assert (corners(seen), seen.shape) == (expected, shape)
 
 
-def test_a_box_on_what_a_player_shows_hits_the_same_place(tmp_path: Path) -> None:
+def test_a_box_on_what_a_player_shows_hits_the_same_position(tmp_path: Path) -> None:
     """The left of a mirrored picture is the right of the coded one."""
     path = set_display_matrix(write_media(tmp_path / "a.mp4", Recording(1)), -1, 0, 0, 1)
     green = frame_at(path, 0.0)[2:12, 2:16].float().mean((0, 1))

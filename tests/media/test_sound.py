@@ -144,7 +144,7 @@ class TestTime:
         sounds = clip_sounds(path, 4)
         assert pitches_of(sounds) == {number: [4, 5, 6, 7] for number in range(3)}
         assert sounds.problems == info.damage.jumps
-        # a later place is found by reading, not by its time stamp
+        # a later position is found by reading, not by its time stamp
         segment = Wanted(Segment(5, 5.0), 2.0, 1.5)
         assert pitches(read_sound(path, segment, MODEL_RATE).waves[5] / 32_768, MODEL_RATE) == [5, 6]
 
@@ -261,7 +261,7 @@ class TestLayouts:
         root = 0.5**0.5
         two = mixed(frame_of("5.1", levels), SoundFormat(48_000, 2))
         np.testing.assert_allclose(two[:, 100], [0.1 + root * 0.4, 0.2 + root * 0.5], atol=1e-5)
-        # four channels without places count as front left, right, centre and back centre
+        # four channels without positions count as front left, right, centre and back centre
         four = mixed(frame_of("4C", [0.1, 0.2, 0.3, 0.4]), SoundFormat(48_000, 2))
         named = mixed(frame_of("4.0", [0.1, 0.2, 0.3, 0.4]), SoundFormat(48_000, 2))
         np.testing.assert_allclose(four, named, atol=1e-6)
@@ -295,7 +295,7 @@ class TestLayouts:
         assert np.abs(sounds.waves[0][1_000:-1_000] / 32_768).max() == pytest.approx(0.3, abs=0.02)
 
     @pytest.mark.parametrize("labels", [(1, 1, 1, 1), (1, 2, 300, 301)])
-    def test_a_list_of_places_of_its_own(self, tmp_path: Path, labels: tuple[int, ...]) -> None:
+    def test_a_list_of_positions_of_its_own(self, tmp_path: Path, labels: tuple[int, ...]) -> None:
         """PyAV frees such a list twice: the process would end without a word."""
         path = write_media(tmp_path / "camera.mov", Recording(2, layout="quad", sound_codec="pcm_s16le"))
         set_channel_labels(path, labels)

@@ -65,7 +65,7 @@ def test_sum_of_masks_first_is_the_sum_of_the_waves() -> None:
     assert torch.allclose(separator.mixture_waves(output, samples), waves, atol=1e-6)
 
 
-def test_objects_of_a_mix_keep_their_places() -> None:
+def test_objects_of_a_mix_keep_their_positions() -> None:
     """Swapping two mixtures' pictures swaps their outputs, and only theirs."""
     separator, mix, objects = build()
     separator.eval()

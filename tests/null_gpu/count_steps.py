@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def count_steps(world: int, mixes: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
-    """By kind of step: counts, bytes, places of synchronisations, peak memory and bytes sent as computed from sizes.
+    """By kind of step: counts, bytes, positions of synchronisations, peak memory and bytes sent as computed from sizes.
 
     world, mixes: the number of ranks, and of a rank's mixes in a step. config_file: None for the small networks.
     """
@@ -142,8 +142,8 @@ def _table(counts: dict[str, Any]) -> str:
             if not kind.startswith("kernel "):
                 lines.append(f"  {kind:40s} {count:7d} {step['bytes'][kind] / 1e6:10.3f} MB")
         lines.append(f"  {'peak memory':40s} {'':7s} {step['peak_memory'] / 1e6:10.3f} MB")
-        for place, count in sorted(step["synchronisations"].items()):
-            lines.append(f"  waits {count:3d} times at {place}")
+        for position, count in sorted(step["synchronisations"].items()):
+            lines.append(f"  waits {count:3d} times at {position}")
     return "\n".join(lines)
 
 

@@ -72,17 +72,17 @@ class NullGpu:
 
 
 @contextmanager
-def _noting_synchronisations(places: Counter[str]) -> Iterator[None]:
+def _noting_synchronisations(positions: Counter[str]) -> Iterator[None]:
     """torch warns of those that it knows of; what waits by name is noted here."""
 
     def note(*args: Any, **kwargs: Any) -> None:
         message = str(args[0])
         if "called a synchronizing CUDA operation" in message:
-            places[_place()] += 1
+            positions[_position()] += 1
 
     def noting(function: Callable) -> Callable:
         def noted(*args: Any, **kwargs: Any) -> Any:
-            places[_place()] += 1
+            positions[_position()] += 1
             return function(*args, **kwargs)
 
         return noted
@@ -103,14 +103,14 @@ def _noting_synchronisations(places: Counter[str]) -> Iterator[None]:
                 setattr(owner, name, original)
 
 
-def _place() -> str:
+def _position() -> str:
     """File and line of this project that the current call comes from, and where in a library it waits, if there."""
     frames = [frame for frame in traceback.extract_stack() if "/tests/null_gpu/" not in frame.filename]
     frames = [frame for frame in frames if Path(frame.filename).name != "warnings.py"]
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_ROOT / "ialcms")]
     if not own:  # a thread of autograd: no Python of ours is on it
         return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "autograd"
-    place = f"{Path(own[-1].filename).relative_to(_ROOT)}:{own[-1].lineno}"
+    position = f"{Path(own[-1].filename).relative_to(_ROOT)}:{own[-1].lineno}"
     if "deepspeed" in frames[-1].filename.split(os.sep):
-        place += f" in DeepSpeed's {Path(frames[-1].filename).name}"
-    return place
+        position += f" in DeepSpeed's {Path(frames[-1].filename).name}"
+    return position

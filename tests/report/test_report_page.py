@@ -230,7 +230,7 @@ def test_an_old_report_stays_when_the_new_one_cannot_be_written(tmp_path, make, 
     before = write(path, title="first")
 
     def fail(source, target):
-        assert len(Path(source).read_bytes()) > 1000  # the page is whole before it takes the old one's place
+        assert len(Path(source).read_bytes()) > 1000  # the page is whole before it takes the old one's position
         raise OSError("disk went away")
 
     monkeypatch.setattr(os, "replace", fail)

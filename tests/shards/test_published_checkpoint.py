@@ -188,15 +188,16 @@ class TestRefuses:
             with pytest.raises(ValueError, match=r"old\.pth is not a file of weights alone.*damaged, cut off"):
                 load_detector(path)
 
-    @pytest.mark.parametrize("place", ["optimizer", "model", "cfg"])
+    @pytest.mark.parametrize("position", ["optimizer", "model", "cfg"])
     @pytest.mark.parametrize("zipped", [False, True])
-    def test_a_pickle_that_would_run(self, tmp_path: Path, place: str, zipped: bool):
+    def test_a_pickle_that_would_run(self, tmp_path: Path, position: str, zipped: bool):
         class Payload:
             def __reduce__(self) -> tuple[Callable, tuple]:
                 return Path.touch, (tmp_path / "ran",)
 
         values = checkpoint(blank())
-        values[place] = {"x": Payload()} if place != "model" else values["model"] | {"RCNN_cls_score.bias": Payload()}
+        content = {"RCNN_cls_score.bias": Payload()}
+        values[position] = {"x": Payload()} if position != "model" else values["model"] | content
         path = save(values, tmp_path / "evil.pth", zipped)
         with pytest.raises(
             ValueError, match=r"evil.pth is not a file of weights alone.*pickled objects, which could run"

@@ -51,7 +51,7 @@ class TestBlob:
 
 
 def _bilinear(values: np.ndarray, y: float, x: float) -> float:
-    """At a place; the edges repeat."""
+    """At a position; the edges repeat."""
     (row, dy), (column, dx) = ((math.floor(v), v - math.floor(v)) for v in (y, x))
     rows = [min(max(row + step, 0), values.shape[0] - 1) for step in (0, 1)]
     columns = [min(max(column + step, 0), values.shape[1] - 1) for step in (0, 1)]

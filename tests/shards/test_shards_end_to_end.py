@@ -170,7 +170,7 @@ def make_original(instrument: str, number: int):
 
 
 def judge_detections(tree: Path) -> tuple[int, int, int]:
-    """Frames in which the most confident box names the instrument, those in which it is also at its place, all."""
+    """Frames in which the most confident box names the instrument, those in which it is also at its position, all."""
     named = placed = total = 0
     for class_id, instrument in enumerate(INSTRUMENTS, start=1):
         for number in range(VIDEOS):

@@ -62,8 +62,8 @@ def corners(pixels: np.ndarray) -> str:
     """The colours of the corners, line by line: RGB. for `corner_pixels`."""
     height, width = pixels.shape[:2]
     names = {(True, False, False): "R", (False, True, False): "G", (False, False, True): "B"}
-    places = [(y, x) for y in (4, height - 5) for x in (4, width - 5)]
-    return "".join(names.get(tuple((pixels[y, x] > 140).tolist()), ".") for y, x in places)
+    positions = [(y, x) for y in (4, height - 5) for x in (4, width - 5)]
+    return "".join(names.get(tuple((pixels[y, x] > 140).tolist()), ".") for y, x in positions)
 
 
 def write_media(path: Path, recording: Recording | None = None, container: str | None = None) -> Path:
@@ -108,7 +108,7 @@ def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:
 
 
 def set_channel_labels(path: Path, labels: Sequence[int]) -> Path:
-    """Give the channels of a MOV file that was made with the layout "quad" places by Apple's numbers, one by one."""
+    """Give the channels of a MOV file that was made with the layout "quad" positions by Apple's numbers, one by one."""
     content = bytearray(path.read_bytes())
     at = content.find(b"chan") - 4
     described = b"".join(struct.pack(">IIfff", label, 0, 0, 0, 0) for label in labels)
@@ -121,12 +121,12 @@ def set_channel_labels(path: Path, labels: Sequence[int]) -> Path:
     return path
 
 
-def _boxes_around(content: bytes, place: int) -> list[int]:
-    """Where the boxes begin that hold a place, from the outermost on."""
+def _boxes_around(content: bytes, position: int) -> list[int]:
+    """Where the boxes begin that hold a position, from the outermost on."""
     found, at, end = [], 0, len(content)
     while at + 8 <= end:
         size, kind = struct.unpack_from(">I4s", content, at)
-        if at < place < at + size and kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
+        if at < position < at + size and kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"sowt"):
             found.append(at)
             end = at + size
             at += 16 if kind == b"stsd" else size if kind == b"sowt" else 8

@@ -34,8 +34,8 @@ def corners(pixels: np.ndarray) -> str:
     """The colours in the four corners, row by row: "RGB." as `corners_picture` is made."""
     names = {(True, False, False): "R", (False, True, False): "G", (False, False, True): "B"}
     height, width = pixels.shape[:2]
-    places = [(y, x) for y in (4, height - 5) for x in (4, width - 5)]
-    return "".join(names.get(tuple(bool(colour > 140) for colour in pixels[place]), ".") for place in places)
+    positions = [(y, x) for y in (4, height - 5) for x in (4, width - 5)]
+    return "".join(names.get(tuple(bool(colour > 140) for colour in pixels[position]), ".") for position in positions)
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:

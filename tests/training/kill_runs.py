@@ -142,7 +142,7 @@ def _phase(folder: Path, ranks: list[psutil.Process]) -> str:
 
 
 def _ranks(process: subprocess.Popen) -> list[psutil.Process]:
-    """The training processes that the agent started, not their loader processes."""
+    """The training processes that the agent started, not their loader workers."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [p for p in psutil.Process(process.pid).children() if "ialcms" in " ".join(p.cmdline())]
     return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.counting import count_step, places_of_waiting
+from benchmarks.gpu.counting import count_step, lines_that_wait
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.parts.steps import run_cycle
 from benchmarks.gpu.setting import Recorder, Setting
@@ -52,5 +52,5 @@ def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[
         if device.type == "cuda":
             batch = cycle[0]
             batch.step += config.train.separator_every
-            for place, count in places_of_waiting(lambda: experiment.step(batch)).most_common(20):
-                recorder.add(f"{name}, both learn: waits at", count, "times", place)
+            for line, count in lines_that_wait(lambda: experiment.step(batch)).most_common(20):
+                recorder.add(f"{name}, both learn: waits at", count, "times", line)

@@ -28,7 +28,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     for index, count in enumerate(counts):
         data = dataclasses.replace(base.data, shards=setting.shards, loader_workers=count)
         config = dataclasses.replace(base, data=data)
-        label = f"{count} loader process{'' if count == 1 else 'es'}"
+        label = f"{count} loader worker{'' if count == 1 else 's'}"
         seconds = 5.0 if setting.small else recorder.seconds_left / (len(counts) - index)
         try:
             rate, first_s = rate_of(config, manifest, setting, seconds)
