@@ -41,8 +41,7 @@ def main() -> None:
             whole_s = time.perf_counter() - began
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
     print(f"checkpoint of {size / 1e6:.0f} MB ({ranks.device.type})")
-    print(f"training stands still {stood_s:.2f} s, the file is complete after {whole_s:.2f} s: "
-          f"{stood_s / whole_s:.0%}")  # fmt: skip
+    print(f"training stands still {stood_s:.2f} s, the file is complete after {whole_s:.2f} s: {stood_s / whole_s:.0%}")
 
 
 if __name__ == "__main__":

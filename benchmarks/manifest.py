@@ -68,8 +68,10 @@ def main() -> None:
     lines = [f"{'clips':<46}" + "".join(f"{count:>12,}" for count in found)]
     for name, label in ROWS.items():
         lines.append(f"{label:<46}" + "".join(f"{values[name]:>12,.{_digits(name)}f}" for values in found.values()))
-    lines.append(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
-                 f"{platform.python_version()}, NumPy {np.__version__}")  # fmt: skip
+    lines.append(
+        f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
+        f"{platform.python_version()}, NumPy {np.__version__}"
+    )
     print("\n".join(lines))
     if args.out:
         args.out.write_text("\n".join(lines) + "\n")

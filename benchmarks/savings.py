@@ -243,8 +243,10 @@ def main() -> None:
     for case in cases(options.batch, device):
         direct, ours = (best(form, case.inputs, options.repeats, clock) for form in (case.direct, case.ours))
         saved = case.forwards * (direct[0] - ours[0]) + case.backwards * (direct[1] - ours[1])
-        cells = [f"{1e3 * a:.0f} -> {1e3 * b:.0f}" if a >= 0.0095 else f"{1e3 * a:.1f} -> {1e3 * b:.1f}"
-                 for a, b in zip(direct, ours)]  # fmt: skip
+        cells = [
+            f"{1e3 * a:.0f} -> {1e3 * b:.0f}" if a >= 0.0095 else f"{1e3 * a:.1f} -> {1e3 * b:.1f}"
+            for a, b in zip(direct, ours)
+        ]
         print(f"| {case.name} | {cells[0]} | {cells[1] if case.inputs else '-'} | {1e3 * saved:.0f} |", flush=True)
 
 

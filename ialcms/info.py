@@ -185,10 +185,19 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
             cells.append(f"{np.count_nonzero(is_here)} ({num_videos})")
         lines.append(f"  {name:<18}" + "".join(f"{cell:>12}" for cell in cells))
     epoch = steps_per_epoch(config, manifest)
-    lines.append(f"an epoch: {epoch} steps ({config.data.epoch_passes:g} mixes per training clip); "
-                 f"the run: {config.train.steps} steps = {config.train.steps / epoch:.1f} epochs")  # fmt: skip
+    lines.append(
+        f"an epoch: {epoch} steps ({config.data.epoch_passes:g} mixes per training clip); "
+        f"the run: {config.train.steps} steps = {config.train.steps / epoch:.1f} epochs"
+    )
     options = config.eval
-    mixes = list_mixes(manifest, options.split, options.num_sources, options.draws, options.seed, options.seconds,
-                       config.data.instruments)  # fmt: skip
+    mixes = list_mixes(
+        manifest,
+        options.split,
+        options.num_sources,
+        options.draws,
+        options.seed,
+        options.seconds,
+        config.data.instruments,
+    )
     lines.append(f"evaluation: {len(mixes)} {options.num_sources}-mixes of the split '{options.split}'")
     return lines

@@ -75,9 +75,14 @@ class Lease:
         self._unwritable = f"{unwritable} {folder}" if unwritable else f"{name} {folder} cannot be written"
         self._path = folder / FILE_NAME
         self._owner = Owner(
-            secrets.token_hex(8), purpose, platform.node() or "an unnamed host", os.getpid(), _machine(),
-            _born(os.getpid()), time.strftime("%Y-%m-%d %H:%M:%S"),
-        )  # fmt: skip
+            secrets.token_hex(8),
+            purpose,
+            platform.node() or "an unnamed host",
+            os.getpid(),
+            _machine(),
+            _born(os.getpid()),
+            time.strftime("%Y-%m-%d %H:%M:%S"),
+        )
         self._count = 0
         self._made: list[Path] = []  # folders, innermost first
         self._descriptor = -1

@@ -140,8 +140,9 @@ def consistency_loss(scores: Tensor, temperature: float = 0.3, excluded_negative
     The `excluded_negatives` largest negatives of a row are left out, as they are likely to be the same instrument.
     Where none is kept the term is 0, so N <= excluded_negatives + 1 gives 0.
     """
-    return 0.5 * (_row_loss(scores, temperature, excluded_negatives)
-                  + _row_loss(scores.T, temperature, excluded_negatives))  # fmt: skip
+    return 0.5 * (
+        _row_loss(scores, temperature, excluded_negatives) + _row_loss(scores.T, temperature, excluded_negatives)
+    )
 
 
 def _row_loss(scores: Tensor, temperature: float, excluded: int) -> Tensor:

@@ -92,8 +92,10 @@ def _print_first(tar: Path, reading: Reading) -> None:
     usable = [clip for clip in found.clips if not clip.problem]
     print(f"the first one, {tar.name}: {len(usable)} of {len(found.clips)} clips can be used")
     for clip in usable[:3]:
-        print(f"  {clip.key}: {clip.instrument}, video {clip.video}, {clip.split}, {clip.num_boxes} boxes, "
-              f"{clip.num_samples / clip.sample_rate:.1f} s at {clip.sample_rate} Hz")  # fmt: skip
+        print(
+            f"  {clip.key}: {clip.instrument}, video {clip.video}, {clip.split}, {clip.num_boxes} boxes, "
+            f"{clip.num_samples / clip.sample_rate:.1f} s at {clip.sample_rate} Hz"
+        )
     problems = [f"{clip.key}: {clip.problem}" for clip in found.clips if clip.problem]
     print_some("unusable", [*problems, found.problem] if found.problem else problems)
     print("would read the others too, and write the manifest")

@@ -95,8 +95,16 @@ def _measures_of_ours(found: FoundClip, facts: dict[str, str], members: dict[str
     if not isinstance(values, dict) or not all(type(values.get(name)) is int for name in names):
         raise ValueError("not ours")
     measures = {name: values[name] for name in names}
-    clip = Clip(found.key, **facts, shard=0, offset=found.offset, size=found.size,
-                num_samples=measures["num_samples"], num_boxes=measures["num_boxes"], crc32=found.crc32)  # fmt: skip
+    clip = Clip(
+        found.key,
+        **facts,
+        shard=0,
+        offset=found.offset,
+        size=found.size,
+        num_samples=measures["num_samples"],
+        num_boxes=measures["num_boxes"],
+        crc32=found.crc32,
+    )
     check_members(clip, members, measures["sample_rate"])
     return measures
 

@@ -142,9 +142,10 @@ def test_training_resumes_at_its_step(authors: Path, yaml_file: Path, tmp_path: 
     meta, trained = read_meta(last), load_state(last)
     assert (meta["progress"]["step"], meta["manifest_digest"]) == (14, shards.digest)
     moved = [
-        name for name, value in trained["separator"]["module"].items()
+        name
+        for name, value in trained["separator"]["module"].items()
         if not torch.equal(value, imported["separator"]["module"][name])
-    ]  # fmt: skip
+    ]
     assert "mask_scale" in moved
     assert find_checkpoint(run.path).name == "best-00000014"  # the imported one has no score
 

@@ -52,10 +52,12 @@ def direct_consistency(visual: torch.Tensor, audio: torch.Tensor, temperature: f
     visual, audio = visual.double(), audio.double()
     count = len(audio)
     score = [
-        [max(float(visual[i, :, y, x] @ audio[j]) for y in range(visual.shape[2]) for x in range(visual.shape[3]))
-         for j in range(count)]
+        [
+            max(float(visual[i, :, y, x] @ audio[j]) for y in range(visual.shape[2]) for x in range(visual.shape[3]))
+            for j in range(count)
+        ]
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
     def term(positive: float, negatives: list[float]) -> float:
         kept = sorted(negatives)[: max(0, len(negatives) - excluded)]

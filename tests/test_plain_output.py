@@ -44,8 +44,10 @@ def test_other_names_stay_as_they_are(name: str) -> None:
 
 def test_results_are_neutral_and_come_back(tmp_path: Path) -> None:
     scores = MixScores(({metric: -1.5 for metric in METRICS},) * 2)
-    results = [MixResult(0, (EVIL, "-tuba"), ("-abcdefghij_0", "@x"), (0, 0), (0, 0), scores),
-               MixResult(1, (EVIL, "-tuba"), ("=y", "+z"), (1, 2), (3, 4), MixScores(({}, {}), "=silent"))]  # fmt: skip
+    results = [
+        MixResult(0, (EVIL, "-tuba"), ("-abcdefghij_0", "@x"), (0, 0), (0, 0), scores),
+        MixResult(1, (EVIL, "-tuba"), ("=y", "+z"), (1, 2), (3, 4), MixScores(({}, {}), "=silent")),
+    ]
     write_results(tmp_path, summarise(results), {"run": "r", "step": 1})
     cells = [cell for path in tmp_path.glob("*.csv") for row in csv.reader(path.open()) for cell in row]
     dangerous = [cell for cell in cells if cell.startswith(("=", "+", "@", "-")) and not _is_number(cell)]

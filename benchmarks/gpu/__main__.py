@@ -207,8 +207,16 @@ class _Run:
         small = bool(self._about["small"])
         # so that it ends by itself as a rule
         own_s = max(seconds - max(4.0, 0.1 * seconds), 0.5 * seconds)
-        return Setting(self._device, small, own_s, work=str(self._work), rows=str(rows), since=time.monotonic(),
-                       shards=str(self._shards), earlier=earlier)  # fmt: skip
+        return Setting(
+            self._device,
+            small,
+            own_s,
+            work=str(self._work),
+            rows=str(rows),
+            since=time.monotonic(),
+            shards=str(self._shards),
+            earlier=earlier,
+        )
 
     def _add(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

@@ -196,9 +196,11 @@ def _decode_sound(
         raise BadClip(f"{name}: its sound cannot be decoded ({error})") from error
     wave, length = sound.wave, sound.num_samples
     is_foreign = MEMBERS in manifest.info  # other programs' sounds may have several channels
-    if sound.sample_rate != manifest.sample_rate or length != clip.num_samples or (
-        sound.num_channels != 1 and not is_foreign
-    ):  # fmt: skip
+    if (
+        sound.sample_rate != manifest.sample_rate
+        or length != clip.num_samples
+        or (sound.num_channels != 1 and not is_foreign)
+    ):
         raise BadClip(
             f"{name}: its sound has {length} samples in {sound.num_channels} channels at {sound.sample_rate} Hz, the "
             f"manifest says {clip.num_samples} in 1 channel at {manifest.sample_rate} Hz"

@@ -158,8 +158,9 @@ def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Gen
         if first:
             log.warning(
                 "no loader workers can be started (%s; raise %s and 'ulimit -n'): data are loaded between the steps",
-                error.strerror, SHARED_MEMORY,
-            )  # fmt: skip
+                error.strerror,
+                SHARED_MEMORY,
+            )
         yield from _joined(parts, 0, prefetch, pin)
         return
     processes = iterator._workers

@@ -109,9 +109,13 @@ class BadClips:
     PAUSE_S = 60.0
 
     def __init__(
-        self, config: Config, manifest: Manifest, seen: Iterable[str] = (), logs: bool = True,
+        self,
+        config: Config,
+        manifest: Manifest,
+        seen: Iterable[str] = (),
+        logs: bool = True,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """seen: those that a run has met before; logs: whether they are to be logged, too."""
         self._most = config.data.max_bad_fraction
         self._num_clips = len(select_clips(manifest, "train", config.data.instruments))

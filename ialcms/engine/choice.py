@@ -58,7 +58,11 @@ def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Rank
         return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)
     if train.engine == "ddp" or (train.engine == "auto" and ranks.distributed):
         return DDPLearner(
-            module, optimizer, ranks, sync_batchnorm=train.sync_batchnorm,
-            compression=train.gradient_compression, **options,
-        )  # fmt: skip
+            module,
+            optimizer,
+            ranks,
+            sync_batchnorm=train.sync_batchnorm,
+            compression=train.gradient_compression,
+            **options,
+        )
     return Learner(module, optimizer, **options)

@@ -90,8 +90,10 @@ def _filter(spectra: Tensor, filters: Tensor, size: int, length: int) -> Tensor:
 def _ratios(signal: Tensor, own: Tensor, explained: Tensor) -> Tensor:
     """(3, M): SDR, SIR, SAR from signals, their projections on their own reference and on all references."""
     energy = own.square().sum(1)
-    return 10 * torch.stack([
-        torch.log10(energy / (signal - own).square().sum(1)),
-        torch.log10(energy / (explained - own).square().sum(1)),
-        torch.log10(explained.square().sum(1) / (signal - explained).square().sum(1)).expand(len(own)),
-    ])  # fmt: skip
+    return 10 * torch.stack(
+        [
+            torch.log10(energy / (signal - own).square().sum(1)),
+            torch.log10(energy / (explained - own).square().sum(1)),
+            torch.log10(explained.square().sum(1) / (signal - explained).square().sum(1)).expand(len(own)),
+        ]
+    )

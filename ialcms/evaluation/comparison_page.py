@@ -98,8 +98,9 @@ def _baselines(runs: Sequence[_Run], num_sources: int) -> Table | None:
         "Means in dB over the mixes that all runs scored. The published figures are of their authors' data: they "
         "compare only with runs on the same."
     )
-    return Table("Beside the baseline and the published figures", ("figures of", "SDR", "SIR", "SAR"),
-                 tuple(rows), caption)  # fmt: skip
+    return Table(
+        "Beside the baseline and the published figures", ("figures of", "SDR", "SIR", "SAR"), tuple(rows), caption
+    )
 
 
 def _runs_table(runs: Sequence[_Run]) -> Table:

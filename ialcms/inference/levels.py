@@ -49,8 +49,10 @@ class Levels:
             log.warning(
                 "the sound of %s goes beyond full scale at %d samples (peak %.2f): the stems keep that, the videos cut "
                 "it off",
-                path, self._beyond, self.peak,
-            )  # fmt: skip
+                path,
+                self._beyond,
+                self.peak,
+            )
         if self.peak >= SILENT and self._mean_energy < _CANCELLED**2 * self._energy:
             log.warning(
                 "the channels of %s cancel each other: the network hears their mean, which is next to nothing; invert "

@@ -81,9 +81,16 @@ def scale_instances(
 class _ScaleInstances(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, offset: Tensor, running_mean: Tensor,
-        fixed: Tensor | None, settings: tuple[float, float, Whole | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        gain: Tensor,
+        offset: Tensor,
+        running_mean: Tensor,
+        fixed: Tensor | None,
+        settings: tuple[float, float, Whole | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode."""
         batch_eps, eps, whole = settings
         instances = instance_moments(x)

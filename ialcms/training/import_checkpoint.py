@@ -77,9 +77,12 @@ def import_checkpoint(source: Path, config: Config, out: Path, step: int | None 
             run.create(config, world_size=1, start=Start(weights=source))
             progress = Progress(step=step, best_step=step)
             saved = checkpoint.save(
-                run.checkpoints, config, checkpoint.NO_MANIFEST, state=_state(config, separator, critic),
+                run.checkpoints,
+                config,
+                checkpoint.NO_MANIFEST,
+                state=_state(config, separator, critic),
                 progress=progress,
-            )  # fmt: skip
+            )
             checkpoint.keep_as_best(saved)
             write_whole(temporary / ACCOUNT, json.dumps(_account(source, config, filled, step), indent=1) + "\n")
     except OSError as error:

@@ -23,11 +23,14 @@ def split_batch(batch: Batch, count: int) -> list[Batch]:
     """The micro-batches of a rank's batch."""
     return [
         replace(
-            batch, mix=batch.mix[part::count], mixtures=batch.mixtures[part::count], objects=batch.objects[part::count],
+            batch,
+            mix=batch.mix[part::count],
+            mixtures=batch.mixtures[part::count],
+            objects=batch.objects[part::count],
             keys=batch.keys[part::count],
         )
         for part in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def split(rows: Tensor, count: int) -> list[Tensor]:

@@ -57,9 +57,13 @@ class Experiment:
             self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
             audio = config.audio
             self.bank = MemoryBank(
-                config.loss.bank_size, (audio.log_bins, audio.num_frames), num_mixes=config.train.global_batch,
-                per_mix=config.clips_per_mix, seed=config.seed, ranks=ranks,
-            )  # fmt: skip
+                config.loss.bank_size,
+                (audio.log_bins, audio.num_frames),
+                num_mixes=config.train.global_batch,
+                per_mix=config.clips_per_mix,
+                seed=config.seed,
+                ranks=ranks,
+            )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self._pieces = Pieces(self.separator, self.critic, config, ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)

@@ -64,9 +64,15 @@ def train(
     lease = Lease(folder.path, "training", "--folder", name="the run's folder")
     with held_folder(ranks, lease, must_be_shared=True):
         job = Job(
-            config, folder, ranks, manifest=manifest, lease=lease, resume=resume, weights=weights,
+            config,
+            folder,
+            ranks,
+            manifest=manifest,
+            lease=lease,
+            resume=resume,
+            weights=weights,
             profiled_steps=profiled_steps,
-        )  # fmt: skip
+        )
         validation = Validation(config, manifest, ranks)  # finds out that there are too few instruments before we start
         set_arithmetic(config, fixed_shapes=True)
         beginning = begin(job)

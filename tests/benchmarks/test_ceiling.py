@@ -26,8 +26,10 @@ def test_the_model_lies_between_the_mixture_and_ideal_masks(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "table.txt").read_text()
     assert done.stdout.strip() == text.strip()
-    rows = {name.strip(): list(map(float, figures.split()[:5])) for name, figures in
-            re.findall(r"^([a-z][\w., ]*?) {2,}(-?\d.*)$", text, re.MULTILINE)}  # fmt: skip
+    rows = {
+        name.strip(): list(map(float, figures.split()[:5]))
+        for name, figures in re.findall(r"^([a-z][\w., ]*?) {2,}(-?\d.*)$", text, re.MULTILINE)
+    }
     assert list(rows) == [
         "mixture", "ideal ratio mask", "ideal Wiener filter", "the model, published", "the model, eval.protocol",
     ]  # fmt: skip

@@ -25,9 +25,21 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_both_forms_of_a_cycle_agree_without_other_packages(tmp_path: Path) -> None:
     done = python(
-        "-c", PLAIN, "--device", "cpu", "--small", "--batch", "2", "--repeats", "1", "--precision", "float32", "bf16",
-        "--out", str(tmp_path),
-    )  # fmt: skip
+        "-c",
+        PLAIN,
+        "--device",
+        "cpu",
+        "--small",
+        "--batch",
+        "2",
+        "--repeats",
+        "1",
+        "--precision",
+        "float32",
+        "bf16",
+        "--out",
+        str(tmp_path),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     agreement, *cases = json.loads((tmp_path / "cycle.json").read_text())
     differences = agreement["agreement"]

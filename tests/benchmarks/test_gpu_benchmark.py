@@ -217,10 +217,17 @@ def test_rates_beside_the_naive_form() -> None:
 
     outcomes = [
         Outcome("cycle", "", "done", rows=[row("naive, float32, batch 8: cycle", 240.0, "ms")]),
-        Outcome("steps graphs", "", "done", rows=[row("bf16, graphs, batch 8: rate", 800.0, "mixes/s"),
-                                                  row("bf16, graphs, batch 32: rate", 900.0, "mixes/s"),
-                                                  row("TF32, graphs, batch 8", None, "")]),
-    ]  # fmt: skip
+        Outcome(
+            "steps graphs",
+            "",
+            "done",
+            rows=[
+                row("bf16, graphs, batch 8: rate", 800.0, "mixes/s"),
+                row("bf16, graphs, batch 32: rate", 900.0, "mixes/s"),
+                row("TF32, graphs, batch 8", None, ""),
+            ],
+        ),
+    ]
     # 3 steps of 8 mixes in 0.24 s are 100 mixes a second
     notes = {entry["name"]: entry["note"] for entry in summary_rows(outcomes)}
     assert notes == {

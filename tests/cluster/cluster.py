@@ -228,9 +228,15 @@ class Cluster:
     def _start_daemons(self) -> None:
         munge = self.root / "munge"
         self._start_daemon(
-            "munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={munge}/key",
-            f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed",
-        )  # fmt: skip
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={munge}/socket",
+            f"--key-file={munge}/key",
+            f"--pid-file={munge}/pid",
+            f"--log-file={munge}/log",
+            f"--seed-file={munge}/seed",
+        )
         self._wait_for((munge / "socket").exists, "munged", munge / "log")
         self._start_daemon(*self.command("slurmctld", "-D", "-i", "-f", str(self.conf)))
         for name in self.names:

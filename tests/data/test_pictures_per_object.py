@@ -32,8 +32,9 @@ def test_all_but_the_pictures_stays_as_it_is(shards: Manifest) -> None:
 
 
 def test_loader_workers_change_nothing(shards: Manifest) -> None:
-    for alone, prepared in zip(*(batches(small_config(pictures_per_object=2, loader_workers=n), shards)
-                                 for n in (0, 2))):  # fmt: skip
+    for alone, prepared in zip(
+        *(batches(small_config(pictures_per_object=2, loader_workers=n), shards) for n in (0, 2))
+    ):
         assert torch.equal(alone.objects, prepared.objects)
 
 

@@ -35,8 +35,12 @@ from tests.support.evaluation import evaluation_config, make_run, make_separator
 def ialcms(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT, env=ON_CPU, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=ON_CPU,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

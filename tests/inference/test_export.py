@@ -251,8 +251,11 @@ class TestWithoutTrainingsDependencies:
             assert not {"deepspeed", "tensorboard"} & set(sys.modules)
             sys.exit(code)
             """,
-            *arguments, "--out", str(tmp_path / "alone"), *boxes,
-        )  # fmt: skip
+            *arguments,
+            "--out",
+            str(tmp_path / "alone"),
+            *boxes,
+        )
         names = ["1-bell.wav", "2-object.wav", "remainder.wav", "1-bell.mp4", "2-object.mp4"]
         assert [Path(line).name for line in printed.split()] == names
         assert main([*arguments, "--out", str(tmp_path / "whole"), *boxes]) == 0

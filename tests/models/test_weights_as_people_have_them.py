@@ -93,8 +93,11 @@ def test_a_form_is_taken_and_what_was_stripped_is_said(form: str, as_zip: bool, 
 
 def test_classes_of_programs_that_are_not_here(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lightning's callbacks and dictionaries, EasyDict: stand-ins are made, and the weights are taken."""
-    names = {"easydict": "EasyDict", "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
-             "pytorch_lightning.utilities.parsing": "AttributeDict"}  # fmt: skip
+    names = {
+        "easydict": "EasyDict",
+        "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+        "pytorch_lightning.utilities.parsing": "AttributeDict",
+    }
     made = {}
     with monkeypatch.context() as patch:
         for module, name in names.items():

@@ -289,8 +289,10 @@ def test_learning_rates_of_both_optimizers() -> None:
     assert critic is not None
     optimizer = separator_optimizer(separator, config)
     assert learning_rates(optimizer, critic_optimizer(critic, config)) == {
-        "learning_rate/audio": 0.1, "learning_rate/visual": 0.2, "learning_rate/critic": 0.3,
-    }  # fmt: skip
+        "learning_rate/audio": 0.1,
+        "learning_rate/visual": 0.2,
+        "learning_rate/critic": 0.3,
+    }
     assert learning_rates(optimizer, None).keys() == {"learning_rate/audio", "learning_rate/visual"}
 
 

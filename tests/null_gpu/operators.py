@@ -59,9 +59,19 @@ class _Operators:
         return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
 
     def convolution_backward(
-        self, gradient: Tensor, x: Tensor, weight: Tensor, bias_sizes: Padding | None, stride: Padding,
-        padding: Padding, dilation: Padding, transposed: bool, output_padding: Padding, groups: int, mask: list[bool],
-    ) -> tuple[Tensor | None, ...]:  # fmt: skip
+        self,
+        gradient: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias_sizes: Padding | None,
+        stride: Padding,
+        padding: Padding,
+        dilation: Padding,
+        transposed: bool,
+        output_padding: Padding,
+        groups: int,
+        mask: list[bool],
+    ) -> tuple[Tensor | None, ...]:
         for_x, for_weight, for_bias = mask
         for wanted, name in ((for_x, "input"), (for_weight, "weight")):
             if wanted:
@@ -73,9 +83,16 @@ class _Operators:
         )
 
     def batch_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, training: bool,
-        momentum: float, eps: float,
-    ) -> tuple[Tensor, ...]:  # fmt: skip
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        training: bool,
+        momentum: float,
+        eps: float,
+    ) -> tuple[Tensor, ...]:
         self._launch("cuDNN BatchNorm")
         saved = [weight.new_empty(x.shape[1] if training else 0) for _ in range(2)]
         return torch.empty_like(x), *saved, torch.empty(0, dtype=torch.uint8, device=x.device)

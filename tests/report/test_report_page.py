@@ -45,8 +45,9 @@ def write(path, *, title="run", max_bytes=30_000_000, **content) -> str:
 @pytest.fixture
 def page(tmp_path, make):
     example = make.example("violin", "flute", why="best")
-    return write(tmp_path / "report.html", summary={"SDR": 10.234, "Split": "test"}, tables=[make.table()],
-                 examples=[example])  # fmt: skip
+    return write(
+        tmp_path / "report.html", summary={"SDR": 10.234, "Split": "test"}, tables=[make.table()], examples=[example]
+    )
 
 
 def test_the_page_shows_what_it_was_given(page, make):

@@ -155,10 +155,9 @@ def _legacy(features: np.ndarray, box: list[float]) -> np.ndarray:
             row, column = max(min(math.floor(y), rows - 2), 0), max(min(math.floor(x), columns - 2), 0)
             next_row, next_column = min(row + 1, rows - 1), min(column + 1, columns - 1)
             dy, dx = y - row, x - column
-            samples[:, i, j] = (
-                (1 - dy) * ((1 - dx) * features[:, row, column] + dx * features[:, row, next_column])
-                + dy * ((1 - dx) * features[:, next_row, column] + dx * features[:, next_row, next_column])
-            )  # fmt: skip
+            samples[:, i, j] = (1 - dy) * (
+                (1 - dx) * features[:, row, column] + dx * features[:, row, next_column]
+            ) + dy * ((1 - dx) * features[:, next_row, column] + dx * features[:, next_row, next_column])
     return (samples[:, :-1, :-1] + samples[:, 1:, :-1] + samples[:, :-1, 1:] + samples[:, 1:, 1:]) / 4
 
 

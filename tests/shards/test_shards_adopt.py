@@ -305,9 +305,12 @@ class TestTheirs:
     ],
 )  # fmt: skip
 def test_input_that_cannot_be_adopted_is_one_line(
-    prepare: Callable[[Path], object], names: list[str], message: str, tmp_path: Path,
+    prepare: Callable[[Path], object],
+    names: list[str],
+    message: str,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     prepare(tmp_path)
     assert main(["data", "adopt", *(name.format(tmp_path) for name in names), "--jobs", "1"]) == 2
     error = capsys.readouterr().err

@@ -71,8 +71,14 @@ class TestMusicRule:
 
     def test_agrees_with_plain_loops(self):
         generator = np.random.default_rng(0)
-        boxes = rows(*[[f, c, s] for f, c, s in zip(generator.integers(1, 20, 300), generator.integers(1, 4, 300),
-                                                    generator.uniform(0.8, 1, 300))])  # fmt: skip
+        boxes = rows(
+            *[
+                [f, c, s]
+                for f, c, s in zip(
+                    generator.integers(1, 20, 300), generator.integers(1, 4, 300), generator.uniform(0.8, 1, 300)
+                )
+            ]
+        )
         kept = clean_music(Remaining(boxes), InstrumentRule(2), MusicThresholds(0.9, 1)).boxes
         best: dict[int, np.ndarray] = {}
         for row in boxes:

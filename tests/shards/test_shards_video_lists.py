@@ -18,8 +18,10 @@ def test_music(tmp_path: Path):
     videos = {"acoustic_guitar": ["a", "b", "a"], "flute violin": ["c"]}
     path = written(tmp_path / "m.json", json.dumps({"version": 1.0, "videos": videos}))
     assert read_list(path).entries == [
-        Listed("a", "acoustic_guitar"), Listed("b", "acoustic_guitar"), Listed("c", "flute+violin"),
-    ]  # fmt: skip
+        Listed("a", "acoustic_guitar"),
+        Listed("b", "acoustic_guitar"),
+        Listed("c", "flute+violin"),
+    ]
 
 
 def test_vggsound(tmp_path: Path):

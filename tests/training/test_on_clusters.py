@@ -34,9 +34,14 @@ def free_port() -> str:
 
 def start(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=cwd, env={**ON_CPU, **variables}, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**ON_CPU, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def ends(*processes: subprocess.Popen) -> list[tuple[int, str]]:
@@ -105,8 +110,12 @@ def test_two_writers_of_one_checkpoint_do_not_mix(tmp_path: Path) -> None:
             barrier.wait()
             found = checkpoint.newest_intact(tmp_path)
             assert found is not None
-            seeds.append((checkpoint.read_meta(found)["config"]["seed"],
-                          checkpoint.load_state(found)["separator"]["module"]["w"].unique().tolist()))  # fmt: skip
+            seeds.append(
+                (
+                    checkpoint.read_meta(found)["config"]["seed"],
+                    checkpoint.load_state(found)["separator"]["module"]["w"].unique().tolist(),
+                )
+            )
             barrier.wait()
 
     seeds: list = []
@@ -183,8 +192,11 @@ def test_other_data_on_one_node(demo_shards: Path, tmp_path: Path) -> None:
     config = write_small_config(tmp_path / "small.yaml", Path("shards"), steps=2, visualise_every=0)
     done = pair(["train", str(config), "--folder", str(tmp_path / "run")], nodes)
     assert [code for code, _ in done] == [2, 2]
-    assert re.search(r"error: the manifest of shards is another one on some nodes: \w+ for rank 1 on \S+, \w+ for "
-                     r"rank 0", done[0][1])  # fmt: skip
+    assert re.search(
+        r"error: the manifest of shards is another one on some nodes: \w+ for rank 1 on \S+, \w+ for "
+        r"rank 0",
+        done[0][1],
+    )
     assert not (tmp_path / "run").exists()
     manifest.unlink()
     done = pair(["train", str(config), "--folder", str(tmp_path / "run")], nodes)
@@ -213,10 +225,20 @@ def test_a_closed_terminal_saves(demo_shards: Path, tmp_path: Path, launcher: li
     master, slave = os.openpty()
     process = subprocess.Popen(  # a session of its own, whose terminal this is
         # the suite itself may run under nohup, which its children would inherit
-        [sys.executable, "-c", "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-         "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])", *command],
-        cwd=ROOT, env=ON_CPU, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])",
+            *command,
+        ],
+        cwd=ROOT,
+        env=ON_CPU,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
     os.close(slave)
     drain = threading.Thread(target=_drain, args=(master, lambda: logged(folder) > 1), daemon=True)
     drain.start()

@@ -33,8 +33,12 @@ def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> 
 def ialcms(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT, env=ON_CPU, capture_output=True, text=True, timeout=timeout_s,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=ON_CPU,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
 
 
 def losses(folder: Path) -> list[dict]:
@@ -211,9 +215,14 @@ def test_a_sleeping_rank_ends_the_run(config_file: Path, tmp_path: Path) -> None
     ],
 )
 def test_engines_that_cannot_be(
-    config_file: Path, tmp_path: Path, environment: str, arguments: list[str], message: str,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    config_file: Path,
+    tmp_path: Path,
+    environment: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if environment:
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", environment)

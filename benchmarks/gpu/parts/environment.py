@@ -47,11 +47,15 @@ def describe_gpus(recorder: Recorder) -> None:
     properties = torch.cuda.get_device_properties(0)
     recorder.add("GPUs", torch.cuda.device_count())
     recorder.add("GPU memory", properties.total_memory / 2**30, "GiB")
-    recorder.add("multiprocessors", properties.multi_processor_count,
-                 note=f"compute capability {properties.major}.{properties.minor}")  # fmt: skip
+    recorder.add(
+        "multiprocessors",
+        properties.multi_processor_count,
+        note=f"compute capability {properties.major}.{properties.minor}",
+    )
     query = "driver_version,power.limit,clocks.max.sm,clocks.max.memory"
-    recorder.add("driver", output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader") or "unknown",
-                 note=query)  # fmt: skip
+    recorder.add(
+        "driver", output_of("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader") or "unknown", note=query
+    )
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else "none"
     recorder.add("CUDA", str(torch.version.cuda), note=f"cuDNN {torch.backends.cudnn.version()}, NCCL {nccl}")
     recorder.add("C compiler", shutil.which("gcc") or shutil.which("cc") or "none", note="torch.compile needs one")

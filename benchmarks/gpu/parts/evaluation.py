@@ -31,8 +31,15 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     for index, name in enumerate(known):
         seconds = recorder.seconds_left / (len(known) - index)
         try:
-            _measure_metrics(setting, recorder, Scoring(separated, name), mixes, metrics=name,
-                             seconds=seconds, mix_seconds=options.seconds)  # fmt: skip
+            _measure_metrics(
+                setting,
+                recorder,
+                Scoring(separated, name),
+                mixes,
+                metrics=name,
+                seconds=seconds,
+                mix_seconds=options.seconds,
+            )
         except (RuntimeError, ValueError) as error:
             recorder.missing(name, error)
     if "mir_eval" not in known:

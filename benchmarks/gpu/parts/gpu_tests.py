@@ -21,9 +21,15 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     command = [sys.executable, "-m", "pytest", "-v", "-rsfE", "--color=no", "-p", "no:cacheprovider", "-m", "gpu",
                "--continue-on-collection-errors", *files]  # fmt: skip
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment_of(setting.device), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
+        command,
+        cwd=ROOT,
+        env=environment_of(setting.device),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     ended_early = threading.Event()
 
     def end() -> None:

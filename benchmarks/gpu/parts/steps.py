@@ -52,8 +52,14 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
             recorder.missing(label, f"this version has no train.{unknown[0]}")
             continue
         try:
-            _measure_form(setting, recorder, label, sized_config(setting.small, size, **fields),
-                          recorder.seconds_left / (len(todo) - index), kind)  # fmt: skip
+            _measure_form(
+                setting,
+                recorder,
+                label,
+                sized_config(setting.small, size, **fields),
+                recorder.seconds_left / (len(todo) - index),
+                kind,
+            )
         except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory is a RuntimeError
             recorder.missing(label, error)
         gc.collect()
