@@ -100,9 +100,10 @@ def _add_clean(subparsers: Any) -> None:
 def _clean(args: argparse.Namespace) -> int:
     tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
     out = args.out or args.tree / f"solo_detect_{args.rule}"
+    instruments = {entry.instrument for entry in tree.entries}
+    written_to = [out, *(out / name for name in instruments)]
     for folder in (args.tree / name for name in (args.audio, args.frames, args.detections)):
         # also by '..' or a link, and a folder of an instrument in it may be a link, too
-        written_to = [out, *(out / name for name in {entry.instrument for entry in tree.entries})]
         if lies_in(folder, out) or any(lies_in(path, folder) for path in written_to):
             raise ValueError(f"--out {out} is, holds or lies in {folder}, which is read; give another folder")
     dataset = _dataset(args.dataset, [args.tree], tree.entries)

@@ -103,12 +103,13 @@ def _print_first(tar: Path, reading: Reading) -> None:
 
 def _print_adopted(manifest: Manifest, unusable: list[Unusable]) -> None:
     print_some("unusable", list(map(str, unusable)))
+    videos: dict[str, set[str]] = {}
     for split in SPLITS:
         clips = manifest.of_split(split)
+        videos[split] = {clip.video for clip in clips}
         counts = Counter(clip.instrument for clip in clips)
         shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        print(f"{split}: {len(clips)} clips of {len({clip.video for clip in clips})} videos ({shown or 'none'})")
-    videos = {split: {clip.video for clip in manifest.of_split(split)} for split in SPLITS}
+        print(f"{split}: {len(clips)} clips of {len(videos[split])} videos ({shown or 'none'})")
     leak = videos["train"] & (videos["val"] | videos["test"])
     if leak:
         print(f"{len(leak)} training videos also have clips in validation or test: that split leaks")

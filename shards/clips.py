@@ -167,7 +167,8 @@ def cut_videos(
             results.append(result)
             progress.advance()
     earlier = _read_report(tree)
-    cut_now, missing_now = ([dataclasses.asdict(item) for item in items] for items in (results, missing))
+    cut_now = [dataclasses.asdict(result) for result in results]
+    missing_now = [dataclasses.asdict(listed) for listed in missing]
     reported = {_key(item) for item in (*cut_now, *missing_now)}
     report = {
         "options": dataclasses.asdict(options),

@@ -243,7 +243,9 @@ class _Steps(Dataset):
         found = [self._find(draw) for draw in draws]
         pairs = [self._augmented(draw, readable) for draw, readable in zip(draws, found)]
         unreadable = frozenset[Path]().union(*(readable.unreadable for readable in found))
-        return _Batch([picture for picture, _ in pairs], [target for _, target in pairs], unreadable)
+        pictures = [picture for picture, _ in pairs]
+        targets = [target for _, target in pairs]
+        return _Batch(pictures, targets, unreadable)
 
     def _find(self, draw: int) -> _Readable:
         epoch, index = divmod(draw, len(self._examples))

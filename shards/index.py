@@ -141,8 +141,11 @@ def drop_missing(entries: Sequence[Entry], jobs: int = 1) -> tuple[list[Entry], 
 
 def shared_videos(entries: Sequence[Entry], one: str, other: str) -> set[str]:
     """Videos with clips in both splits: what leaks from one into the other."""
-    videos = {split: {entry.video for entry in entries if entry.split == split} for split in (one, other)}
-    return videos[one] & videos[other]
+    return _videos(entries, one) & _videos(entries, other)
+
+
+def _videos(entries: Sequence[Entry], split: str) -> set[str]:
+    return {entry.video for entry in entries if entry.split == split}
 
 
 def _has_files(entry: Entry) -> bool:

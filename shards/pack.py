@@ -63,7 +63,7 @@ def pack(
     options = options or PackOptions()
     _check_options(options, entries)
     check_keys(entries)
-    plan = {split: mixed_order([e for e in entries if e.split == split], options.seed) for split in SPLITS}
+    plan = pack_plan(entries, options.seed)
     digest = plan_digest(plan, options)
     done = _complete(out, digest)
     if done is not None:
@@ -113,6 +113,15 @@ def _pack(
     write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), tuple(clips), info))
     shutil.rmtree(out / _RECORDS)
     return read_manifest(out), report
+
+
+def pack_plan(entries: Sequence[Entry], seed: int) -> dict[str, list[Entry]]:
+    """The clips of each split in the order in which they are packed."""
+    plan = {}
+    for split in SPLITS:
+        of_split = [entry for entry in entries if entry.split == split]
+        plan[split] = mixed_order(of_split, seed)
+    return plan
 
 
 def mixed_order(entries: Iterable[Entry], seed: int) -> list[Entry]:
@@ -238,6 +247,9 @@ def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
 def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
     """Equal for runs that would write the same shards from the same files, wherever these lie."""
     dataset = options.encode.dataset
+    clips = {}
+    for split, ordered in plan.items():
+        clips[split] = [(entry.instrument, entry.clip) for entry in ordered]
     values = {
         "options": _describe(options),
         "dataset": [
@@ -246,7 +258,7 @@ def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
             dataclasses.astuple(dataset.music),
             dataclasses.astuple(dataset.coseparation),
         ],
-        "clips": {split: [(e.instrument, e.clip) for e in ordered] for split, ordered in plan.items()},
+        "clips": clips,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -63,14 +63,16 @@ class Report:
 
     def counts(self) -> dict[str, Any]:
         """The counts alone, as the manifest keeps them."""
+        dropped = Counter(item["reason"] for item in self.dropped)
+        bad = Counter(item["reason"] for item in self.bad)
         return {
             "num_clips": self.num_clips,
             "num_kept": self.num_kept,
             "num_boxes": self.num_boxes,
             "num_boxes_kept": self.num_boxes_kept,
             "boxes_rejected": dict(sorted(self.boxes_rejected.items())),
-            "clips_dropped": dict(sorted(Counter(item["reason"] for item in self.dropped).items())),
-            "clips_bad": dict(sorted(Counter(item["reason"] for item in self.bad).items())),
+            "clips_dropped": dict(sorted(dropped.items())),
+            "clips_bad": dict(sorted(bad.items())),
             **({"sounds_clipped": len(self.clipped)} if self.clipped else {}),
         }
 

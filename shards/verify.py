@@ -218,8 +218,9 @@ def _check_cover(shard: Shard, clips: list[Clip], removed: set[tuple[int, int]],
     if len(clips) != shard.num_clips:
         problems.append(f"manifest lists {len(clips)} clips, and says that there are {shard.num_clips}")
     end = 0
-    ranges = sorted([(clip.offset, clip.size, clip.key) for clip in clips] + [(*item, "(removed)") for item in removed])
-    for offset, size, key in ranges:
+    ranges = [(clip.offset, clip.size, clip.key) for clip in clips]
+    ranges += [(*removed_range, "(removed)") for removed_range in removed]
+    for offset, size, key in sorted(ranges):
         if offset != end:
             what = "bytes that belong to no clip" if offset > end else "bytes that belong to two clips"
             problems.append(f"{abs(offset - end)} {what} before clip {key}")

@@ -218,10 +218,11 @@ def _key(config: Config, inputs: _Inputs, metrics: str) -> str:
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:
     clips = [manifest.clips[index] for index in mix.clips]
+    keys = tuple(clip.key for clip in clips)
     return MixResult(
         index=mix.index,
         instruments=tuple(clip.instrument for clip in clips),
-        keys=tuple(clip.key for clip in clips),
+        keys=keys,
         boxes=mix.rows,
         starts=mix.starts,
         scores=scores,

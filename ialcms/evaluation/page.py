@@ -124,7 +124,7 @@ def published_rows(num_sources: int) -> list[tuple[Cell, ...]]:
 
 def instrument_chart(runs: Mapping[str, Sequence[Row]], metric: str) -> Chart:
     """Means and intervals of each instrument; runs: their rows per instrument, by the names of their bars."""
-    by_name = [{row.names[0]: row for row in rows} for rows in runs.values()]
+    by_name = [_by_instrument(rows) for rows in runs.values()]
     groups = []
     for instrument in sorted(set().union(*by_name)):
         bars = [_bar(of_run.get(instrument), metric) for of_run in by_name]
@@ -134,6 +134,10 @@ def instrument_chart(runs: Mapping[str, Sequence[Row]], metric: str) -> Chart:
     if metric == "SDRi":
         caption += " SDRi is the gain over the unprocessed mix."
     return Chart(f"{metric} of each instrument", "dB", tuple(runs), tuple(groups), caption)
+
+
+def _by_instrument(rows: Sequence[Row]) -> dict[str, Row]:
+    return {row.names[0]: row for row in rows}
 
 
 def _bar(row: Row | None, metric: str) -> Bar:
