@@ -39,7 +39,7 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
         raise ValueError(f"boxes and pictures differ in frames {', '.join(sorted(named ^ pictures)[:3])}")
     for name in sorted(pictures):
         of_frame = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
-        check_picture(name, members[name], of_frame, ("JPEG",))
+        check_picture(name, members[name], of_frame, formats=("JPEG",))
     try:
         metadata = parse_json(members["json"])
         stated = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
@@ -91,7 +91,7 @@ def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) 
         suffix = frames.get(number, frames.get(-1))
         if suffix is None:
             raise ValueError(f"boxes name frame {number}, of which there is no picture among {_list(members)}")
-        check_picture(suffix, members[suffix], boxes[boxes[:, FRAME] == number], ("JPEG", "PNG"))
+        check_picture(suffix, members[suffix], boxes[boxes[:, FRAME] == number], formats=("JPEG", "PNG"))
     return Measures(sound.num_samples, len(boxes), sound.sample_rate)
 
 

@@ -58,7 +58,7 @@ def add_adopt(subparsers: Any) -> None:
 def _adopt(args: argparse.Namespace) -> int:
     named = {kind: tuple(names.split(",")) for kind, names in _pairs(args.member, "--member", _KINDS).items()}
     fields = _pairs(args.field, "--field", FACTS)
-    reading = Reading(dataclasses.replace(ANY_NAMING, **named), fields, args.key_pattern, args.split)
+    reading = Reading(dataclasses.replace(ANY_NAMING, **named), fields, args.key_pattern, split=args.split)
     tars = find_tars(args.shards)
     print(f"{len(tars)} tars in {tars[0].parent}, {sum(path.stat().st_size for path in tars) / 1e6:.1f} MB")
     if args.dry_run:

@@ -54,7 +54,12 @@ def _clips(args: argparse.Namespace) -> int:
     from shards.clips import ClipOptions, check_videos, cut_videos, videos_of_folders, videos_of_list
 
     options = ClipOptions(
-        args.seconds, args.min_seconds, args.fps, args.sample_rate, args.longest_side, args.jpeg_quality
+        seconds=args.seconds,
+        min_seconds=args.min_seconds,
+        frames_per_second=args.fps,
+        sample_rate=args.sample_rate,
+        longest_side=args.longest_side,
+        jpeg_quality=args.jpeg_quality,
     )
     missing: list[Listed] = []
     test_videos: list[str] = []
@@ -85,7 +90,7 @@ def _clips(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(f"would cut them into {args.out}")
         return 0
-    results = cut_videos(videos, args.out, options, args.jobs, missing)
+    results = cut_videos(videos, args.out, options, jobs=args.jobs, missing=missing)
     if args.dataset is not None:
         record_dataset(args.out, args.dataset)
     if test_videos:

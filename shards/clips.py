@@ -104,7 +104,9 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
         if source is None:
             missing.append(entry)
         else:
-            found.setdefault(_key(dataclasses.asdict(entry)), Video(source, entry.instrument, entry.video, segment))
+            found.setdefault(
+                _key(dataclasses.asdict(entry)), Video(source, entry.instrument, entry.video, segment=segment)
+            )
     return list(found.values()), missing
 
 
@@ -207,7 +209,7 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
         for number, pictures in frames:
             if number in sounds.waves:
                 sound = encode_audio(sounds.waves[number], options.sample_rate, "wav")
-                _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
+                _write_clip(tree, video.instrument, f"{video.name}_{number}", sound=sound, pictures=pictures)
                 result.clips.append(f"{video.name}_{number}")
         problems += frames.problems
         if not result.clips:

@@ -136,7 +136,7 @@ def load_detector(
         weights = _plain_weights(path, values)
         values, notes = {**values, "model": weights.state}, f"; {weights}" if weights.notes else ""
     if values.get("format") != _FORMAT and is_published(values):
-        return _published(path, values, PublishedSettings(pooling=pooling or "legacy"), notes)
+        return _published(path, values, PublishedSettings(pooling=pooling or "legacy"), notes=notes)
     if values.get("format") == _FORMAT:
         missing = {"backbone", "classes", "state"} - set(values)
         if missing:
@@ -173,7 +173,7 @@ def _published(path: Path, values: dict, settings: PublishedSettings, notes: str
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     description = f"{path}: {describe(values, settings.pooling)}{notes}"
-    return Detector(model, CLASSES, PUBLISHED, description)
+    return Detector(model, CLASSES, backbone=PUBLISHED, description=description)
 
 
 def load_init(detector: Detector, path: Path) -> int:

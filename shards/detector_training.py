@@ -178,7 +178,7 @@ def train_detector(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], options.learning_rate)
     state_path = out.with_name(f"{out.name}.state")
     settings = json.dumps({**dataclasses.asdict(options), "classes": list(classes)}, default=str)
-    first = _resume(state_path, settings, model, optimizer)
+    first = _resume(state_path, settings, model, optimizer=optimizer)
     steps = _Steps(examples, options)
     steps.readable(range(len(examples)))  # the error of a loader worker would come with its traceback
     unreadable: set[Path] = set()
@@ -207,7 +207,7 @@ def train_detector(
             optimizer.step()
             progress.advance()
             if (step + 1) % options.save_every == 0:
-                _save_state(state_path, settings, step + 1, model, optimizer)
+                _save_state(state_path, settings, step + 1, model=model, optimizer=optimizer)
     model.eval()
     save_detector(detector, out)
     state_path.unlink(missing_ok=True)

@@ -86,7 +86,7 @@ def read_index(
     for split in SPLITS:
         path = folder / csv_name(split)
         if path.is_file():
-            entries += _read_csv(path, split, root, path_map)
+            entries += _read_csv(path, split, root, path_map=path_map)
     if not entries:
         names = ", ".join(csv_name(split) for split in SPLITS)
         raise ValueError(f"no clip in {folder} ({names}); write these files with 'ialcms data index'")
@@ -157,9 +157,9 @@ def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, 
             if len(columns) != 3 or not all(columns):
                 _refuse_other_encoding(path, row)
                 raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {shown(','.join(row))}")
-            audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
+            audio, frames, detections = (_resolve(column, root, path_map, where=where) for column in columns)
             _refuse_other_encoding(path, row, audio)
-            entries.append(Entry(split, audio, frames, detections))
+            entries.append(Entry(split, audio, frames, detections=detections))
     return entries
 
 

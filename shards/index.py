@@ -45,7 +45,9 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
                 f"{folder} does not exist; run 'ialcms data {verb}' first, or give its name in the tree with {option}"
             )
     instruments = sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
-    listed = map_threads(_names, [folder / name for name in instruments for folder in folders], jobs, "scan", "folder")
+    listed = map_threads(
+        _names, [folder / name for name in instruments for folder in folders], jobs, description="scan", unit="folder"
+    )
     tree = Tree([], {}, [])
     for number, instrument in enumerate(instruments):
         audio, frames, detections = listed[3 * number : 3 * number + 3]
@@ -61,10 +63,10 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
             tree.empty.append(instrument)
         tree.entries.extend(
             Entry(
-                "",
-                folders[0] / instrument / sounds[clip],
-                folders[1] / instrument / clip,
-                folders[2] / instrument / boxes[clip],
+                split="",
+                audio=folders[0] / instrument / sounds[clip],
+                frames=folders[1] / instrument / clip,
+                detections=folders[2] / instrument / boxes[clip],
             )
             for clip in complete
         )
@@ -134,7 +136,7 @@ def split_by_clip(
 
 def drop_missing(entries: Sequence[Entry], jobs: int = 1) -> tuple[list[Entry], list[Entry]]:
     """The entries whose files all exist, and the others; `jobs` threads look for the files."""
-    exist = map_threads(_has_files, entries, jobs, "look for files", "clip")
+    exist = map_threads(_has_files, entries, jobs, description="look for files", unit="clip")
     complete = [entry for entry, exists in zip(entries, exist) if exists]
     return complete, [entry for entry, exists in zip(entries, exist) if not exists]
 

@@ -69,7 +69,7 @@ def pack(
     if done is not None:
         return done
     with pack_lease(out):
-        return _complete(out, digest) or _pack(entries, out, options, plan, digest=digest, jobs=jobs)
+        return _complete(out, digest) or _pack(entries, out, options, plan=plan, digest=digest, jobs=jobs)
 
 
 def pack_lease(out: Path) -> Lease:
@@ -110,7 +110,7 @@ def _pack(
         )
     report.write(out / REPORT_NAME)
     info = {"plan": digest, **_describe(options), "source": _describe_source(entries), "report": report.counts()}
-    write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), tuple(clips), info))
+    write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), clips=tuple(clips), info=info))
     shutil.rmtree(out / _RECORDS)
     return read_manifest(out), report
 
@@ -167,13 +167,13 @@ class _Packer:
             for encoded in results:
                 done += 1
                 self.progress.advance()
-                report.add(encoded.entry, encoded.cleaned, encoded.bad, encoded.clipped)
+                report.add(encoded.entry, encoded.cleaned, encoded.bad, clipped=encoded.clipped)
                 check_bad(self.report.bad + report.bad, self.num_entries, self.options.max_bad_fraction)
                 if encoded.data:
                     writer = writer or self._open(split, number)
                     writer.add(encoded)
                 if writer is not None and (writer.offset >= self.options.shard_mb * 1e6 or done == len(ordered)):
-                    self._finish(writer, number, split, done, report)
+                    self._finish(writer, number, split, done=done, report=report)
                     number, writer, report = number + 1, None, Report()
         finally:
             results.close()
@@ -214,7 +214,7 @@ class _Packer:
                 is_own, dealt_with = record["plan"] == self.digest, int(record["done"])
                 shard = Shard(**record["shard"])
                 clips = [Clip(**clip) for clip in record["clips"]]
-                check_values(Manifest(self.out, 1, (*self.shards, shard), tuple(clips), {}))
+                check_values(Manifest(self.out, 1, (*self.shards, shard), clips=tuple(clips), info={}))
                 report = Report.from_dict(record["report"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} is damaged ({one_line(error)}); remove {self.out} and pack again") from error
@@ -241,7 +241,7 @@ def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
         raise ValueError(f"--longest-side {encode.longest_side}: give pixels, or 0 to leave pictures as they are")
     if not (options.shard_mb > 0 and math.isfinite(options.shard_mb)):
         raise ValueError(f"--shard-mb {options.shard_mb}: give a positive number of 10^6 bytes")
-    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries}, entries[0].tree)
+    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries}, tree=entries[0].tree)
 
 
 def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:

@@ -54,11 +54,11 @@ def pack_part(
     """
     options = options or PackOptions()
     if (out / FILE_NAME).is_file():
-        return _joined(entries, out, part.count, options)
+        return _joined(entries, out, part.count, options=options)
     own = _deal(entries, part.count, options)[part.number]
     if not own:
         raise ValueError(f"{len(entries)} clips make no {part.count} parts; use fewer")
-    return pack(own, part.folder(out), options, jobs)
+    return pack(own, part.folder(out), options, jobs=jobs)
 
 
 def join_parts(
@@ -71,8 +71,8 @@ def join_parts(
     options = options or PackOptions()
     if not (out / FILE_NAME).is_file():
         with pack_lease(out):
-            _join(entries, out, count, options)
-    result = _joined(entries, out, count, options)
+            _join(entries, out, count, options=options)
+    result = _joined(entries, out, count, options=options)
     for number in range(count):
         shutil.rmtree(Part(number, count).folder(out), ignore_errors=True)
     if (out / _PARTS).is_dir() and not any((out / _PARTS).iterdir()):
@@ -105,7 +105,7 @@ def _join(entries: Sequence[Entry], out: Path, count: int, options: PackOptions)
         shards.append(dataclasses.replace(packed.shard, name=name))
     report.write(out / REPORT_NAME)
     info = {**manifests[0].info, "plan": _joined_digest(entries, count, options), "report": report.counts()}
-    write_manifest(Manifest(out, manifests[0].sample_rate, tuple(shards), tuple(clips), info))
+    write_manifest(Manifest(out, manifests[0].sample_rate, tuple(shards), clips=tuple(clips), info=info))
 
 
 @dataclass(frozen=True)

@@ -93,14 +93,14 @@ class Report:
         if not isinstance(rejected, dict) or not all(type(count) is int for count in rejected.values()):
             raise ValueError(f"its boxes_rejected are {shown(rejected)}")
         return cls(
-            values["num_clips"],
-            values["num_kept"],
-            values["num_boxes"],
-            values["num_boxes_kept"],
-            Counter(rejected),
-            values["dropped"],
-            values["bad"],
-            named["clipped"],  # reports of before have none
+            num_clips=values["num_clips"],
+            num_kept=values["num_kept"],
+            num_boxes=values["num_boxes"],
+            num_boxes_kept=values["num_boxes_kept"],
+            boxes_rejected=Counter(rejected),
+            dropped=values["dropped"],
+            bad=values["bad"],
+            clipped=named["clipped"],  # reports of before have none
         )
 
     def write(self, path: Path) -> None:

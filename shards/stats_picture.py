@@ -47,7 +47,7 @@ def stats_figure(stats: Stats, title: str) -> Figure:
     _draw_clips(figure.add_subplot(grid[0, 0]), stats)
     _draw_boxes(figure.add_subplot(grid[0, 1]), stats)
     for number, (balance, rows) in enumerate(zip(stats.balance, chosen), start=1):
-        _draw_balance(figure.add_subplot(grid[number, :]), stats, balance, rows)
+        _draw_balance(figure.add_subplot(grid[number, :]), stats, balance, rows=rows)
     return figure
 
 

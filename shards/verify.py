@@ -132,10 +132,10 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
         with open(path, "rb") as file:
             found.num_bytes = os.fstat(file.fileno()).st_size
             found.sha256 = _file_sha256(file)
-            found.problems += _check_cover(shard, clips, removed, file)
+            found.problems += _check_cover(shard, clips, removed, file=file)
             for clip in clips:
                 file.seek(clip.offset)
-                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate, manifest.naming)
+                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate, naming=manifest.naming)
                 if problem is not None:
                     found.bad_clips[clip.key] = problem
     except OSError as error:
@@ -160,7 +160,7 @@ def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS)
         if naming is OURS:
             check_members(clip, members, sample_rate)
         else:
-            check_foreign_members(clip, members, sample_rate, naming)
+            check_foreign_members(clip, members, sample_rate, naming=naming)
     except ValueError as error:
         return str(error)
     return None
@@ -178,7 +178,7 @@ def drop_bad_clips(manifest: Manifest, findings: list[ShardFindings]) -> Manifes
         raise ValueError(f"no clip of {manifest.folder} is whole; copy the shards again or pack them again")
     new_index = {index: number for number, index in enumerate(sorted(num_good))}
     shards = tuple(
-        Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_good[index])
+        Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_clips=num_good[index])
         for index in new_index
     )
     clips = tuple(

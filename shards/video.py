@@ -55,24 +55,24 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int) -> SegmentSounds:
         assembly = SoundAssembly(wanted, rate)
         course = Course("sound", wanted, wanted.spare_s)
         line, damage = TimeLine(container, _LONGEST_HOLE_S), Damage()
-        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted.from_s, _LONGEST_HOLE_S)
-        for piece in read_pieces(container, stream, mono, line, damage, stop_at_damage=True):
+        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted_s=wanted.from_s, longest_hole_s=_LONGEST_HOLE_S)
+        for piece in read_pieces(container, stream, mono, line=line, damage=damage, stop_at_damage=True):
             samples = piece.samples[0].numpy()
             num_samples += len(samples) * piece.source_channels
             num_cut += piece.num_cut
             course.add(piece.position / rate, (piece.position + len(samples)) / rate)
             for number, window in assembly.add(piece.position, samples):
-                waves[number] = _resample(window, rate, sample_rate, wanted.seconds)
+                waves[number] = _resample(window, rate, sample_rate, seconds=wanted.seconds)
             if assembly.done:
                 break
         if not assembly.done:
             course.stop(declared_length(container, stream), damage.stopped)
         problems = [*course.problems, *_leading(damage, "sound"), *_cut(num_cut, num_samples)]
         if not assembly.done and not damage.packets:
-            damage.end(container, stream, line, course.end_s or 0.0)
+            damage.end(container, stream, line, end_s=course.end_s or 0.0)
             problems += damage.of_file()
         for number, window in assembly.finish():
-            waves[number] = _resample(window, rate, sample_rate, wanted.seconds)
+            waves[number] = _resample(window, rate, sample_rate, seconds=wanted.seconds)
     return SegmentSounds(waves, tuple(problems))
 
 
@@ -104,8 +104,8 @@ class FrameReader:
             stream.codec_context.thread_count = 1  # videos are cut side by side
             assembly = FrameAssembly(self._wanted, self._fps, self._encode_shown)
             line, from_s = TimeLine(container, _LONGEST_HOLE_S), self._wanted.from_s
-            seek(container, self._path, from_s - _SEEK_AHEAD_S, from_s, _LONGEST_HOLE_S)
-            for shown in read_shown(container, stream, line, self._damage, stop_at_damage=True):
+            seek(container, self._path, from_s - _SEEK_AHEAD_S, wanted_s=from_s, longest_hole_s=_LONGEST_HOLE_S)
+            for shown in read_shown(container, stream, line, damage=self._damage, stop_at_damage=True):
                 self._course.add(shown.time_s, shown.end_s)
                 yield from assembly.add(shown)
                 if assembly.done:

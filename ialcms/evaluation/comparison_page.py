@@ -100,7 +100,10 @@ def _baselines(runs: Sequence[_Run], num_sources: int) -> Table | None:
         "compare only with runs on the same."
     )
     return Table(
-        "Beside the baseline and the published figures", ("figures of", "SDR", "SIR", "SAR"), tuple(rows), caption
+        "Beside the baseline and the published figures",
+        ("figures of", "SDR", "SIR", "SAR"),
+        tuple(rows),
+        caption=caption,
     )
 
 
@@ -110,7 +113,7 @@ def _runs_table(runs: Sequence[_Run]) -> Table:
         about = run.about
         rows.append((run.label, about["step"], about.get("state_sha256", "")[:12], about["hop"], about["metrics"]))
     columns = ("run", "step", "checkpoint", "hop (samples)", "metrics")
-    return Table("Runs", columns, tuple(rows), "Scores compare where hop and metrics are the same.")
+    return Table("Runs", columns, tuple(rows), caption="Scores compare where hop and metrics are the same.")
 
 
 def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
@@ -120,8 +123,8 @@ def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
         f"{other.letter} - {first.letter}, per instrument",
         ("instrument", "SDRi", "SDR", "SDR, 95% interval", "SIR", "SAR", "SIRi", "mixes"),
         tuple(_difference_row(name, found) for name, found in rows),
-        f"Paired differences in dB, {other.label} less {first.label}, over the sources that both scored. An interval "
-        "without zero is more than chance over these mixes.",
+        caption=f"Paired differences in dB, {other.label} less {first.label}, over the sources that both scored. "
+        "An interval without zero is more than chance over these mixes.",
         kept="SDRi",
     )
 
@@ -143,7 +146,7 @@ def _mixes_table(runs: Sequence[_Run]) -> Table:
     letters = [run.letter for run in runs]
     columns = ("instruments", *(f"{letter} - A" for letter in letters[1:]), *letters, "mix")
     caption = "SDRi in dB, means over the sources of a mix, and its differences from the first run."
-    return Table("Per mix", columns, tuple(rows), caption, kept="B - A")
+    return Table("Per mix", columns, tuple(rows), caption=caption, kept="B - A")
 
 
 def _interval(found: Difference, metric: str) -> Interval | None:

@@ -58,14 +58,14 @@ def evaluate(config: Config, source: Path, ranks: Ranks, *, out: Path, mix_list:
     if mix_list is not None:
         refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
     with held_folder(ranks, lease_of(out), must_be_shared=False):
-        inputs = _read_inputs(config, source, ranks, mix_list)
+        inputs = _read_inputs(config, source, ranks, mix_list=mix_list)
         metrics = metrics_of(config, ranks.device)
         separated = SeparatedMixes(inputs.loaded.separator, inputs.manifest, config)
-        scores, spent = _score(separated, inputs, ranks, metrics, out=out, key=_key(config, inputs, metrics))
+        scores, spent = _score(separated, inputs, ranks, metrics=metrics, out=out, key=_key(config, inputs, metrics))
         if not ranks.is_first:
             return None
         figures = summarise([_result(inputs.manifest, mix, scores[mix.index]) for mix in inputs.mixes])
-        about = _about(config, inputs, metrics, mix_list)
+        about = _about(config, inputs, metrics, mix_list=mix_list)
         write_results(out, figures, about)
         print(format_tables(figures))
         print(f"{metrics} metrics: {EvaluationTime.total(spent)}")
@@ -97,12 +97,12 @@ def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | No
             instruments=config.data.instruments,
         )
 
-    mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
+    mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, digest=_digest)
     loaded = read_same(
         ranks,
         f"the checkpoint {source}",
         lambda: load_separator(source, ranks.device, config),
-        lambda read: read.digest[:16],
+        digest=lambda read: read.digest[:16],
     )
     set_arithmetic(config)
     return _Inputs(manifest, mixes, loaded)

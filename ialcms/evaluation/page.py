@@ -104,7 +104,8 @@ def _baselines(about: Mapping[str, Any], figures: Summary) -> Table | None:
         "Beside the baseline and the published figures",
         ("figures of", "SDR", "SIR", "SAR"),
         tuple(rows),
-        "Means in dB. The published figures are of their authors' data: they compare only with runs on the same.",
+        caption="Means in dB. The published figures are of their authors' data: "
+        "they compare only with runs on the same.",
     )
 
 
@@ -133,7 +134,7 @@ def instrument_chart(runs: Mapping[str, Sequence[Row]], metric: str) -> Chart:
     caption = "Means over the sources of an instrument; the thin line is the 95% interval of the mean."
     if metric == "SDRi":
         caption += " SDRi is the gain over the unprocessed mix."
-    return Chart(f"{metric} of each instrument", "dB", tuple(runs), tuple(groups), caption)
+    return Chart(f"{metric} of each instrument", "dB", tuple(runs), groups=tuple(groups), caption=caption)
 
 
 def _by_instrument(rows: Sequence[Row]) -> dict[str, Row]:
@@ -163,7 +164,7 @@ def _tables(figures: Summary) -> list[Table]:
     problems = [(r.index, " + ".join(r.keys), r.scores.problem) for r in figures.unscored]
     if problems:
         caption = "Silence has no SDR: these mixes count in none of the means."
-        tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption))
+        tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption=caption))
     return tables
 
 

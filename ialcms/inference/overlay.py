@@ -71,7 +71,7 @@ def write_overlays(
             frame = _Fit((frame.shape[0], frame.shape[1]), canvas).frame(frame)
             for n, (writer, overlay) in enumerate(zip(writers, overlays)):
                 heat = _at(times, maps[:, n], time_s)
-                writer.write(time_s, _draw(frame, overlay.sounding, heat, limits[n]))
+                writer.write(time_s, _draw(frame, overlay.sounding, heat, limits=limits[n]))
 
 
 def still_frames(seconds: float) -> Iterator[TimedFrame]:

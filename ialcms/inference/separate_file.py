@@ -179,7 +179,7 @@ def separate_file(
         _remove_earlier(out, kept)
         _write_record(job, damage)
         (out / _CLAIM).unlink()
-    return Separation(job.stems, job.remainder, job.videos if videos else (), job.page if videos else None)
+    return Separation(job.stems, job.remainder, job.videos if videos else (), page=job.page if videos else None)
 
 
 def _find_objects(source: Path, shown: _Shown, model: Model, *, seconds: float, num_pictures: int) -> list[SoundObject]:
@@ -244,7 +244,7 @@ def _write_videos(job: _Job, localisation: Sequence[Localisation]) -> Damage:
     frames = still_frames(job.info.seconds) if of_pictures else Frames(job.source)
     overlays = list(map(Overlay, job.videos, job.found, job.stems))
     with Progress(None, "videos", unit="frame") as bar:
-        write_overlays(overlays, _counted(frames, bar), localisation, job.info)
+        write_overlays(overlays, _counted(frames, bar), localisation, info=job.info)
     return frames.damage if isinstance(frames, Frames) else Damage()
 
 

@@ -88,8 +88,8 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
         assert stream is not None
         line = TimeLine(container, LONGEST_HOLE_S)
         try:
-            for piece in read_pieces(container, stream, wanted, line, damage):
-                _note_hole(damage, piece.position - end, end, wanted.sample_rate)
+            for piece in read_pieces(container, stream, wanted, line=line, damage=damage):
+                _note_hole(damage, piece.position - end, end, rate=wanted.sample_rate)
                 for samples in silence(wanted.num_channels, piece.position - end):
                     yield Piece(end, samples, 1)
                     end += samples.shape[1]
@@ -98,7 +98,7 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
                 end += samples.shape[1]
         except ValueError as error:
             raise ValueError(f"the sound of {path}: {error}") from error
-        damage.end(container, stream, line, end / wanted.sample_rate)
+        damage.end(container, stream, line, end_s=end / wanted.sample_rate)
 
 
 def _note_hole(damage: Damage, gap: int, end: int, rate: int) -> None:

@@ -166,7 +166,7 @@ class StemMaker:
 
     def _network(self, spectrum: Tensor) -> SeparatorOutput:
         visual = self._visual.repeat(len(spectrum), 1, 1, 1)
-        return self._separator.separate(spectrum, visual, visual, self._objects)
+        return self._separator.separate(spectrum, visual, visual, objects=self._objects)
 
     def _masks(self, output: SeparatorOutput) -> Tensor:
         """(G, K, Fq, T): the network's masks, mean over each object's pictures."""

@@ -69,7 +69,7 @@ def serve(
     with (
         _listening(host, port) as listener,
         tempfile.TemporaryDirectory(prefix="ialcms-listen-", dir=work) as folder,
-        Videos(Path(folder), checkpoint, device, limits) as videos,
+        Videos(Path(folder), checkpoint, device, limits=limits) as videos,
     ):
         address = Address(host, listener.getsockname()[1], secrets.token_urlsafe(16))
         app = make_app(videos, address, {"Separator": f"{printable(checkpoint.name)}, step {step:,}"})

@@ -147,7 +147,7 @@ def decode(
             if context.type == "video":
                 mark.pixel_ratio = context.sample_aspect_ratio
             for frame in frames:
-                yield _placed(frame, mark, damaged, line.unit)
+                yield _placed(frame, mark, damaged, unit=line.unit)
                 begun_s, damaged = (at_s or 0.0) if begun_s is None else begun_s, False
     except av.FFmpegError:
         damage.add(at_s)  # of the container itself: nothing behind it can be found
@@ -179,7 +179,7 @@ def seek(
             return
         if stream is not None:
             # in formats without an index, nothing may be decodable for long after the position that was found
-            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
+            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), damage=Damage()), None)
             if first is None or first.time_s is None or first.time_s > wanted_s:
                 return
     container.seek(round((to_s + origin_s(container)) * av.time_base))
@@ -190,4 +190,4 @@ def _placed(frame: Any, latest: _Mark, after_damage: bool, unit: Unit) -> Decode
     mark = frame.opaque or latest
     stamp = frame.dts if frame.pts is None else frame.pts
     time_s = None if stamp is None else unit.seconds(stamp) + mark.shift_s
-    return Decoded(frame, time_s, mark.pixel_ratio, after_damage)
+    return Decoded(frame, time_s, mark.pixel_ratio, after_damage=after_damage)

@@ -66,11 +66,11 @@ def read_shown(
     # the guess is what the container says, or else what the first picture says: later pictures may say something else
     of_container = guessed if guessed and guessed != coded else None
     usual_s = float(1 / (stream.average_rate or 25))
-    for decoded in decode(container, stream, line, damage, stop_at_damage):
+    for decoded in decode(container, stream, line, damage=damage, stop_at_damage=stop_at_damage):
         if decoded.time_s is None:
             continue
         ratio = _pixel_ratio(of_container or decoded.pixel_ratio)
-        yield Shown(decoded.time_s, decoded.time_s + _duration_s(decoded, usual_s), decoded.frame, ratio)
+        yield Shown(decoded.time_s, decoded.time_s + _duration_s(decoded, usual_s), decoded.frame, pixel_ratio=ratio)
 
 
 def oriented(pixels: Tensor, matrix: DisplayMatrix) -> Tensor:

@@ -75,7 +75,10 @@ def _chart(index: int, chart: Chart) -> ChartView:
     groups = []
     for group in chart.groups:
         edge = _GAP if len(group.bars) == 1 else 2 * _GAP
-        bars = [_bar(series, bar, edge + series * (_BAR_HEIGHT + _GAP), scale) for series, bar in enumerate(group.bars)]
+        bars = [
+            _bar(series, bar, edge + series * (_BAR_HEIGHT + _GAP), scale=scale)
+            for series, bar in enumerate(group.bars)
+        ]
         groups.append(GroupView(group.name, bars[-1].y + _BAR_HEIGHT + bars[0].y, bars))
     return ChartView(
         id=f"chart-{index}",

@@ -80,7 +80,7 @@ def write_separated_page(path: Path, page: SeparatedPage) -> Path:
     assert not original.sound
     top_db = spectrogram.top_level(spectrogram.log_spectrogram(original.wave, page.sample_rate))
     seconds = original.wave.size / page.sample_rate
-    tracks = [_track(index, stem, page, top_db) for index, stem in enumerate(page.stems)]
+    tracks = [_track(index, stem, page, top_db=top_db) for index, stem in enumerate(page.stems)]
     text = template("separated.html").render(
         **with_hashes(style=["page.css", "separated.css"], script=["separated.js"]),
         title=page.title,
