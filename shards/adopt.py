@@ -143,7 +143,10 @@ def _digest(names: Sequence[str], reading: Reading) -> str:
 
 
 def _scan_all(folder: Path, tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
-    """In the order of the tars; what an earlier run has read is taken from its records."""
+    """In the order of the tars; what an earlier run has read is taken from its records.
+
+    folder: of the tars, and of the records. digest: of the tars and of `reading`; records of another one do not count.
+    """
     known = {path: found for path in tars if (found := _recall(path, digest)) is not None}
     waiting = [path for path in tars if path not in known]
     scan = functools.partial(scan_tar, reading=reading)
@@ -194,6 +197,7 @@ def scan_tar(path: Path, reading: Reading) -> FoundShard:
 
 
 def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -> None:
+    """Read an open tar of `num_bytes` bytes into `found`. reading: how clips are recognised."""
     sha256, hashed = hashlib.sha256(), 0
     found.num_bytes = num_bytes
     start = file.read(8)
@@ -223,6 +227,7 @@ def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -
 
 
 def _hash_up_to(file: BinaryIO, sha256: Any, start: int, end: int) -> None:
+    """Update `sha256` with the bytes of the file from `start` up to `end`."""
     file.seek(start)
     while start < end and (block := file.read(min(1 << 20, end - start))):
         sha256.update(block)
@@ -255,6 +260,7 @@ def _key(member: Member) -> str:
 
 
 def _examined(group: list[Member], raw: bytes, shard: str, reading: Reading) -> FoundClip:
+    """The clip of a group of members. raw: the bytes of all of them, headers too. shard: the tar's name."""
     first = group[0]
     found = FoundClip(_key(first), first.offset, len(raw), crc32=zlib.crc32(raw))
     members: dict[str, bytes] = {}
@@ -272,7 +278,10 @@ def _examined(group: list[Member], raw: bytes, shard: str, reading: Reading) -> 
 
 
 def _join(folder: Path, found: list[FoundShard], digest: str, reading: Reading) -> tuple[Manifest, list[Unusable]]:
-    """The manifest of what can be used, all at the sample rate that most clips have."""
+    """The manifest of what can be used, all at the sample rate that most clips have.
+
+    folder: of the tars. found: what each tar holds. digest: of the tars, for the manifest. reading: as they were read.
+    """
     unusable = [Unusable(shard.name, "", shard.problem) for shard in found if shard.problem]
     rates = Counter(clip.sample_rate for shard in found for clip in shard.clips if not clip.problem)
     rate = rates.most_common(1)[0][0] if rates else 0

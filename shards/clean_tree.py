@@ -29,6 +29,7 @@ def clean_tree(
 ) -> Report:
     """Write `<out>/<instrument>/<clip>.npy` for the clips that are left, and a report; without `out` only report.
 
+    rule, dataset: as for `clean_clip`. jobs: processes. max_bad_fraction: of the clips that may have broken files.
     Every file is whole at any time, files of clips that are dropped now are removed, and a second run gives the same:
     a run that was killed is simply started again. Raises ValueError when too many clips have broken files.
     """
@@ -46,6 +47,7 @@ def clean_tree(
 
 
 def _clean_entry(entry: Entry, out: Path | None, rule: str, dataset: Dataset) -> tuple[Cleaned | None, str | None]:
+    """Clean a clip, and write what is left of it if there is an `out`; also what is broken about it, if anything is."""
     cleaned, bad = None, None
     try:
         frames = list_frames(entry.frames)

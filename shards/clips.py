@@ -153,6 +153,7 @@ def cut_videos(
 ) -> list[VideoResult]:
     """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
 
+    jobs: processes. missing: entries of the list without a video, which are reported, too.
     What is reported there of other videos or segments, of an earlier run with another list, stays.
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
@@ -249,6 +250,7 @@ def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResul
 
 
 def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: list[bytes]) -> None:
+    """sound, pictures: the contents of the WAV file and of the JPEG files. The clip counts once its sound is there."""
     layout = TreeLayout()
     unfinished = tree / _RECORDS / "unfinished" / instrument / clip
     frames = tree / layout.frames / instrument / clip

@@ -123,6 +123,7 @@ def detect_tree(
 ) -> list[Detected]:
     """Detect in the clips that have no detections yet, one process per device; unreadable frames are left out.
 
+    tree: of the clips, where the options are on record. devices: like "cuda:0".
     Raises ValueError when the weights cannot be used, and for a tree with detections of other weights or options.
     """
     detector = open_detector(options)

@@ -168,6 +168,7 @@ def load_detector(
 
 
 def _published(path: Path, values: dict, settings: PublishedSettings, notes: str) -> Detector:
+    """values: the file's tensors by name. notes: on how they were found in it, for the description."""
     try:
         model = load_published(values, settings)
     except ValueError as error:

@@ -66,6 +66,7 @@ def read_boxes(
 ) -> tuple[list[Example], dict[str, int]]:
     """Read Open Images' box annotations, for pictures `<ImageID>.jpg` (or .png), and count what was left out.
 
+    path: CSV. images: folder of the pictures. classes: names of those that are read.
     `names` translates label ids to names; labels that are names already need none. Boxes are cut off at the picture's
     edges. Those of other classes, of groups and without an area inside are left out, and pictures that are not in the
     folder. Raises ValueError when nothing is left.
@@ -158,9 +159,9 @@ def train_detector(
 ) -> Trained:
     """Train a detector and write it to `out`; its state lies beside it, in `<out>.state`, until it is finished.
 
-    device, loader_workers: where the network runs, and how many processes read pictures. A picture that cannot be
-    decoded is replaced by the next readable one. Raises ValueError for options out of range, when no picture is
-    readable and when the loss is no longer finite.
+    classes: by the labels of the examples. device, loader_workers: where the network runs, and how many processes read
+    pictures. A picture that cannot be decoded is replaced by the next readable one. Raises ValueError for options out
+    of range, when no picture is readable and when the loss is no longer finite.
     """
     options = options or TrainingOptions()
     if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
@@ -280,6 +281,7 @@ def _rate_factor(step: int, options: TrainingOptions) -> float:
 
 
 def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """settings: what must be the same when the training resumes. step: the next one."""
     buffer = io.BytesIO()
     torch.save(
         {"settings": settings, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer
@@ -288,7 +290,10 @@ def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, op
 
 
 def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take over an unfinished run's state; the step to resume at."""
+    """Take over an unfinished run's state; the step to resume at.
+
+    path: of the state. settings: as for `_save_state`. Raises ValueError for a state that is damaged or of others.
+    """
     if not path.is_file():
         return 0
     try:

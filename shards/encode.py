@@ -109,7 +109,7 @@ class Pictures:
         self.boxes.append(boxes)
 
     def _add_frame(self, number: int, image: Image.Image, raw: bytes, boxes: Detections) -> None:
-        """raw: the file of the frame, which is kept where nothing has to be changed."""
+        """number: of the frame. raw: its file, which is kept where nothing has to be changed. boxes: those in it."""
         size = scaled_size(image.size, self._options.longest_side)
         boxes[:, [X1, X2]] *= size[0] / image.width
         boxes[:, [Y1, Y2]] *= size[1] / image.height

@@ -146,6 +146,7 @@ def check_keys(entries: Iterable[Entry]) -> None:
 
 
 def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, str]]) -> list[Entry]:
+    """path: of the CSV file. split: of all its clips. root: for relative paths. path_map: (old, new) prefixes."""
     entries = []
     with open_text(path, ENCODING_ERRORS) as file:
         rows = csv.reader(file)
@@ -182,6 +183,7 @@ def _refuse_other_encoding(path: Path, row: list[str], audio: Path | None = None
 
 
 def _resolve(text: str, root: Path, path_map: Sequence[tuple[str, str]], where: str) -> Path:
+    """The path that `text` names. root, path_map: as for `_read_csv`. where: for messages."""
     for old, new in path_map:
         if text == old or text.startswith(old + "/"):
             text = new + text[len(old) :]

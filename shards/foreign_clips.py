@@ -121,6 +121,7 @@ def _metadata(members: dict[str, bytes], naming: Naming) -> Any:
 
 
 def _facts(key: str, shard: str, metadata: Any, reading: Reading) -> dict[str, str]:
+    """The FACTS from a clip's key, its metadata and the name of its shard. ValueError where they do not say it."""
     match = re.search(reading.pattern, key) if reading.pattern else None
     groups = match.groupdict() if match else {}
     stated = {fact: groups.get(fact) or _field(metadata, reading.fields.get(fact, fact)) for fact in FACTS}

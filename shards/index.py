@@ -89,8 +89,8 @@ def split_by_video(
 ) -> list[Entry]:
     """Assign splits so that no video is in two of them and every instrument is about evenly represented.
 
-    The fractions are of each instrument's clips. An instrument of several videos has at least one in each split that
-    is asked for, as long as one is left for training.
+    The fractions are of each instrument's clips. test_videos: are in the test split in any case. An instrument of
+    several videos has at least one in each split that is asked for, as long as one is left for training.
     """
     _check_fractions(val_fraction, test_fraction)
     clips_of: dict[str, Counter[str]] = {}  # video -> instrument -> clips
@@ -122,7 +122,11 @@ def split_by_clip(
     test_videos: Collection[str] = (),
     seed: int = 0,
 ) -> list[Entry]:
-    """Assign splits to clips at random, as the published index does. Clips of one video come into several splits."""
+    """Assign splits to clips at random, as the published index does. Clips of one video come into several splits.
+
+    val_fraction: of the clips outside the test split. test_fraction: of the clips that are not of
+    `test_videos`, whose clips are all in the test split.
+    """
     _check_fractions(val_fraction, test_fraction)
     chosen = ["test" if entry.video in test_videos else "" for entry in entries]
     rest = [i for i, split in enumerate(chosen) if not split]

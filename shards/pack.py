@@ -57,8 +57,8 @@ def pack(
 ) -> tuple[Manifest, Report]:
     """Pack the clips into shards `<split>-000000.tar` in `out` and write the manifest last.
 
-    Resumes where a killed run with the same options stopped; a complete folder is left as it is. Raises ValueError
-    for options out of range, a folder that holds other shards, too many broken clips and a full disk.
+    jobs: processes. Resumes where a killed run with the same options stopped; a complete folder is left as it is.
+    Raises ValueError for options out of range, a folder that holds other shards, too many broken clips and a full disk.
     """
     options = options or PackOptions()
     _check_options(options, entries)
@@ -91,6 +91,7 @@ def _complete(out: Path, digest: str) -> tuple[Manifest, Report] | None:
 def _pack(
     entries: Sequence[Entry], out: Path, options: PackOptions, plan: dict[str, list[Entry]], *, digest: str, jobs: int
 ) -> tuple[Manifest, Report]:
+    """plan: of `pack_plan`. digest: of the plan and the options; records of another one do not count."""
     if options.encode.clean == "music":
         refuse_other_class(count_other_class(entries, options.encode.dataset, jobs), options.max_other_class)
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
@@ -189,6 +190,7 @@ class _Packer:
         return self.out / _RECORDS / f"{split}-{number:06d}.json"
 
     def _finish(self, writer: ShardWriter, number: int, split: str, done: int, report: Report) -> None:
+        """Finish the shard `number` of a split. done: clips of the split up to its end. report: of the shard."""
         shard, clips = writer.finish()
         record = {
             "plan": self.digest,

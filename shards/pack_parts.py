@@ -50,7 +50,8 @@ def pack_part(
 ) -> tuple[Manifest, Report]:
     """Pack a part of the clips; returns its own manifest and report, those of the whole set where that is there.
 
-    Raises ValueError where `pack` does, and when there are fewer clips than parts.
+    out: of the whole set. jobs: processes. Raises ValueError where `pack` does, and when there are fewer clips than
+    parts.
     """
     options = options or PackOptions()
     if (out / FILE_NAME).is_file():
@@ -81,6 +82,7 @@ def join_parts(
 
 
 def _join(entries: Sequence[Entry], out: Path, count: int, options: PackOptions) -> None:
+    """As `join_parts`; the folder is held by this process, and the set is not there yet."""
     manifests = []
     report = Report()
     for number, digest in enumerate(_digests(entries, count, options)):

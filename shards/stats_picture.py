@@ -79,7 +79,10 @@ def _draw_boxes(axes: Axes, stats: Stats) -> None:
 
 
 def _draw_balance(axes: Axes, stats: Stats, balance: SplitBalance, rows: NDArray[np.intp]) -> None:
-    """One row a shard, one column an instrument; shares above twice the fair one look like twice."""
+    """One row a shard, one column an instrument; shares above twice the fair one look like twice.
+
+    stats: of the whole set. balance: of the split. rows: indices of the shards that are shown.
+    """
     image = axes.pcolormesh(balance.shares[rows], cmap=_BALANCE, vmin=0.0, vmax=2.0, edgecolors="white", linewidth=0.5)
     axes.invert_yaxis()
     names = [for_matplotlib(item.name) for item in stats.instruments]

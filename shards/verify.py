@@ -150,7 +150,10 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
 
 
 def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS) -> str | None:
-    """What is wrong with the bytes of a clip, or None. naming: of its members; one that is not ours is another's."""
+    """What is wrong with the bytes of a clip, or None.
+
+    data: the clip's part of the shard. sample_rate: of the manifest, in Hz. naming: of the members.
+    """
     if len(data) != clip.size:
         return f"{clip.size - len(data)} of its {clip.size} bytes are missing"
     if zlib.crc32(data) != clip.crc32:
@@ -213,7 +216,10 @@ def _file_sha256(file: BinaryIO) -> str:
 
 
 def _check_cover(shard: Shard, clips: list[Clip], removed: set[tuple[int, int]], file: BinaryIO) -> list[str]:
-    """Clips must follow each other without gap or overlap, from the first byte to the end-of-archive blocks."""
+    """Clips must follow each other without gap or overlap, from the first byte to the end-of-archive blocks.
+
+    clips: of the shard, by the manifest. removed: (offset, bytes) of those that were taken out of it. file: the shard.
+    """
     problems = []
     if len(clips) != shard.num_clips:
         problems.append(f"manifest lists {len(clips)} clips, and says that there are {shard.num_clips}")

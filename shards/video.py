@@ -86,7 +86,7 @@ class FrameReader:
     def __init__(
         self, path: Path, wanted: Wanted, frames_per_second: int, encode: Callable[[Image.Image], bytes]
     ) -> None:
-        """wanted: which segments; encode: a picture -> its file's bytes."""
+        """path: of the video. wanted: which segments. encode: a picture -> its file's bytes."""
         self._path, self._wanted, self._fps, self._encode = path, wanted, frames_per_second, encode
         self._course = Course("video", wanted, LONGEST_STILL_S)
         self._damage = Damage()
@@ -137,6 +137,7 @@ def _cut(num_cut: int, num_samples: int) -> list[str]:
 
 
 def _resample(window: NDArray[np.float32], rate: int, sample_rate: int, seconds: float) -> NDArray[np.int16]:
+    """window: at `rate` Hz, from MARGIN_S before the segment on. seconds: length of the segment."""
     wave = torchaudio.functional.resample(torch.from_numpy(window), rate, sample_rate).numpy()
     begin = round(MARGIN_S * sample_rate)
     wave = wave[begin : begin + round(seconds * sample_rate)]

@@ -83,7 +83,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _filter(spectra: Tensor, filters: Tensor, size: int, length: int) -> Tensor:
-    """Sum of the references filtered: spectra (M, bins), filters (E, M, K) -> (E, length)."""
+    """Sum of the references filtered: spectra (M, bins), filters (E, M, K) -> (E, length). size: of the FFTs."""
     return torch.fft.irfft((torch.fft.rfft(filters, size) * spectra).sum(1), size)[:, :length]
 
 

@@ -81,6 +81,7 @@ def lease_of(out: Path) -> Lease:
 
 
 def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | None) -> _Inputs:
+    """The same on all ranks; the arguments are those of `evaluate`. ValueError for what cannot be read."""
     options = config.eval
     manifest = open_same_manifest(ranks, config.data.shards)
 
@@ -113,7 +114,8 @@ def _score(
 ) -> tuple[dict[int, MixScores], list[EvaluationTime]]:
     """Scores of all mixes by their index, those of an earlier start too, and the times of all ranks.
 
-    key: of the evaluation (see `_key`): scores that an earlier start left in `out` count where they have the same one.
+    metrics: of `metrics_of`. key: of the evaluation (see `_key`): scores that an earlier start left in `out` count
+    where they have the same one.
     """
     folder, mixes = out / "scores", inputs.mixes
     known: dict[int, MixScores] = ranks.broadcast(read_journal(folder, key) if ranks.is_first else None)
@@ -177,7 +179,7 @@ def _write_page(
     about: Mapping[str, Any],
     figures: Summary,
 ) -> Path:
-    """about: as in summary.json; mixes: the whole list, by index."""
+    """mixes: the whole list, by index. out: the evaluation's folder. about: as in summary.json."""
     examples = []
     for why, result in choose_examples(figures.results, config.eval.examples, config.eval.seed):
         item = separated.load(mixes[result.index])
@@ -187,7 +189,10 @@ def _write_page(
 
 
 def _about(config: Config, inputs: _Inputs, metrics: str, mix_list: Path | None) -> dict[str, Any]:
-    """What was evaluated and how: the first part of summary.json."""
+    """What was evaluated and how: the first part of summary.json.
+
+    metrics: of `metrics_of`. mix_list: None where the mixes are those of `eval`.
+    """
     options = config.eval
     listed = {"split": options.split, "num_sources": options.num_sources}
     return {

@@ -43,7 +43,8 @@ def write_evaluation_page(
 ) -> Path:
     """Write the page to `path`, beside the summary of the evaluation.
 
-    about: what was evaluated, as in summary.json, and the name of its `data_set`; sample_rate: of the examples, in Hz.
+    about: what was evaluated, as in summary.json, and the name of its `data_set`. sample_rate: of the examples, in Hz.
+    figures: all scores. examples: to look at and listen to.
     """
     what = (
         f"{about['num_sources']}-mixes of {about['split']} videos" if "split" in about else f"mixes of {about['list']}"
@@ -169,7 +170,7 @@ def _tables(figures: Summary) -> list[Table]:
 
 
 def _table(title: str, names: str, rows: Sequence[Row], *, caption: str) -> Table:
-    """names: the first column's title."""
+    """Scores of the rows, one line each. names: the first column's title."""
     lines: list[tuple[Cell, ...]] = []
     for row in rows:
         label = ", with ".join(map(instrument_label, row.names))

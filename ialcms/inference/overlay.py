@@ -126,7 +126,10 @@ def _at(times: Sequence[float], maps: Tensor, time_s: float) -> Tensor:
 
 
 def _draw(frame: Frame, sounding: SoundObject, heat: Tensor, limits: tuple[float, float]) -> Frame:
-    """The frame with the heat map over the object."""
+    """The frame with the heat map over the object.
+
+    heat: (h, w) map of the region. limits: the values of the lowest and the highest colour.
+    """
     height, width = frame.shape[:2]
     if sounding.region is None:
         picture = sounding.pictures[0].permute(1, 2, 0).contiguous()

@@ -59,7 +59,7 @@ class Localisation:
 class StemMaker:
     """Makes the stems of one sound."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of `separate_file` that stems depend on
         self,
         separator: Separator,
         config: Config,
@@ -73,8 +73,9 @@ class StemMaker:
         """pictures: (K, P, 3, side, side) uint8, on the separator's device. The protocol's number of them is used,
         without those that are not like an object's first one.
 
-        config: the separator's. above: "share" or "remainder". batch_windows: how many pass the network together.
-        ValueError for a rate from which no filter of a sensible size leads to the network's.
+        config: the separator's. info: of the sound. above: "share" or "remainder". protocol: how masks become stems.
+        batch_windows: how many pass the network together. ValueError for a rate from which no filter of a sensible size
+        leads to the network's.
         """
         assert above in ABOVE
         audio, rate = config.audio, info.sample_rate

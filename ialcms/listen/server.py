@@ -48,7 +48,7 @@ class Address:
         return f"http://{host}:{self.port}/{self.secret}/"
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the options of `ialcms listen`
     checkpoint: Path,
     host: str,
     port: int,

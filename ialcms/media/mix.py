@@ -123,6 +123,10 @@ class Mixer:
 
 
 def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, mixing: _Filter | None) -> Graph:
+    """A graph of FFmpeg's filters from one kind of sound to what is wanted.
+
+    layout: of the channels at its end. mixing: the filter that mixes them, if one has to.
+    """
     graph = Graph()
     source = graph.add(
         "abuffer",

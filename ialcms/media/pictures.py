@@ -61,7 +61,7 @@ def read_shown(
     damage: Damage,
     stop_at_damage: bool = False,
 ) -> Iterator[Shown]:
-    """The frames of a video in order. `damage` and `stop_at_damage` are as for `decode`."""
+    """The frames of a video in order; all parameters are as for `decode`."""
     coded, guessed = stream.codec_context.sample_aspect_ratio, stream.sample_aspect_ratio
     # the guess is what the container says, or else what the first picture says: later pictures may say something else
     of_container = guessed if guessed and guessed != coded else None

@@ -67,7 +67,8 @@ def read_pieces(
 ) -> Iterator[Piece]:
     """The sound in order; where its kind changes on the way, it is mixed and resampled anew from there on.
 
-    `damage` and `stop_at_damage` are as for `decode`. ValueError where the sound is of no kind that can be read.
+    wanted: the format of the pieces. The other parameters are as for `decode`. ValueError where the sound is of no kind
+    that can be read.
     """
     run: _Run | None = None
     due: int | None = None  # where the next sample belongs, by counting

@@ -128,6 +128,7 @@ def is_steady(path: Path, longest_hole_s: float) -> bool:
 
 @functools.lru_cache(maxsize=16)
 def _is_steady(path: Path, longest_hole_s: float, _size: int, _changed_ns: int) -> bool:
+    """As `is_steady`; the size and the time of the last change are a part of the cache's key."""
     with open_container(path) as container:
         if math.isinf(longest_hole_s) and not _may_begin_anew(container):
             return True  # reading it all would take longer than what is wanted of it

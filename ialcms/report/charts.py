@@ -112,7 +112,7 @@ def _numbers(chart: Chart) -> Iterator[float]:
 
 
 def _bar(series: int, bar: Bar, y: int, scale: _Scale) -> BarView:
-    """y: of its upper edge, in pixels. scale: of the chart."""
+    """series: index of the bar in its group. y: of its upper edge, in pixels. scale: of the chart."""
     value = bar.value if bar.value is not None and math.isfinite(bar.value) else 0.0
     left, right = sorted((scale.percent(0.0), scale.percent(value)))
     whisker = None

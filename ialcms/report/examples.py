@@ -145,6 +145,7 @@ def _source(stage: _Stage, index: int, source: Source) -> SourceView:
 
 
 def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
+    """role: the title, like "Input". what: for the label and the picture's text, like "mix"."""
     what = f"{what}, example {stage.number}"
     broken = int(np.count_nonzero(~np.isfinite(wave)))
     if broken:
