@@ -252,7 +252,7 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels, stride in ((channels_in, 2), (channels_out, 1)):
         layers += [
-            nn.Conv2d(channels, channels_out, 3, stride, 1, bias=False),
+            nn.Conv2d(channels, channels_out, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(),
         ]

@@ -237,7 +237,9 @@ def _picture_weights(visual: Tensor) -> Tensor:
 
 def _smooth(values: Tensor) -> Tensor:
     """(n, T): means over neighbouring frames."""
-    return torch.nn.functional.avg_pool1d(values, _SHARE_FRAMES, 1, _SHARE_FRAMES // 2, count_include_pad=False)
+    return torch.nn.functional.avg_pool1d(
+        values, _SHARE_FRAMES, stride=1, padding=_SHARE_FRAMES // 2, count_include_pad=False
+    )
 
 
 def _interpolate(values: Tensor, positions: Tensor) -> Tensor:

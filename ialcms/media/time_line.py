@@ -123,7 +123,7 @@ def _may_begin_anew(container: av.container.InputContainer) -> bool:
 def is_steady(path: Path, longest_hole_s: float) -> bool:
     """Whether a time on the line is the same as a time stamp of the file, all through the file."""
     status = path.stat()
-    return _is_steady(path, longest_hole_s, status.st_size, status.st_mtime_ns)
+    return _is_steady(path, longest_hole_s, _size=status.st_size, _changed_ns=status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
