@@ -89,8 +89,9 @@ def split_by_video(
 ) -> list[Entry]:
     """Assign splits so that no video is in two of them and every instrument is about evenly represented.
 
-    The fractions are of each instrument's clips. test_videos: are in the test split in any case. An instrument of
-    several videos has at least one in each split that is asked for, as long as one is left for training.
+    val_fraction, test_fraction: of each instrument's clips. test_videos: are in the test split in any case. seed: of
+    the order in which videos are taken. An instrument of several videos has at least one in each split that is asked
+    for, as long as one is left for training.
     """
     _check_fractions(val_fraction, test_fraction)
     clips_of: dict[str, Counter[str]] = {}  # video -> instrument -> clips
@@ -125,7 +126,7 @@ def split_by_clip(
     """Assign splits to clips at random, as the published index does. Clips of one video come into several splits.
 
     val_fraction: of the clips outside the test split. test_fraction: of the clips that are not of
-    `test_videos`, whose clips are all in the test split.
+    `test_videos`, whose clips are all in the test split. seed: of the random order.
     """
     _check_fractions(val_fraction, test_fraction)
     chosen = ["test" if entry.video in test_videos else "" for entry in entries]
