@@ -24,7 +24,7 @@ FOLDER = Path("slurm")  # a job reads from it too, so it has to be where the job
 def fill_in(verb: str, options: Sequence[str], arguments: Sequence[str], folder: Path = FOLDER) -> str:
     """The batch script of a verb with sbatch options and its own arguments in it.
 
-    Raises ValueError when the script is not there.
+    folder: of the scripts, `<verb>.sbatch`. Raises ValueError when the script is not there.
     """
     path = folder / f"{verb}.sbatch"
     if not path.is_file():

@@ -58,7 +58,7 @@ class Node:
         host, _, port = head.rpartition(":")
         if not host or not port.isdigit() or int(port) > 65_535 or (nodes > 1 and port == "0"):
             raise ValueError(f"--head is '{head}'; give HOST:PORT of node 0, with a port that is free there")
-        return cls(nodes, node, head, run_id)
+        return cls(nodes, node, head, run_id=run_id)
 
 
 def run(arguments: Sequence[str], ranks: int, node: Node | None = None, notes: Path | None = None) -> int:
@@ -170,7 +170,7 @@ def main() -> int:
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
     try:
-        node = Node.of(args.nodes, args.node, args.head, args.id)
+        node = Node.of(args.nodes, args.node, args.head, run_id=args.id)
         ranks = default_ranks() if args.workers is None else args.workers
         if ranks < 1:
             raise ValueError(f"--workers is {ranks}; at least one rank is needed")

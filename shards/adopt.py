@@ -122,8 +122,8 @@ def adopt(tars: Sequence[Path], reading: Reading, jobs: int = 1) -> tuple[Manife
         return _adopted_already(folder, digest)
     if (folder / ".packing").is_dir():
         raise ValueError(f"{folder} is being packed; end that first: run the same 'ialcms data pack' again")
-    shards = [shard for _, shard in zip(tars, _scan_all(folder, tars, reading, digest, jobs))]
-    manifest, unusable = _join(folder, shards, digest, reading)
+    shards = [shard for _, shard in zip(tars, _scan_all(folder, tars, reading, digest=digest, jobs=jobs))]
+    manifest, unusable = _join(folder, shards, digest, reading=reading)
     write_manifest(manifest)
     shutil.rmtree(folder / _RECORDS, ignore_errors=True)
     return read_manifest(folder), unusable
@@ -143,7 +143,10 @@ def _digest(names: Sequence[str], reading: Reading) -> str:
 
 
 def _scan_all(folder: Path, tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
-    """In the order of the tars; what an earlier run has read is taken from its records."""
+    """In the order of the tars; what an earlier run has read is taken from its records.
+
+    folder: of the tars, and of the records. digest: of the tars and of `reading`; records of another one do not count.
+    """
     known = {path: found for path in tars if (found := _recall(path, digest)) is not None}
     waiting = [path for path in tars if path not in known]
     scan = functools.partial(scan_tar, reading=reading)
@@ -187,13 +190,14 @@ def scan_tar(path: Path, reading: Reading) -> FoundShard:
     found = FoundShard(path.name)
     try:
         with open(path, "rb") as file:
-            _scan(file, os.fstat(file.fileno()).st_size, found, reading)
+            _scan(file, os.fstat(file.fileno()).st_size, found, reading=reading)
     except OSError as error:
         found.problem = f"cannot be read: {error.strerror or error}"
     return found
 
 
 def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -> None:
+    """Read an open tar of `num_bytes` bytes into `found`. reading: how clips are recognised."""
     sha256, hashed = hashlib.sha256(), 0
     found.num_bytes = num_bytes
     start = file.read(8)
@@ -212,17 +216,18 @@ def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -
             if end - offset > _LARGEST_CLIP:
                 raise Unreadable(f"the members of '{group[0].name}' have {end - offset} bytes")
             raw = read(offset, end - offset)
-            _hash_up_to(file, sha256, hashed, offset)
+            _hash_up_to(file, sha256, start=hashed, end=offset)
             sha256.update(raw)
             hashed = offset + len(raw)
-            found.clips.append(_examined(group, raw, found.name, reading))
+            found.clips.append(_examined(group, raw, found.name, reading=reading))
     except Unreadable as error:
         found.problem = f"is no whole tar: {error}"
-    _hash_up_to(file, sha256, hashed, num_bytes)
+    _hash_up_to(file, sha256, start=hashed, end=num_bytes)
     found.sha256 = sha256.hexdigest()
 
 
 def _hash_up_to(file: BinaryIO, sha256: Any, start: int, end: int) -> None:
+    """Update `sha256` with the bytes of the file from `start` up to `end`."""
     file.seek(start)
     while start < end and (block := file.read(min(1 << 20, end - start))):
         sha256.update(block)
@@ -255,8 +260,9 @@ def _key(member: Member) -> str:
 
 
 def _examined(group: list[Member], raw: bytes, shard: str, reading: Reading) -> FoundClip:
+    """The clip of a group of members. raw: the bytes of all of them, headers too. shard: the tar's name."""
     first = group[0]
-    found = FoundClip(_key(first), first.offset, len(raw), zlib.crc32(raw))
+    found = FoundClip(_key(first), first.offset, len(raw), crc32=zlib.crc32(raw))
     members: dict[str, bytes] = {}
     try:
         if first.kind != "file":
@@ -266,13 +272,16 @@ def _examined(group: list[Member], raw: bytes, shard: str, reading: Reading) -> 
             if suffix in members:
                 raise ValueError(f"it has two members .{suffix}")
             members[suffix] = raw[start : start + member.size]
-        return dataclasses.replace(found, **examine(found, shard, members, reading))
+        return dataclasses.replace(found, **examine(found, shard, members, reading=reading))
     except ValueError as error:
         return dataclasses.replace(found, problem=str(error))
 
 
 def _join(folder: Path, found: list[FoundShard], digest: str, reading: Reading) -> tuple[Manifest, list[Unusable]]:
-    """The manifest of what can be used, all at the sample rate that most clips have."""
+    """The manifest of what can be used, all at the sample rate that most clips have.
+
+    folder: of the tars. found: what each tar holds. digest: of the tars, for the manifest. reading: as they were read.
+    """
     unusable = [Unusable(shard.name, "", shard.problem) for shard in found if shard.problem]
     rates = Counter(clip.sample_rate for shard in found for clip in shard.clips if not clip.problem)
     rate = rates.most_common(1)[0][0] if rates else 0
@@ -296,13 +305,13 @@ def _join(folder: Path, found: list[FoundShard], digest: str, reading: Reading) 
         all_ours = all_ours and all(clip.is_ours for clip in usable)
         clips += [_listed(clip, len(shards)) for clip in usable]
         if usable:
-            shards.append(Shard(shard.name, shard.num_bytes, shard.sha256, len(usable)))
+            shards.append(Shard(shard.name, shard.num_bytes, shard.sha256, num_clips=len(usable)))
     if not clips:
         raise ValueError(_nothing_usable(folder, unusable))
     info: dict[str, Any] = {"adopted": digest} | ({"removed": removed} if removed else {})
     if not all_ours:
         info[MEMBERS] = reading.naming.to_info()
-    return Manifest(folder, rate, tuple(shards), tuple(clips), info), unusable
+    return Manifest(folder, rate, tuple(shards), clips=tuple(clips), info=info), unusable
 
 
 def _misfit(clip: FoundClip, rate: int, seen: dict[str, str]) -> str:

@@ -39,7 +39,7 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
         raise ValueError(f"boxes and pictures differ in frames {', '.join(sorted(named ^ pictures)[:3])}")
     for name in sorted(pictures):
         of_frame = boxes[boxes[:, FRAME] == int(name.removesuffix(".jpg"))]
-        check_picture(name, members[name], of_frame, ("JPEG",))
+        check_picture(name, members[name], of_frame, formats=("JPEG",))
     try:
         metadata = parse_json(members["json"])
         stated = {name: metadata[name] for name in ("instrument", "video", "split", "num_samples", "num_boxes")}
@@ -51,7 +51,10 @@ def check_members(clip: Clip, members: dict[str, bytes], sample_rate: int) -> No
 
 
 def check_foreign_members(clip: Clip, members: dict[str, bytes], sample_rate: int, naming: Naming) -> None:
-    """Raises ValueError with what is wrong with a clip of another program: what training reads of it must be sound."""
+    """Raises ValueError with what is wrong with a clip of another program: what training reads of it must be sound.
+
+    members: suffix -> content. sample_rate: of the manifest, in Hz. naming: the suffixes of sound, pictures and boxes.
+    """
     found = measure(members, sample_rate, naming)
     if (found.num_samples, found.num_boxes) != (clip.num_samples, clip.num_boxes):
         raise ValueError(
@@ -91,7 +94,7 @@ def measure(members: dict[str, bytes], sample_rate: int | None, naming: Naming) 
         suffix = frames.get(number, frames.get(-1))
         if suffix is None:
             raise ValueError(f"boxes name frame {number}, of which there is no picture among {_list(members)}")
-        check_picture(suffix, members[suffix], boxes[boxes[:, FRAME] == number], ("JPEG", "PNG"))
+        check_picture(suffix, members[suffix], boxes[boxes[:, FRAME] == number], formats=("JPEG", "PNG"))
     return Measures(sound.num_samples, len(boxes), sound.sample_rate)
 
 
@@ -129,7 +132,10 @@ def check_boxes(boxes: Detections) -> None:
 
 
 def check_picture(name: str, content: bytes, boxes: Detections, formats: tuple[str, ...]) -> None:
-    """Raises ValueError for a picture that cannot be decoded, or does not hold its boxes."""
+    """Raises ValueError for a picture that cannot be decoded, or does not hold its boxes.
+
+    name: of its file, for messages. boxes: (D, 7) detections in it. formats: that Pillow may decode.
+    """
     try:
         image = load_picture(open_picture(content, formats))
     except BadPicture as error:

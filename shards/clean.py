@@ -80,7 +80,8 @@ def read_detections(path: Path) -> Detections:
 def check_rule(rule: str, dataset: Dataset, instruments: Iterable[str], tree: Path | None = None) -> None:
     """Raises ValueError for an unknown rule and for instruments of which the rule must know the class but does not.
 
-    Where `tree` has a record of what the class ids in its detections mean, they must be the data set's.
+    rule: one of RULES. instruments: of the clips. Where `tree` has a record of what the class ids in its detections
+    mean, they must be the data set's.
     """
     if rule not in RULES:
         raise ValueError(f"cleaning rule '{rule}' is unknown; choose {', '.join(RULES)}")
@@ -110,8 +111,9 @@ def clean_clip(
 ) -> Cleaned:
     """Apply a rule ("music", "coseparation" or "none") to a clip's detections.
 
-    `frames` are the numbers of the frames that exist. Every rule rejects rows that are no boxes or name a missing
-    frame; the skip list of the data set holds under the two rules that clean. ValueError for frames counted from 0.
+    boxes: (D, 7). frames: numbers of the frames that exist. instrument, video: of the clip. Every rule rejects rows
+    that are no boxes or name a missing frame; the skip list of the data set holds under the two rules that clean.
+    ValueError for frames counted from 0.
     """
     assert rule in RULES
     if rule != "none" and video in dataset.skip_videos:

@@ -29,10 +29,11 @@ def clean_tree(
 ) -> Report:
     """Write `<out>/<instrument>/<clip>.npy` for the clips that are left, and a report; without `out` only report.
 
+    rule, dataset: as for `clean_clip`. jobs: processes. max_bad_fraction: of the clips that may have broken files.
     Every file is whole at any time, files of clips that are dropped now are removed, and a second run gives the same:
     a run that was killed is simply started again. Raises ValueError when too many clips have broken files.
     """
-    check_rule(rule, dataset, {entry.instrument for entry in entries}, entries[0].tree)
+    check_rule(rule, dataset, {entry.instrument for entry in entries}, tree=entries[0].tree)
     report = Report()
     clean = functools.partial(_clean_entry, out=out, rule=rule, dataset=dataset)
     with Progress(len(entries), "clean") as progress, contextlib.closing(map_ordered(clean, entries, jobs)) as results:
@@ -46,11 +47,12 @@ def clean_tree(
 
 
 def _clean_entry(entry: Entry, out: Path | None, rule: str, dataset: Dataset) -> tuple[Cleaned | None, str | None]:
+    """Clean a clip, and write what is left of it if there is an `out`; also what is broken about it, if anything is."""
     cleaned, bad = None, None
     try:
         frames = list_frames(entry.frames)
         boxes = read_detections(entry.detections)
-        cleaned = clean_clip(boxes, frames, entry.instrument, entry.video, rule, dataset)
+        cleaned = clean_clip(boxes, frames, entry.instrument, video=entry.video, rule=rule, dataset=dataset)
     except ValueError as error:
         bad = str(error)
     except OSError as error:

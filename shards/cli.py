@@ -100,9 +100,10 @@ def _add_clean(subparsers: Any) -> None:
 def _clean(args: argparse.Namespace) -> int:
     tree = scan_tree(args.tree, TreeLayout(args.audio, args.frames, args.detections), args.jobs)
     out = args.out or args.tree / f"solo_detect_{args.rule}"
+    instruments = {entry.instrument for entry in tree.entries}
+    written_to = [out, *(out / name for name in instruments)]
     for folder in (args.tree / name for name in (args.audio, args.frames, args.detections)):
         # also by '..' or a link, and a folder of an instrument in it may be a link, too
-        written_to = [out, *(out / name for name in {entry.instrument for entry in tree.entries})]
         if lies_in(folder, out) or any(lies_in(path, folder) for path in written_to):
             raise ValueError(f"--out {out} is, holds or lies in {folder}, which is read; give another folder")
     dataset = _dataset(args.dataset, [args.tree], tree.entries)
@@ -174,7 +175,7 @@ def _index(args: argparse.Namespace) -> int:
         dataset = _dataset(args.dataset, [args.tree], tree.entries)
         videos = read_video_list(args.test_videos) if args.test_videos else dataset.test_videos
         split = split_by_video if args.by == "video" else split_by_clip
-        entries = split(tree.entries, args.val_fraction, args.test_fraction, videos, args.seed)
+        entries = split(tree.entries, args.val_fraction, args.test_fraction, test_videos=videos, seed=args.seed)
         if not any(entry.split == "test" for entry in entries):
             print("no test clips: give --test-videos or --test-fraction", file=sys.stderr)
     check_keys(entries)
@@ -255,11 +256,11 @@ def _pack(args: argparse.Namespace) -> int:
         return 0
     complete = (args.out / FILE_NAME).is_file()
     if args.part is not None:
-        manifest, report = pack_part(entries, args.out, args.part, options, args.jobs)
+        manifest, report = pack_part(entries, args.out, args.part, options=options, jobs=args.jobs)
     elif args.join is not None:
-        manifest, report = join_parts(entries, args.out, args.join, options)
+        manifest, report = join_parts(entries, args.out, args.join, options=options)
     else:
-        manifest, report = pack(entries, args.out, options, args.jobs)
+        manifest, report = pack(entries, args.out, options, jobs=args.jobs)
     if complete:
         print(f"{args.out} is complete already; to pack it anew, remove its {FILE_NAME} and shards, or the folder")
     _print_report(report, f" (all in {manifest.folder / REPORT_NAME})")

@@ -58,7 +58,7 @@ def add_adopt(subparsers: Any) -> None:
 def _adopt(args: argparse.Namespace) -> int:
     named = {kind: tuple(names.split(",")) for kind, names in _pairs(args.member, "--member", _KINDS).items()}
     fields = _pairs(args.field, "--field", FACTS)
-    reading = Reading(dataclasses.replace(ANY_NAMING, **named), fields, args.key_pattern, args.split)
+    reading = Reading(dataclasses.replace(ANY_NAMING, **named), fields, args.key_pattern, split=args.split)
     tars = find_tars(args.shards)
     print(f"{len(tars)} tars in {tars[0].parent}, {sum(path.stat().st_size for path in tars) / 1e6:.1f} MB")
     if args.dry_run:
@@ -103,12 +103,13 @@ def _print_first(tar: Path, reading: Reading) -> None:
 
 def _print_adopted(manifest: Manifest, unusable: list[Unusable]) -> None:
     print_some("unusable", list(map(str, unusable)))
+    videos: dict[str, set[str]] = {}
     for split in SPLITS:
         clips = manifest.of_split(split)
+        videos[split] = {clip.video for clip in clips}
         counts = Counter(clip.instrument for clip in clips)
         shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
-        print(f"{split}: {len(clips)} clips of {len({clip.video for clip in clips})} videos ({shown or 'none'})")
-    videos = {split: {clip.video for clip in manifest.of_split(split)} for split in SPLITS}
+        print(f"{split}: {len(clips)} clips of {len(videos[split])} videos ({shown or 'none'})")
     leak = videos["train"] & (videos["val"] | videos["test"])
     if leak:
         print(f"{len(leak)} training videos also have clips in validation or test: that split leaks")

@@ -14,7 +14,10 @@ _SHOWN = 20  # names printed of a longer list
 
 
 def add_verb(subparsers: Any, name: str, summary: str, details: str, *examples: str) -> argparse.ArgumentParser:
-    """A parser with the options that all verbs have."""
+    """A parser with the options that all verbs have.
+
+    summary: one line, for the list of verbs. details, examples: for the verb's own help.
+    """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,

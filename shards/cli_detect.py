@@ -128,7 +128,7 @@ def _detect_in_tree(args: argparse.Namespace) -> int:
     print(f"{len(clips)} clips, {waiting} of them without detections, on {', '.join(devices)}")
     if args.dry_run:
         return 0
-    found = detect_tree(clips, args.tree, options, devices)
+    found = detect_tree(clips, args.tree, options, devices=devices)
     _record(args)
     return _print_detected(found, len(clips))
 
@@ -246,7 +246,7 @@ def _train(args: argparse.Namespace) -> int:
     refuse_overwriting([weights], given, "name another file for --weights")
     classes = _class_names(dataset)
     names = read_class_names(args.class_names) if args.class_names else None
-    examples, left_out = read_boxes(args.train, args.images, classes, names)
+    examples, left_out = read_boxes(args.train, args.images, classes, names=names)
     counts = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
     print(f"{sum(len(e.labels) for e in examples)} boxes in {len(examples)} pictures; left out: {counts or 'nothing'}")
     if args.dry_run:

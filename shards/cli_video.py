@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ialcms.files import CLIPS_REPORT, write_whole
 from ialcms.overwriting import refuse_overwriting
@@ -13,6 +14,9 @@ from shards.cli_common import add_verb, positive, print_some
 from shards.datasets import load_dataset, read_video_list
 from shards.tree_dataset import record_dataset
 from shards.video_lists import FORMATS, Listed, read_list, without_several
+
+if TYPE_CHECKING:
+    from shards.clips import VideoResult
 
 # What decodes videos is imported when it is needed: the other verbs start without torch.
 
@@ -50,7 +54,12 @@ def _clips(args: argparse.Namespace) -> int:
     from shards.clips import ClipOptions, check_videos, cut_videos, videos_of_folders, videos_of_list
 
     options = ClipOptions(
-        args.seconds, args.min_seconds, args.fps, args.sample_rate, args.longest_side, args.jpeg_quality
+        seconds=args.seconds,
+        min_seconds=args.min_seconds,
+        frames_per_second=args.fps,
+        sample_rate=args.sample_rate,
+        longest_side=args.longest_side,
+        jpeg_quality=args.jpeg_quality,
     )
     missing: list[Listed] = []
     test_videos: list[str] = []
@@ -74,13 +83,14 @@ def _clips(args: argparse.Namespace) -> int:
         if listed.num_other or listed.num_several:
             print(f"left out: {listed.num_other} of other labels, {listed.num_several} of several instruments")
     print_some("missing video", [f"{entry.instrument}/{entry.video}" for entry in missing])
-    instruments = Counter(instrument for instrument, _ in {(video.instrument, video.name) for video in videos})
+    distinct_videos = {(video.instrument, video.name) for video in videos}
+    instruments = Counter(instrument for instrument, _ in distinct_videos)
     print("videos: " + (", ".join(f"{name} {count}" for name, count in sorted(instruments.items())) or "none"))
     check_videos(videos, args.videos, args.out)
     if args.dry_run:
         print(f"would cut them into {args.out}")
         return 0
-    results = cut_videos(videos, args.out, options, args.jobs, missing)
+    results = cut_videos(videos, args.out, options, jobs=args.jobs, missing=missing)
     if args.dataset is not None:
         record_dataset(args.out, args.dataset)
     if test_videos:
@@ -89,15 +99,18 @@ def _clips(args: argparse.Namespace) -> int:
             test_videos = sorted(set(test_videos) | read_video_list(path))
         write_whole(path, "".join(f"{video}\n" for video in test_videos).encode())
         print(f"the list's test videos are in {path}, for 'ialcms data index --test-videos'")
-    named = [f"{result.instrument}/{result.video}: {result.problem}" for result in results if result.problem]
+    with_problem = [result for result in results if result.problem]
+    named = [f"{result.instrument}/{result.video}: {result.problem}" for result in with_problem]
     print_some("video with a problem", named, f" (all in {args.out / CLIPS_REPORT})")
     num_clips = sum(len(result.clips) for result in results)
-    num_videos, num_named = (
-        len({(result.instrument, result.video) for result in some})
-        for some in (results, [result for result in results if result.problem])
-    )
     print(
-        f"{num_clips} clips of {num_videos} videos in {args.out}; {num_named} videos with a problem, "
+        f"{num_clips} clips of {_num_videos(results)} videos in {args.out}; "
+        f"{_num_videos(with_problem)} videos with a problem, "
         f"{len(missing)} missing (named in {args.out / CLIPS_REPORT})"
     )
     return 0
+
+
+def _num_videos(results: Sequence[VideoResult]) -> int:
+    """A video may have several results, one per segment."""
+    return len({(result.instrument, result.video) for result in results})

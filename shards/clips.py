@@ -104,7 +104,9 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
         if source is None:
             missing.append(entry)
         else:
-            found.setdefault(_key(dataclasses.asdict(entry)), Video(source, entry.instrument, entry.video, segment))
+            found.setdefault(
+                _key(dataclasses.asdict(entry)), Video(source, entry.instrument, entry.video, segment=segment)
+            )
     return list(found.values()), missing
 
 
@@ -151,6 +153,7 @@ def cut_videos(
 ) -> list[VideoResult]:
     """Cut the videos into clips of `tree` and write its `clips.json`; broken videos are named there with the reason.
 
+    jobs: processes. missing: entries of the list without a video, which are reported, too.
     What is reported there of other videos or segments, of an earlier run with another list, stays.
     Raises ValueError when the tree was cut with other options, when the disk refuses, and when no video gave a clip.
     """
@@ -167,7 +170,8 @@ def cut_videos(
             results.append(result)
             progress.advance()
     earlier = _read_report(tree)
-    cut_now, missing_now = ([dataclasses.asdict(item) for item in items] for items in (results, missing))
+    cut_now = [dataclasses.asdict(result) for result in results]
+    missing_now = [dataclasses.asdict(listed) for listed in missing]
     reported = {_key(item) for item in (*cut_now, *missing_now)}
     report = {
         "options": dataclasses.asdict(options),
@@ -206,7 +210,7 @@ def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
         for number, pictures in frames:
             if number in sounds.waves:
                 sound = encode_audio(sounds.waves[number], options.sample_rate, "wav")
-                _write_clip(tree, video.instrument, f"{video.name}_{number}", sound, pictures)
+                _write_clip(tree, video.instrument, f"{video.name}_{number}", sound=sound, pictures=pictures)
                 result.clips.append(f"{video.name}_{number}")
         problems += frames.problems
         if not result.clips:
@@ -246,6 +250,7 @@ def _cut_or_recall(video: Video, tree: Path, options: ClipOptions) -> VideoResul
 
 
 def _write_clip(tree: Path, instrument: str, clip: str, sound: bytes, pictures: list[bytes]) -> None:
+    """sound, pictures: the contents of the WAV file and of the JPEG files. The clip counts once its sound is there."""
     layout = TreeLayout()
     unfinished = tree / _RECORDS / "unfinished" / instrument / clip
     frames = tree / layout.frames / instrument / clip

@@ -158,7 +158,10 @@ def _box(
     categories: Mapping[Any, int | None],
     num_classes: int,
 ) -> _Box:
-    """An annotation; where: for messages. images, categories: by their ids; without categories, ids are classes."""
+    """An annotation; where: for messages. images, categories: by their ids; without categories, ids are classes.
+
+    num_classes: that there are. Raises ValueError for an annotation that is no box.
+    """
     image_id, category_id = _get(annotation, "image_id", where), _get(annotation, "category_id", where)
     if image_id not in images:
         raise ValueError(f"{where}: image_id {image_id!r} is not among the images of the files")

@@ -72,13 +72,14 @@ def load_dataset(name: str | Path) -> Dataset:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     _check_keys(values, [f.name for f in dataclasses.fields(Dataset) if f.name != "name"], str(path))
     classes = _classes(values.get("classes", {}), str(path))
+    instruments = {
+        str(instrument): _instrument_rule(rule, classes, f"{path}: instruments.{bare(instrument)}")
+        for instrument, rule in _mapping(values.get("instruments", {}), f"{path}: instruments").items()
+    }
     return Dataset(
         name=path.stem,
         classes=classes,
-        instruments={
-            str(instrument): _instrument_rule(rule, classes, f"{path}: instruments.{bare(instrument)}")
-            for instrument, rule in _mapping(values.get("instruments", {}), f"{path}: instruments").items()
-        },
+        instruments=instruments,
         skip_videos=_videos(path, values, "skip_videos"),
         test_videos=_videos(path, values, "test_videos"),
         labels={str(label): str(name) for label, name in _mapping(values.get("labels", {}), f"{path}: labels").items()},

@@ -70,7 +70,8 @@ def clips_to_detect(tree: Path, layout: TreeLayout | None = None) -> list[ClipTo
         raise ValueError(f"no folder of frames in {tree / layout.frames}; cut videos with 'ialcms data clips'")
     detections = [tree / layout.detections / folder.parent.name / f"{folder.name}.npy" for folder in folders]
     check_keys(
-        Entry("", folder.with_name(f"{folder.name}.wav"), folder, path) for folder, path in zip(folders, detections)
+        Entry("", folder.with_name(f"{folder.name}.wav"), folder, detections=path)
+        for folder, path in zip(folders, detections)
     )
     return [ClipToDetect(folder, path) for folder, path in zip(folders, detections)]
 
@@ -122,6 +123,7 @@ def detect_tree(
 ) -> list[Detected]:
     """Detect in the clips that have no detections yet, one process per device; unreadable frames are left out.
 
+    tree: of the clips, where the options are on record. devices: like "cuda:0".
     Raises ValueError when the weights cannot be used, and for a tree with detections of other weights or options.
     """
     detector = open_detector(options)
@@ -142,7 +144,7 @@ def detect_tree(
     found = []
     with (
         Progress(len(clips), "detect") as progress,
-        contextlib.closing(map_ordered(detect, waiting, len(devices), devices)) as results,
+        contextlib.closing(map_ordered(detect, waiting, len(devices), assets=devices)) as results,
     ):
         progress.skip(len(clips) - len(waiting))
         for result in results:
@@ -179,7 +181,7 @@ def _detect_clip(clip: ClipToDetect, options: DetectOptions) -> Detected:
         return Detected(name, problem=str(error))
     frames = _Frames(dict(listed))
     try:
-        boxes = detect_frames(model, frames, device, options.batch)
+        boxes = detect_frames(model, frames, device, batch=options.batch)
     except ValueError as error:  # of a size that the network cannot look at
         return Detected(name, problem=str(error))
     if frames.num_unreadable == len(listed):

@@ -136,7 +136,7 @@ def load_detector(
         weights = _plain_weights(path, values)
         values, notes = {**values, "model": weights.state}, f"; {weights}" if weights.notes else ""
     if values.get("format") != _FORMAT and is_published(values):
-        return _published(path, values, PublishedSettings(pooling=pooling or "legacy"), notes)
+        return _published(path, values, PublishedSettings(pooling=pooling or "legacy"), notes=notes)
     if values.get("format") == _FORMAT:
         missing = {"backbone", "classes", "state"} - set(values)
         if missing:
@@ -168,12 +168,13 @@ def load_detector(
 
 
 def _published(path: Path, values: dict, settings: PublishedSettings, notes: str) -> Detector:
+    """values: the file's tensors by name. notes: on how they were found in it, for the description."""
     try:
         model = load_published(values, settings)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
     description = f"{path}: {describe(values, settings.pooling)}{notes}"
-    return Detector(model, CLASSES, PUBLISHED, description)
+    return Detector(model, CLASSES, backbone=PUBLISHED, description=description)
 
 
 def load_init(detector: Detector, path: Path) -> int:
@@ -251,7 +252,7 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     for channels, stride in ((channels_in, 2), (channels_out, 1)):
         layers += [
-            nn.Conv2d(channels, channels_out, 3, stride, 1, bias=False),
+            nn.Conv2d(channels, channels_out, 3, stride=stride, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(),
         ]

@@ -66,6 +66,7 @@ def read_boxes(
 ) -> tuple[list[Example], dict[str, int]]:
     """Read Open Images' box annotations, for pictures `<ImageID>.jpg` (or .png), and count what was left out.
 
+    path: CSV. images: folder of the pictures. classes: names of those that are read.
     `names` translates label ids to names; labels that are names already need none. Boxes are cut off at the picture's
     edges. Those of other classes, of groups and without an area inside are left out, and pictures that are not in the
     folder. Raises ValueError when nothing is left.
@@ -158,9 +159,9 @@ def train_detector(
 ) -> Trained:
     """Train a detector and write it to `out`; its state lies beside it, in `<out>.state`, until it is finished.
 
-    device, loader_workers: where the network runs, and how many processes read pictures. A picture that cannot be
-    decoded is replaced by the next readable one. Raises ValueError for options out of range, when no picture is
-    readable and when the loss is no longer finite.
+    classes: by the labels of the examples. device, loader_workers: where the network runs, and how many processes read
+    pictures. A picture that cannot be decoded is replaced by the next readable one. Raises ValueError for options out
+    of range, when no picture is readable and when the loss is no longer finite.
     """
     options = options or TrainingOptions()
     if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
@@ -178,7 +179,7 @@ def train_detector(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], options.learning_rate)
     state_path = out.with_name(f"{out.name}.state")
     settings = json.dumps({**dataclasses.asdict(options), "classes": list(classes)}, default=str)
-    first = _resume(state_path, settings, model, optimizer)
+    first = _resume(state_path, settings, model, optimizer=optimizer)
     steps = _Steps(examples, options)
     steps.readable(range(len(examples)))  # the error of a loader worker would come with its traceback
     unreadable: set[Path] = set()
@@ -207,7 +208,7 @@ def train_detector(
             optimizer.step()
             progress.advance()
             if (step + 1) % options.save_every == 0:
-                _save_state(state_path, settings, step + 1, model, optimizer)
+                _save_state(state_path, settings, step + 1, model=model, optimizer=optimizer)
     model.eval()
     save_detector(detector, out)
     state_path.unlink(missing_ok=True)
@@ -243,7 +244,9 @@ class _Steps(Dataset):
         found = [self._find(draw) for draw in draws]
         pairs = [self._augmented(draw, readable) for draw, readable in zip(draws, found)]
         unreadable = frozenset[Path]().union(*(readable.unreadable for readable in found))
-        return _Batch([picture for picture, _ in pairs], [target for _, target in pairs], unreadable)
+        pictures = [picture for picture, _ in pairs]
+        targets = [target for _, target in pairs]
+        return _Batch(pictures, targets, unreadable)
 
     def _find(self, draw: int) -> _Readable:
         epoch, index = divmod(draw, len(self._examples))
@@ -278,6 +281,7 @@ def _rate_factor(step: int, options: TrainingOptions) -> float:
 
 
 def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """settings: what must be the same when the training resumes. step: the next one."""
     buffer = io.BytesIO()
     torch.save(
         {"settings": settings, "step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer
@@ -286,7 +290,10 @@ def _save_state(path: Path, settings: str, step: int, model: torch.nn.Module, op
 
 
 def _resume(path: Path, settings: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Take over an unfinished run's state; the step to resume at."""
+    """Take over an unfinished run's state; the step to resume at.
+
+    path: of the state. settings: as for `_save_state`. Raises ValueError for a state that is damaged or of others.
+    """
     if not path.is_file():
         return 0
     try:

@@ -109,7 +109,7 @@ class Pictures:
         self.boxes.append(boxes)
 
     def _add_frame(self, number: int, image: Image.Image, raw: bytes, boxes: Detections) -> None:
-        """raw: the file of the frame, which is kept where nothing has to be changed."""
+        """number: of the frame. raw: its file, which is kept where nothing has to be changed. boxes: those in it."""
         size = scaled_size(image.size, self._options.longest_side)
         boxes[:, [X1, X2]] *= size[0] / image.width
         boxes[:, [Y1, Y2]] *= size[1] / image.height
@@ -134,7 +134,9 @@ def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
     try:
         frames = list_frames(entry.frames)
         boxes = read_detections(entry.detections)
-        cleaned = clean_clip(boxes, frames, entry.instrument, entry.video, options.clean, options.dataset)
+        cleaned = clean_clip(
+            boxes, frames, entry.instrument, video=entry.video, rule=options.clean, dataset=options.dataset
+        )
         if cleaned.dropped is not None:
             return EncodedClip(entry, cleaned=cleaned)
         sound = read_sound(entry.audio, options.sample_rate)
@@ -165,7 +167,13 @@ def encode_clip(entry: Entry, options: EncodeOptions) -> EncodedClip:
     members += [("npy", encode_array(boxes)), ("json", json.dumps(metadata).encode())]
     data = b"".join(tar_member(f"{entry.key}.{extension}", content) for extension, content in members)
     return EncodedClip(
-        entry, data, len(sound.wave), len(boxes), crc32=zlib.crc32(data), cleaned=cleaned, clipped=sound.clipped
+        entry,
+        data,
+        num_samples=len(sound.wave),
+        num_boxes=len(boxes),
+        crc32=zlib.crc32(data),
+        cleaned=cleaned,
+        clipped=sound.clipped,
     )
 
 

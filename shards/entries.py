@@ -86,7 +86,7 @@ def read_index(
     for split in SPLITS:
         path = folder / csv_name(split)
         if path.is_file():
-            entries += _read_csv(path, split, root, path_map)
+            entries += _read_csv(path, split, root, path_map=path_map)
     if not entries:
         names = ", ".join(csv_name(split) for split in SPLITS)
         raise ValueError(f"no clip in {folder} ({names}); write these files with 'ialcms data index'")
@@ -146,6 +146,7 @@ def check_keys(entries: Iterable[Entry]) -> None:
 
 
 def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, str]]) -> list[Entry]:
+    """path: of the CSV file. split: of all its clips. root: for relative paths. path_map: (old, new) prefixes."""
     entries = []
     with open_text(path, ENCODING_ERRORS) as file:
         rows = csv.reader(file)
@@ -157,9 +158,9 @@ def _read_csv(path: Path, split: str, root: Path, path_map: Sequence[tuple[str, 
             if len(columns) != 3 or not all(columns):
                 _refuse_other_encoding(path, row)
                 raise ValueError(f"{where}: a row is AUDIO_PATH,FRAMES_PATH,DETECTION_PATH, not {shown(','.join(row))}")
-            audio, frames, detections = (_resolve(column, root, path_map, where) for column in columns)
+            audio, frames, detections = (_resolve(column, root, path_map, where=where) for column in columns)
             _refuse_other_encoding(path, row, audio)
-            entries.append(Entry(split, audio, frames, detections))
+            entries.append(Entry(split, audio, frames, detections=detections))
     return entries
 
 
@@ -182,6 +183,7 @@ def _refuse_other_encoding(path: Path, row: list[str], audio: Path | None = None
 
 
 def _resolve(text: str, root: Path, path_map: Sequence[tuple[str, str]], where: str) -> Path:
+    """The path that `text` names. root, path_map: as for `_read_csv`. where: for messages."""
     for old, new in path_map:
         if text == old or text.startswith(old + "/"):
             text = new + text[len(old) :]

@@ -19,7 +19,10 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "v
                 "test": "test", "testing": "test", "eval": "test"}  # fmt: skip
 # As ours, and one picture without a number for all boxes; sounds of any kind that libsndfile knows by these names.
 ANY_NAMING = Naming(
-    ("flac", "wav", "mp3", "ogg"), ("*.jpg", "*.jpeg", "*.png", "jpg", "jpeg", "png"), OURS.boxes, OURS.metadata
+    sound=("flac", "wav", "mp3", "ogg"),
+    picture=("*.jpg", "*.jpeg", "*.png", "jpg", "jpeg", "png"),
+    boxes=OURS.boxes,
+    metadata=OURS.metadata,
 )
 
 
@@ -70,7 +73,7 @@ def examine(found: FoundClip, shard: str, members: dict[str, bytes], reading: Re
     """
     if not is_text(found.key) or not os.path.basename(found.key):
         raise ValueError(f"its name {shown(found.key)} is no WebDataset key")
-    facts = _facts(found.key, shard, _metadata(members, reading.naming), reading)
+    facts = _facts(found.key, shard, _metadata(members, reading.naming), reading=reading)
     if {"npy", "json"} <= members.keys() and members.keys() & set(OURS.sound):
         try:
             return facts | _measures_of_ours(found, facts, members) | {"is_ours": True}
@@ -118,6 +121,7 @@ def _metadata(members: dict[str, bytes], naming: Naming) -> Any:
 
 
 def _facts(key: str, shard: str, metadata: Any, reading: Reading) -> dict[str, str]:
+    """The FACTS from a clip's key, its metadata and the name of its shard. ValueError where they do not say it."""
     match = re.search(reading.pattern, key) if reading.pattern else None
     groups = match.groupdict() if match else {}
     stated = {fact: groups.get(fact) or _field(metadata, reading.fields.get(fact, fact)) for fact in FACTS}

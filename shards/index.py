@@ -45,7 +45,9 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
                 f"{folder} does not exist; run 'ialcms data {verb}' first, or give its name in the tree with {option}"
             )
     instruments = sorted({p.name for folder in folders for p in folder.iterdir() if p.is_dir()})
-    listed = map_threads(_names, [folder / name for name in instruments for folder in folders], jobs, "scan", "folder")
+    listed = map_threads(
+        _names, [folder / name for name in instruments for folder in folders], jobs, description="scan", unit="folder"
+    )
     tree = Tree([], {}, [])
     for number, instrument in enumerate(instruments):
         audio, frames, detections = listed[3 * number : 3 * number + 3]
@@ -61,10 +63,10 @@ def scan_tree(root: Path, layout: TreeLayout | None = None, jobs: int = 1) -> Tr
             tree.empty.append(instrument)
         tree.entries.extend(
             Entry(
-                "",
-                folders[0] / instrument / sounds[clip],
-                folders[1] / instrument / clip,
-                folders[2] / instrument / boxes[clip],
+                split="",
+                audio=folders[0] / instrument / sounds[clip],
+                frames=folders[1] / instrument / clip,
+                detections=folders[2] / instrument / boxes[clip],
             )
             for clip in complete
         )
@@ -87,8 +89,9 @@ def split_by_video(
 ) -> list[Entry]:
     """Assign splits so that no video is in two of them and every instrument is about evenly represented.
 
-    The fractions are of each instrument's clips. An instrument of several videos has at least one in each split that
-    is asked for, as long as one is left for training.
+    val_fraction, test_fraction: of each instrument's clips. test_videos: are in the test split in any case. seed: of
+    the order in which videos are taken. An instrument of several videos has at least one in each split that is asked
+    for, as long as one is left for training.
     """
     _check_fractions(val_fraction, test_fraction)
     clips_of: dict[str, Counter[str]] = {}  # video -> instrument -> clips
@@ -120,7 +123,11 @@ def split_by_clip(
     test_videos: Collection[str] = (),
     seed: int = 0,
 ) -> list[Entry]:
-    """Assign splits to clips at random, as the published index does. Clips of one video come into several splits."""
+    """Assign splits to clips at random, as the published index does. Clips of one video come into several splits.
+
+    val_fraction: of the clips outside the test split. test_fraction: of the clips that are not of
+    `test_videos`, whose clips are all in the test split. seed: of the random order.
+    """
     _check_fractions(val_fraction, test_fraction)
     chosen = ["test" if entry.video in test_videos else "" for entry in entries]
     rest = [i for i, split in enumerate(chosen) if not split]
@@ -134,15 +141,18 @@ def split_by_clip(
 
 def drop_missing(entries: Sequence[Entry], jobs: int = 1) -> tuple[list[Entry], list[Entry]]:
     """The entries whose files all exist, and the others; `jobs` threads look for the files."""
-    exist = map_threads(_has_files, entries, jobs, "look for files", "clip")
+    exist = map_threads(_has_files, entries, jobs, description="look for files", unit="clip")
     complete = [entry for entry, exists in zip(entries, exist) if exists]
     return complete, [entry for entry, exists in zip(entries, exist) if not exists]
 
 
 def shared_videos(entries: Sequence[Entry], one: str, other: str) -> set[str]:
     """Videos with clips in both splits: what leaks from one into the other."""
-    videos = {split: {entry.video for entry in entries if entry.split == split} for split in (one, other)}
-    return videos[one] & videos[other]
+    return _videos(entries, one) & _videos(entries, other)
+
+
+def _videos(entries: Sequence[Entry], split: str) -> set[str]:
+    return {entry.video for entry in entries if entry.split == split}
 
 
 def _has_files(entry: Entry) -> bool:

@@ -41,7 +41,9 @@ def count_other_class(entries: Sequence[Entry], dataset: Dataset, jobs: int = 1)
 
     A box is confident where it has the data set's `music.min_confidence`.
     """
-    counted = map_threads(functools.partial(_count, dataset=dataset), entries, jobs, "look at classes", "clip")
+    counted = map_threads(
+        functools.partial(_count, dataset=dataset), entries, jobs, description="look at classes", unit="clip"
+    )
     num_boxes: Counter[str] = Counter()
     num_other: Counter[str] = Counter()
     for entry, (boxes, other) in zip(entries, counted):

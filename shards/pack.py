@@ -57,19 +57,19 @@ def pack(
 ) -> tuple[Manifest, Report]:
     """Pack the clips into shards `<split>-000000.tar` in `out` and write the manifest last.
 
-    Resumes where a killed run with the same options stopped; a complete folder is left as it is. Raises ValueError
-    for options out of range, a folder that holds other shards, too many broken clips and a full disk.
+    jobs: processes. Resumes where a killed run with the same options stopped; a complete folder is left as it is.
+    Raises ValueError for options out of range, a folder that holds other shards, too many broken clips and a full disk.
     """
     options = options or PackOptions()
     _check_options(options, entries)
     check_keys(entries)
-    plan = {split: mixed_order([e for e in entries if e.split == split], options.seed) for split in SPLITS}
+    plan = pack_plan(entries, options.seed)
     digest = plan_digest(plan, options)
     done = _complete(out, digest)
     if done is not None:
         return done
     with pack_lease(out):
-        return _complete(out, digest) or _pack(entries, out, options, plan, digest=digest, jobs=jobs)
+        return _complete(out, digest) or _pack(entries, out, options, plan=plan, digest=digest, jobs=jobs)
 
 
 def pack_lease(out: Path) -> Lease:
@@ -91,6 +91,7 @@ def _complete(out: Path, digest: str) -> tuple[Manifest, Report] | None:
 def _pack(
     entries: Sequence[Entry], out: Path, options: PackOptions, plan: dict[str, list[Entry]], *, digest: str, jobs: int
 ) -> tuple[Manifest, Report]:
+    """plan: of `pack_plan`. digest: of the plan and the options; records of another one do not count."""
     if options.encode.clean == "music":
         refuse_other_class(count_other_class(entries, options.encode.dataset, jobs), options.max_other_class)
     if not (out / _RECORDS).is_dir():  # the folder comes before the first shard
@@ -110,9 +111,18 @@ def _pack(
         )
     report.write(out / REPORT_NAME)
     info = {"plan": digest, **_describe(options), "source": _describe_source(entries), "report": report.counts()}
-    write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), tuple(clips), info))
+    write_manifest(Manifest(out, options.encode.sample_rate, tuple(packer.shards), clips=tuple(clips), info=info))
     shutil.rmtree(out / _RECORDS)
     return read_manifest(out), report
+
+
+def pack_plan(entries: Sequence[Entry], seed: int) -> dict[str, list[Entry]]:
+    """The clips of each split in the order in which they are packed."""
+    plan = {}
+    for split in SPLITS:
+        of_split = [entry for entry in entries if entry.split == split]
+        plan[split] = mixed_order(of_split, seed)
+    return plan
 
 
 def mixed_order(entries: Iterable[Entry], seed: int) -> list[Entry]:
@@ -158,13 +168,13 @@ class _Packer:
             for encoded in results:
                 done += 1
                 self.progress.advance()
-                report.add(encoded.entry, encoded.cleaned, encoded.bad, encoded.clipped)
+                report.add(encoded.entry, encoded.cleaned, encoded.bad, clipped=encoded.clipped)
                 check_bad(self.report.bad + report.bad, self.num_entries, self.options.max_bad_fraction)
                 if encoded.data:
                     writer = writer or self._open(split, number)
                     writer.add(encoded)
                 if writer is not None and (writer.offset >= self.options.shard_mb * 1e6 or done == len(ordered)):
-                    self._finish(writer, number, split, done, report)
+                    self._finish(writer, number, split, done=done, report=report)
                     number, writer, report = number + 1, None, Report()
         finally:
             results.close()
@@ -180,6 +190,7 @@ class _Packer:
         return self.out / _RECORDS / f"{split}-{number:06d}.json"
 
     def _finish(self, writer: ShardWriter, number: int, split: str, done: int, report: Report) -> None:
+        """Finish the shard `number` of a split. done: clips of the split up to its end. report: of the shard."""
         shard, clips = writer.finish()
         record = {
             "plan": self.digest,
@@ -205,7 +216,7 @@ class _Packer:
                 is_own, dealt_with = record["plan"] == self.digest, int(record["done"])
                 shard = Shard(**record["shard"])
                 clips = [Clip(**clip) for clip in record["clips"]]
-                check_values(Manifest(self.out, 1, (*self.shards, shard), tuple(clips), {}))
+                check_values(Manifest(self.out, 1, (*self.shards, shard), clips=tuple(clips), info={}))
                 report = Report.from_dict(record["report"])
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} is damaged ({one_line(error)}); remove {self.out} and pack again") from error
@@ -232,12 +243,15 @@ def _check_options(options: PackOptions, entries: Sequence[Entry]) -> None:
         raise ValueError(f"--longest-side {encode.longest_side}: give pixels, or 0 to leave pictures as they are")
     if not (options.shard_mb > 0 and math.isfinite(options.shard_mb)):
         raise ValueError(f"--shard-mb {options.shard_mb}: give a positive number of 10^6 bytes")
-    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries}, entries[0].tree)
+    check_rule(encode.clean, encode.dataset, {entry.instrument for entry in entries}, tree=entries[0].tree)
 
 
 def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
     """Equal for runs that would write the same shards from the same files, wherever these lie."""
     dataset = options.encode.dataset
+    clips = {}
+    for split, ordered in plan.items():
+        clips[split] = [(entry.instrument, entry.clip) for entry in ordered]
     values = {
         "options": _describe(options),
         "dataset": [
@@ -246,7 +260,7 @@ def plan_digest(plan: dict[str, list[Entry]], options: PackOptions) -> str:
             dataclasses.astuple(dataset.music),
             dataclasses.astuple(dataset.coseparation),
         ],
-        "clips": {split: [(e.instrument, e.clip) for e in ordered] for split, ordered in plan.items()},
+        "clips": clips,
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from ialcms.data.manifest import FILE_NAME, SPLITS, Clip, Manifest, Shard, read_manifest, write_manifest
 from shards.entries import Entry, check_keys
-from shards.pack import REPORT_NAME, PackOptions, mixed_order, pack, pack_lease, plan_digest
+from shards.pack import REPORT_NAME, PackOptions, pack, pack_lease, pack_plan, plan_digest
 from shards.report import Report
 from shards.shard_writer import refuse_strays, shard_files, shard_name
 
@@ -49,15 +50,16 @@ def pack_part(
 ) -> tuple[Manifest, Report]:
     """Pack a part of the clips; returns its own manifest and report, those of the whole set where that is there.
 
-    Raises ValueError where `pack` does, and when there are fewer clips than parts.
+    out: of the whole set. jobs: processes. Raises ValueError where `pack` does, and when there are fewer clips than
+    parts.
     """
     options = options or PackOptions()
     if (out / FILE_NAME).is_file():
-        return _joined(entries, out, part.count, options)
+        return _joined(entries, out, part.count, options=options)
     own = _deal(entries, part.count, options)[part.number]
     if not own:
         raise ValueError(f"{len(entries)} clips make no {part.count} parts; use fewer")
-    return pack(own, part.folder(out), options, jobs)
+    return pack(own, part.folder(out), options, jobs=jobs)
 
 
 def join_parts(
@@ -70,8 +72,8 @@ def join_parts(
     options = options or PackOptions()
     if not (out / FILE_NAME).is_file():
         with pack_lease(out):
-            _join(entries, out, count, options)
-    result = _joined(entries, out, count, options)
+            _join(entries, out, count, options=options)
+    result = _joined(entries, out, count, options=options)
     for number in range(count):
         shutil.rmtree(Part(number, count).folder(out), ignore_errors=True)
     if (out / _PARTS).is_dir() and not any((out / _PARTS).iterdir()):
@@ -80,6 +82,7 @@ def join_parts(
 
 
 def _join(entries: Sequence[Entry], out: Path, count: int, options: PackOptions) -> None:
+    """As `join_parts`; the folder is held by this process, and the set is not there yet."""
     manifests = []
     report = Report()
     for number, digest in enumerate(_digests(entries, count, options)):
@@ -91,29 +94,37 @@ def _join(entries: Sequence[Entry], out: Path, count: int, options: PackOptions)
         if manifests[-1].info.get("plan") != digest:
             raise ValueError(f"{folder} was packed from other clips or with other options; remove it and pack it again")
         report.merge(Report.read(folder / REPORT_NAME))
-    named = {
-        shard_name(split, number): piece
-        for split in SPLITS
-        for number, piece in enumerate(piece for each in manifests for piece in _shards_with_clips(each, split))
-    }
+    named: dict[str, _PackedShard] = {}
+    for split in SPLITS:
+        packed_shards = itertools.chain.from_iterable(_packed_shards(manifest, split) for manifest in manifests)
+        named |= {shard_name(split, number): packed for number, packed in enumerate(packed_shards)}
     refuse_strays(out, shard_files(out) - named.keys())
     shards: list[Shard] = []
     clips: list[Clip] = []
-    for name, (path, shard, own) in named.items():
-        _move(path, out / name, shard.num_bytes)
-        clips += [dataclasses.replace(clip, shard=len(shards)) for clip in own]
-        shards.append(dataclasses.replace(shard, name=name))
+    for name, packed in named.items():
+        _move(packed.path, out / name, packed.shard.num_bytes)
+        clips += [dataclasses.replace(clip, shard=len(shards)) for clip in packed.clips]
+        shards.append(dataclasses.replace(packed.shard, name=name))
     report.write(out / REPORT_NAME)
     info = {**manifests[0].info, "plan": _joined_digest(entries, count, options), "report": report.counts()}
-    write_manifest(Manifest(out, manifests[0].sample_rate, tuple(shards), tuple(clips), info))
+    write_manifest(Manifest(out, manifests[0].sample_rate, tuple(shards), clips=tuple(clips), info=info))
 
 
-def _shards_with_clips(manifest: Manifest, split: str) -> list[tuple[Path, Shard, list[Clip]]]:
+@dataclass(frozen=True)
+class _PackedShard:
+    """A shard of a part, as the part's manifest lists it."""
+
+    path: Path
+    shard: Shard
+    clips: list[Clip]
+
+
+def _packed_shards(manifest: Manifest, split: str) -> list[_PackedShard]:
     clips: list[list[Clip]] = [[] for _ in manifest.shards]
     for clip in manifest.clips:
         clips[clip.shard].append(clip)
     return [
-        (manifest.folder / shard.name, shard, own)
+        _PackedShard(manifest.folder / shard.name, shard, own)
         for shard, own in zip(manifest.shards, clips)
         if own[0].split == split
     ]
@@ -130,17 +141,17 @@ def _joined(entries: Sequence[Entry], out: Path, count: int, options: PackOption
 def _deal(entries: Sequence[Entry], count: int, options: PackOptions) -> list[list[Entry]]:
     """The clips of every part: each `count`-th of a split's mixed order, so that all parts have all instruments."""
     check_keys(entries)
-    orders = [mixed_order([entry for entry in entries if entry.split == split], options.seed) for split in SPLITS]
-    return [[entry for order in orders for entry in order[number::count]] for number in range(count)]
+    orders = pack_plan(entries, options.seed).values()
+    parts = []
+    for number in range(count):
+        parts.append(list(itertools.chain.from_iterable(order[number::count] for order in orders)))
+    return parts
 
 
 def _digests(entries: Sequence[Entry], count: int, options: PackOptions) -> list[str]:
     """What `pack` notes in the manifest of every part."""
-    plans = [
-        {split: mixed_order([entry for entry in own if entry.split == split], options.seed) for split in SPLITS}
-        for own in _deal(entries, count, options)
-    ]
-    return [plan_digest(plan, options) for plan in plans]
+    parts = _deal(entries, count, options)
+    return [plan_digest(pack_plan(own, options.seed), options) for own in parts]
 
 
 def _joined_digest(entries: Sequence[Entry], count: int, options: PackOptions) -> str:

@@ -63,14 +63,16 @@ class Report:
 
     def counts(self) -> dict[str, Any]:
         """The counts alone, as the manifest keeps them."""
+        dropped = Counter(item["reason"] for item in self.dropped)
+        bad = Counter(item["reason"] for item in self.bad)
         return {
             "num_clips": self.num_clips,
             "num_kept": self.num_kept,
             "num_boxes": self.num_boxes,
             "num_boxes_kept": self.num_boxes_kept,
             "boxes_rejected": dict(sorted(self.boxes_rejected.items())),
-            "clips_dropped": dict(sorted(Counter(item["reason"] for item in self.dropped).items())),
-            "clips_bad": dict(sorted(Counter(item["reason"] for item in self.bad).items())),
+            "clips_dropped": dict(sorted(dropped.items())),
+            "clips_bad": dict(sorted(bad.items())),
             **({"sounds_clipped": len(self.clipped)} if self.clipped else {}),
         }
 
@@ -91,14 +93,14 @@ class Report:
         if not isinstance(rejected, dict) or not all(type(count) is int for count in rejected.values()):
             raise ValueError(f"its boxes_rejected are {shown(rejected)}")
         return cls(
-            values["num_clips"],
-            values["num_kept"],
-            values["num_boxes"],
-            values["num_boxes_kept"],
-            Counter(rejected),
-            values["dropped"],
-            values["bad"],
-            named["clipped"],  # reports of before have none
+            num_clips=values["num_clips"],
+            num_kept=values["num_kept"],
+            num_boxes=values["num_boxes"],
+            num_boxes_kept=values["num_boxes_kept"],
+            boxes_rejected=Counter(rejected),
+            dropped=values["dropped"],
+            bad=values["bad"],
+            clipped=named["clipped"],  # reports of before have none
         )
 
     def write(self, path: Path) -> None:

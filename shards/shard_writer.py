@@ -74,7 +74,7 @@ class ShardWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             os.replace(self._temporary, self._path)
-        return Shard(self._path.name, self.offset, self._sha256.hexdigest(), len(self._clips)), self._clips
+        return Shard(self._path.name, self.offset, self._sha256.hexdigest(), num_clips=len(self._clips)), self._clips
 
     def abandon(self) -> None:
         with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses again

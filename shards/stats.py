@@ -93,22 +93,20 @@ def collect_stats(manifest: Manifest) -> Stats:
     for clip in manifest.clips:
         of_name[clip.instrument].append(clip)
         videos[clip.split].add(clip.video)
+    balances = [_balance(manifest, split, names) for split in SPLITS]
     return Stats(
-        [_sum_up(name, of_name[name], manifest.sample_rate) for name in names],
-        _sum_up("all", manifest.clips, manifest.sample_rate),
-        [balance for split in SPLITS if (balance := _balance(manifest, split, names)) is not None],
-        len(videos["train"] & (videos["val"] | videos["test"])),
+        instruments=[_sum_up(name, clips, manifest.sample_rate) for name, clips in of_name.items()],
+        total=_sum_up("all", manifest.clips, manifest.sample_rate),
+        balance=list(filter(None, balances)),
+        shared_videos=len(videos["train"] & (videos["val"] | videos["test"])),
     )
 
 
 def table_lines(stats: Stats) -> list[str]:
     """The table as text, columns aligned."""
     rows = [COLUMNS, *(item.row() for item in stats.instruments), stats.total.row()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    return [
-        "  ".join(cell.rjust(width) if column else cell.ljust(width) for column, (cell, width) in enumerate(cells))
-        for cells in (list(zip(row, widths)) for row in rows)
-    ]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [_aligned(row, widths) for row in rows]
 
 
 def table_csv(stats: Stats) -> bytes:
@@ -118,15 +116,25 @@ def table_csv(stats: Stats) -> bytes:
     return text.getvalue().encode(errors=ENCODING_ERRORS)
 
 
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    """A line of the table: the name to the left, the figures to the right."""
+    figures = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
+    return "  ".join([row[0].ljust(widths[0]), *figures])
+
+
 def _sum_up(name: str, clips: Sequence[Clip], sample_rate: int) -> InstrumentStats:
     counts = Counter(clip.split for clip in clips)
+    videos = {clip.video for clip in clips}
+    num_samples = sum(clip.num_samples for clip in clips)
+    num_boxes = sum(clip.num_boxes for clip in clips)
+    num_bytes = sum(clip.size for clip in clips)
     return InstrumentStats(
-        name,
-        {split: counts[split] for split in SPLITS},
-        len({clip.video for clip in clips}),
-        sum(clip.num_samples for clip in clips) / sample_rate,
-        sum(clip.num_boxes for clip in clips),
-        sum(clip.size for clip in clips),
+        name=name,
+        clips={split: counts[split] for split in SPLITS},
+        num_videos=len(videos),
+        seconds=num_samples / sample_rate,
+        num_boxes=num_boxes,
+        num_bytes=num_bytes,
     )
 
 
@@ -139,9 +147,6 @@ def _balance(manifest: Manifest, split: str, names: list[str]) -> SplitBalance |
     counts = np.zeros((len(shards), len(names)), np.int64)
     for clip in clips:
         counts[rows[clip.shard], names.index(clip.instrument)] += 1
-    return SplitBalance(
-        split,
-        tuple(manifest.shards[shard].name for shard in shards),
-        counts,
-        np.array([manifest.shards[shard].num_bytes for shard in shards], np.int64),
-    )
+    names_of_shards = tuple(manifest.shards[shard].name for shard in shards)
+    num_bytes = np.array([manifest.shards[shard].num_bytes for shard in shards], np.int64)
+    return SplitBalance(split, names_of_shards, counts, num_bytes=num_bytes)

@@ -47,7 +47,7 @@ def stats_figure(stats: Stats, title: str) -> Figure:
     _draw_clips(figure.add_subplot(grid[0, 0]), stats)
     _draw_boxes(figure.add_subplot(grid[0, 1]), stats)
     for number, (balance, rows) in enumerate(zip(stats.balance, chosen), start=1):
-        _draw_balance(figure.add_subplot(grid[number, :]), stats, balance, rows)
+        _draw_balance(figure.add_subplot(grid[number, :]), stats, balance, rows=rows)
     return figure
 
 
@@ -79,7 +79,10 @@ def _draw_boxes(axes: Axes, stats: Stats) -> None:
 
 
 def _draw_balance(axes: Axes, stats: Stats, balance: SplitBalance, rows: NDArray[np.intp]) -> None:
-    """One row a shard, one column an instrument; shares above twice the fair one look like twice."""
+    """One row a shard, one column an instrument; shares above twice the fair one look like twice.
+
+    stats: of the whole set. balance: of the split. rows: indices of the shards that are shown.
+    """
     image = axes.pcolormesh(balance.shares[rows], cmap=_BALANCE, vmin=0.0, vmax=2.0, edgecolors="white", linewidth=0.5)
     axes.invert_yaxis()
     names = [for_matplotlib(item.name) for item in stats.instruments]

@@ -132,10 +132,10 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
         with open(path, "rb") as file:
             found.num_bytes = os.fstat(file.fileno()).st_size
             found.sha256 = _file_sha256(file)
-            found.problems += _check_cover(shard, clips, removed, file)
+            found.problems += _check_cover(shard, clips, removed, file=file)
             for clip in clips:
                 file.seek(clip.offset)
-                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate, manifest.naming)
+                problem = check_clip(clip, file.read(clip.size), manifest.sample_rate, naming=manifest.naming)
                 if problem is not None:
                     found.bad_clips[clip.key] = problem
     except OSError as error:
@@ -150,7 +150,10 @@ def check_shard(numbered: tuple[int, list[Clip]], manifest: Manifest) -> ShardFi
 
 
 def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS) -> str | None:
-    """What is wrong with the bytes of a clip, or None. naming: of its members; one that is not ours is another's."""
+    """What is wrong with the bytes of a clip, or None.
+
+    data: the clip's part of the shard. sample_rate: of the manifest, in Hz. naming: of the members.
+    """
     if len(data) != clip.size:
         return f"{clip.size - len(data)} of its {clip.size} bytes are missing"
     if zlib.crc32(data) != clip.crc32:
@@ -160,7 +163,7 @@ def check_clip(clip: Clip, data: bytes, sample_rate: int, naming: Naming = OURS)
         if naming is OURS:
             check_members(clip, members, sample_rate)
         else:
-            check_foreign_members(clip, members, sample_rate, naming)
+            check_foreign_members(clip, members, sample_rate, naming=naming)
     except ValueError as error:
         return str(error)
     return None
@@ -178,7 +181,7 @@ def drop_bad_clips(manifest: Manifest, findings: list[ShardFindings]) -> Manifes
         raise ValueError(f"no clip of {manifest.folder} is whole; copy the shards again or pack them again")
     new_index = {index: number for number, index in enumerate(sorted(num_good))}
     shards = tuple(
-        Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_good[index])
+        Shard(findings[index].shard, findings[index].num_bytes, findings[index].sha256, num_clips=num_good[index])
         for index in new_index
     )
     clips = tuple(
@@ -213,13 +216,17 @@ def _file_sha256(file: BinaryIO) -> str:
 
 
 def _check_cover(shard: Shard, clips: list[Clip], removed: set[tuple[int, int]], file: BinaryIO) -> list[str]:
-    """Clips must follow each other without gap or overlap, from the first byte to the end-of-archive blocks."""
+    """Clips must follow each other without gap or overlap, from the first byte to the end-of-archive blocks.
+
+    clips: of the shard, by the manifest. removed: (offset, bytes) of those that were taken out of it. file: the shard.
+    """
     problems = []
     if len(clips) != shard.num_clips:
         problems.append(f"manifest lists {len(clips)} clips, and says that there are {shard.num_clips}")
     end = 0
-    ranges = sorted([(clip.offset, clip.size, clip.key) for clip in clips] + [(*item, "(removed)") for item in removed])
-    for offset, size, key in ranges:
+    ranges = [(clip.offset, clip.size, clip.key) for clip in clips]
+    ranges += [(*removed_range, "(removed)") for removed_range in removed]
+    for offset, size, key in sorted(ranges):
         if offset != end:
             what = "bytes that belong to no clip" if offset > end else "bytes that belong to two clips"
             problems.append(f"{abs(offset - end)} {what} before clip {key}")

@@ -55,24 +55,24 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int) -> SegmentSounds:
         assembly = SoundAssembly(wanted, rate)
         course = Course("sound", wanted, wanted.spare_s)
         line, damage = TimeLine(container, _LONGEST_HOLE_S), Damage()
-        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted.from_s, _LONGEST_HOLE_S)
-        for piece in read_pieces(container, stream, mono, line, damage, stop_at_damage=True):
+        seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted_s=wanted.from_s, longest_hole_s=_LONGEST_HOLE_S)
+        for piece in read_pieces(container, stream, mono, line=line, damage=damage, stop_at_damage=True):
             samples = piece.samples[0].numpy()
             num_samples += len(samples) * piece.source_channels
             num_cut += piece.num_cut
             course.add(piece.position / rate, (piece.position + len(samples)) / rate)
             for number, window in assembly.add(piece.position, samples):
-                waves[number] = _resample(window, rate, sample_rate, wanted.seconds)
+                waves[number] = _resample(window, rate, sample_rate, seconds=wanted.seconds)
             if assembly.done:
                 break
         if not assembly.done:
             course.stop(declared_length(container, stream), damage.stopped)
         problems = [*course.problems, *_leading(damage, "sound"), *_cut(num_cut, num_samples)]
         if not assembly.done and not damage.packets:
-            damage.end(container, stream, line, course.end_s or 0.0)
+            damage.end(container, stream, line, end_s=course.end_s or 0.0)
             problems += damage.of_file()
         for number, window in assembly.finish():
-            waves[number] = _resample(window, rate, sample_rate, wanted.seconds)
+            waves[number] = _resample(window, rate, sample_rate, seconds=wanted.seconds)
     return SegmentSounds(waves, tuple(problems))
 
 
@@ -86,7 +86,7 @@ class FrameReader:
     def __init__(
         self, path: Path, wanted: Wanted, frames_per_second: int, encode: Callable[[Image.Image], bytes]
     ) -> None:
-        """wanted: which segments; encode: a picture -> its file's bytes."""
+        """path: of the video. wanted: which segments. encode: a picture -> its file's bytes."""
         self._path, self._wanted, self._fps, self._encode = path, wanted, frames_per_second, encode
         self._course = Course("video", wanted, LONGEST_STILL_S)
         self._damage = Damage()
@@ -104,8 +104,8 @@ class FrameReader:
             stream.codec_context.thread_count = 1  # videos are cut side by side
             assembly = FrameAssembly(self._wanted, self._fps, self._encode_shown)
             line, from_s = TimeLine(container, _LONGEST_HOLE_S), self._wanted.from_s
-            seek(container, self._path, from_s - _SEEK_AHEAD_S, from_s, _LONGEST_HOLE_S)
-            for shown in read_shown(container, stream, line, self._damage, stop_at_damage=True):
+            seek(container, self._path, from_s - _SEEK_AHEAD_S, wanted_s=from_s, longest_hole_s=_LONGEST_HOLE_S)
+            for shown in read_shown(container, stream, line, damage=self._damage, stop_at_damage=True):
                 self._course.add(shown.time_s, shown.end_s)
                 yield from assembly.add(shown)
                 if assembly.done:
@@ -137,6 +137,7 @@ def _cut(num_cut: int, num_samples: int) -> list[str]:
 
 
 def _resample(window: NDArray[np.float32], rate: int, sample_rate: int, seconds: float) -> NDArray[np.int16]:
+    """window: at `rate` Hz, from MARGIN_S before the segment on. seconds: length of the segment."""
     wave = torchaudio.functional.resample(torch.from_numpy(window), rate, sample_rate).numpy()
     begin = round(MARGIN_S * sample_rate)
     wave = wave[begin : begin + round(seconds * sample_rate)]

@@ -95,12 +95,13 @@ def _guess(path: Path) -> str:
 def _read_music(path: Path) -> VideoList:
     with open_text(path) as file:
         text = file.read()
+    named: list[tuple[str, str]] = []
     try:
-        videos = parse_json(text)["videos"]
-        named = [(str(name), [str(video) for video in ids]) for name, ids in videos.items()]
+        for name, ids in parse_json(text)["videos"].items():
+            named += [(str(name), str(video)) for video in ids]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f'{path} is not of the form {{"videos": {{"<instrument>": ["<id>", ...]}}}}') from error
-    entries = [Listed(video, DUET_SIGN.join(name.split()), None) for name, ids in named for video in ids]
+    entries = [Listed(video, DUET_SIGN.join(name.split()), None) for name, video in named]
     return VideoList(_checked(entries, path), 0, 0)
 
 

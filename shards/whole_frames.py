@@ -40,7 +40,7 @@ def detect_whole_frames(
 
     dataset: says the class of each instrument; None: the instruments are the classes, numbered by name. every: only
     one of so many frames, from the first one. Raises ValueError for an instrument that the data set does not know, and
-    for a tree with detections of another origin.
+    for a tree with detections of another origin. jobs: processes.
     """
     instruments = sorted({clip.frames.parent.name for clip in clips})
     classes = _numbered(instruments, tree) if dataset is None else dataset.classes

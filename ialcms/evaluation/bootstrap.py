@@ -7,6 +7,7 @@ which this does not see: the interval is about other mixes of the same videos, n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -28,10 +29,15 @@ def mean_intervals(groups: Sequence[Sequence[Scores]], *key: int | str) -> Inter
     groups = [group for group in groups if group]
     if len(groups) < 2:
         return {}
-    sums = np.array([[sum(source[name] for source in group) for name in METRICS] for group in groups])
+    sums = np.array([_sums(group) for group in groups])
     counts = np.array([len(group) for group in groups])
     rng = keyed_generator("bootstrap", *key)
     times_drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=RESAMPLES)
     means = (times_drawn @ sums) / (times_drawn @ counts)[:, None]
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return {name: (float(low[n]), float(high[n])) for n, name in enumerate(METRICS)}
+
+
+def _sums(scores: Sequence[Scores]) -> list[float]:
+    """The sum of each metric over the sources of a mix."""
+    return [sum(column) for column in zip(*map(itemgetter(*METRICS), scores))]

@@ -24,7 +24,7 @@ def score_mix_fast(references: Tensor, estimates: Tensor, taps: int = TAPS) -> M
         return MixScores(tuple({} for _ in references), problem)
     references, estimates = references.double(), estimates.double()
     mix = references.sum(0, keepdim=True)
-    of_estimates, of_mix = bss_eval(references, estimates, mix, taps)
+    of_estimates, of_mix = bss_eval(references, estimates, mix, taps=taps)
     return mix_scores(of_estimates.cpu().numpy(), of_mix.cpu().numpy())
 
 
@@ -45,12 +45,12 @@ def bss_eval(references: Tensor, estimates: Tensor, mix: Tensor, taps: int = TAP
     correlations = torch.fft.irfft(reference_spectra.conj()[:, None] * signal_spectra, size)[..., :taps]
 
     explained = _solve(gram, correlations.transpose(0, 1).flatten(1).T).T  # (E, M*K): filters of all references
-    explained = _filter(reference_spectra, explained.unflatten(1, (num_sources, taps)), size, length)
+    explained = _filter(reference_spectra, explained.unflatten(1, (num_sources, taps)), size=size, length=length)
     own_estimate, own_mix = [], []
     for n in range(num_sources):
         block = gram[n * taps : (n + 1) * taps, n * taps : (n + 1) * taps]
         filters = _solve(block, correlations[n, [n, num_sources]].T).T  # (2, K): for the estimate and for the mix
-        own = _filter(reference_spectra[n : n + 1], filters.unsqueeze(1), size, length)
+        own = _filter(reference_spectra[n : n + 1], filters.unsqueeze(1), size=size, length=length)
         own_estimate.append(own[0])
         own_mix.append(own[1])
     padded = torch.nn.functional.pad(signals, (0, taps - 1))
@@ -83,7 +83,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _filter(spectra: Tensor, filters: Tensor, size: int, length: int) -> Tensor:
-    """Sum of the references filtered: spectra (M, bins), filters (E, M, K) -> (E, length)."""
+    """Sum of the references filtered: spectra (M, bins), filters (E, M, K) -> (E, length). size: of the FFTs."""
     return torch.fft.irfft((torch.fft.rfft(filters, size) * spectra).sum(1), size)[:, :length]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ialcms.evaluation.bootstrap import Intervals, mean_intervals
-from ialcms.evaluation.metrics import METRICS, Scores, mean_scores
+from ialcms.evaluation.metrics import METRICS, Scores, mean_scores, score_difference
 from ialcms.evaluation.published_scores import published_tables
 from ialcms.evaluation.result_files import MIXES, read_results
 from ialcms.evaluation.results import MixResult
@@ -130,18 +130,21 @@ def _difference(pairs: Sequence[tuple[MixResult, MixResult]], instrument: str | 
         if group:
             groups.append(group)
     sources = list(itertools.chain.from_iterable(groups))
-    differences = [[_less(of_b, of_a) for of_a, of_b in group] for group in groups]
+    scores_a = [of_a for of_a, _ in sources]
+    scores_b = [of_b for _, of_b in sources]
+    differences = [_differences(group) for group in groups]
     return Difference(
         num_mixes=len(groups),
-        a=mean_scores(of_a for of_a, _ in sources),
-        b=mean_scores(of_b for _, of_b in sources),
+        a=mean_scores(scores_a),
+        b=mean_scores(scores_b),
         difference=mean_scores(itertools.chain.from_iterable(differences)),
         intervals=mean_intervals(differences, "compare", instrument or "all"),
     )
 
 
-def _less(scores: Scores, others: Scores) -> Scores:
-    return {name: scores[name] - others[name] for name in METRICS}
+def _differences(group: Sequence[tuple[Scores, Scores]]) -> list[Scores]:
+    """B - A of the sources of a mix."""
+    return [score_difference(of_b, of_a) for of_a, of_b in group]
 
 
 def _results_folder(path: Path, overrides: Sequence[str]) -> Path:

@@ -12,7 +12,7 @@ from ialcms.evaluation.compare import Comparison, Difference
 from ialcms.evaluation.metrics import METRICS, Scores, mean_scores
 from ialcms.evaluation.page import baseline_scores, instrument_chart, interval_of, mix_title, published_rows
 from ialcms.evaluation.result_files import read_results
-from ialcms.evaluation.results import Summary, summarise
+from ialcms.evaluation.results import MixResult, Summary, summarise
 from ialcms.report.content import Cell, Figure, Interval, Report, Table
 from ialcms.report.figures import instrument_label
 from ialcms.report.page import write_report
@@ -39,8 +39,10 @@ def write_comparison_page(path: Path, comparisons: Sequence[Comparison]) -> Path
     runs = _read_runs(comparisons)
     first, *others = runs
     rows = {run.label: run.figures.per_instrument for run in runs}
+    names = ", ".join(run.about["run"] for run in runs)
+    differences = [_differences(first, other, comparison) for other, comparison in zip(others, comparisons)]
     report = Report(
-        title=f"{', '.join(run.about['run'] for run in runs)}: compared",
+        title=f"{names}: compared",
         sample_rate=_SAMPLE_RATE,
         facts={
             "Runs": str(len(runs)),
@@ -50,11 +52,7 @@ def write_comparison_page(path: Path, comparisons: Sequence[Comparison]) -> Path
         summary=_summary(runs, comparisons),
         baselines=_baselines(runs, comparisons[0].num_sources),
         charts=[instrument_chart(rows, metric) for metric in ("SDR", "SDRi")],
-        tables=[
-            _runs_table(runs),
-            *(_differences(first, other, comparison) for other, comparison in zip(others, comparisons)),
-            _mixes_table(runs),
-        ],
+        tables=[_runs_table(runs), *differences, _mixes_table(runs)],
     )
     return write_report(path, report)
 
@@ -62,12 +60,15 @@ def write_comparison_page(path: Path, comparisons: Sequence[Comparison]) -> Path
 def _read_runs(comparisons: Sequence[Comparison]) -> list[_Run]:
     folders = [comparisons[0].folders[0], *(comparison.folders[1] for comparison in comparisons)]
     evaluations = [read_results(folder) for folder in folders]
-    scored = [{result.index for result in results if not result.scores.problem} for _, results in evaluations]
-    in_all = set.intersection(*scored)
+    in_all = set.intersection(*(_scored_indices(results) for _, results in evaluations))
     runs = []
     for letter, (about, results) in zip(ascii_uppercase, evaluations):
         runs.append(_Run(letter, about, summarise([result for result in results if result.index in in_all])))
     return runs
+
+
+def _scored_indices(results: Sequence[MixResult]) -> set[int]:
+    return {result.index for result in results if not result.scores.problem}
 
 
 def _summary(runs: Sequence[_Run], comparisons: Sequence[Comparison]) -> dict[str, str | float | Figure]:
@@ -99,7 +100,10 @@ def _baselines(runs: Sequence[_Run], num_sources: int) -> Table | None:
         "compare only with runs on the same."
     )
     return Table(
-        "Beside the baseline and the published figures", ("figures of", "SDR", "SIR", "SAR"), tuple(rows), caption
+        "Beside the baseline and the published figures",
+        ("figures of", "SDR", "SIR", "SAR"),
+        tuple(rows),
+        caption=caption,
     )
 
 
@@ -109,7 +113,7 @@ def _runs_table(runs: Sequence[_Run]) -> Table:
         about = run.about
         rows.append((run.label, about["step"], about.get("state_sha256", "")[:12], about["hop"], about["metrics"]))
     columns = ("run", "step", "checkpoint", "hop (samples)", "metrics")
-    return Table("Runs", columns, tuple(rows), "Scores compare where hop and metrics are the same.")
+    return Table("Runs", columns, tuple(rows), caption="Scores compare where hop and metrics are the same.")
 
 
 def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
@@ -119,8 +123,8 @@ def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
         f"{other.letter} - {first.letter}, per instrument",
         ("instrument", "SDRi", "SDR", "SDR, 95% interval", "SIR", "SAR", "SIRi", "mixes"),
         tuple(_difference_row(name, found) for name, found in rows),
-        f"Paired differences in dB, {other.label} less {first.label}, over the sources that both scored. An interval "
-        "without zero is more than chance over these mixes.",
+        caption=f"Paired differences in dB, {other.label} less {first.label}, over the sources that both scored. "
+        "An interval without zero is more than chance over these mixes.",
         kept="SDRi",
     )
 
@@ -142,7 +146,7 @@ def _mixes_table(runs: Sequence[_Run]) -> Table:
     letters = [run.letter for run in runs]
     columns = ("instruments", *(f"{letter} - A" for letter in letters[1:]), *letters, "mix")
     caption = "SDRi in dB, means over the sources of a mix, and its differences from the first run."
-    return Table("Per mix", columns, tuple(rows), caption, kept="B - A")
+    return Table("Per mix", columns, tuple(rows), caption=caption, kept="B - A")
 
 
 def _interval(found: Difference, metric: str) -> Interval | None:

@@ -58,14 +58,14 @@ def evaluate(config: Config, source: Path, ranks: Ranks, *, out: Path, mix_list:
     if mix_list is not None:
         refuse_overwriting([out / MIXES], [mix_list], "give another folder with --out")
     with held_folder(ranks, lease_of(out), must_be_shared=False):
-        inputs = _read_inputs(config, source, ranks, mix_list)
+        inputs = _read_inputs(config, source, ranks, mix_list=mix_list)
         metrics = metrics_of(config, ranks.device)
         separated = SeparatedMixes(inputs.loaded.separator, inputs.manifest, config)
-        scores, spent = _score(separated, inputs, ranks, metrics, out=out, key=_key(config, inputs, metrics))
+        scores, spent = _score(separated, inputs, ranks, metrics=metrics, out=out, key=_key(config, inputs, metrics))
         if not ranks.is_first:
             return None
         figures = summarise([_result(inputs.manifest, mix, scores[mix.index]) for mix in inputs.mixes])
-        about = _about(config, inputs, metrics, mix_list)
+        about = _about(config, inputs, metrics, mix_list=mix_list)
         write_results(out, figures, about)
         print(format_tables(figures))
         print(f"{metrics} metrics: {EvaluationTime.total(spent)}")
@@ -81,6 +81,7 @@ def lease_of(out: Path) -> Lease:
 
 
 def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | None) -> _Inputs:
+    """The same on all ranks; the arguments are those of `evaluate`. ValueError for what cannot be read."""
     options = config.eval
     manifest = open_same_manifest(ranks, config.data.shards)
 
@@ -97,12 +98,12 @@ def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | No
             instruments=config.data.instruments,
         )
 
-    mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, _digest)
+    mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, digest=_digest)
     loaded = read_same(
         ranks,
         f"the checkpoint {source}",
         lambda: load_separator(source, ranks.device, config),
-        lambda read: read.digest[:16],
+        digest=lambda read: read.digest[:16],
     )
     set_arithmetic(config)
     return _Inputs(manifest, mixes, loaded)
@@ -113,7 +114,8 @@ def _score(
 ) -> tuple[dict[int, MixScores], list[EvaluationTime]]:
     """Scores of all mixes by their index, those of an earlier start too, and the times of all ranks.
 
-    key: of the evaluation (see `_key`): scores that an earlier start left in `out` count where they have the same one.
+    metrics: of `metrics_of`. key: of the evaluation (see `_key`): scores that an earlier start left in `out` count
+    where they have the same one.
     """
     folder, mixes = out / "scores", inputs.mixes
     known: dict[int, MixScores] = ranks.broadcast(read_journal(folder, key) if ranks.is_first else None)
@@ -177,7 +179,7 @@ def _write_page(
     about: Mapping[str, Any],
     figures: Summary,
 ) -> Path:
-    """about: as in summary.json; mixes: the whole list, by index."""
+    """mixes: the whole list, by index. out: the evaluation's folder. about: as in summary.json."""
     examples = []
     for why, result in choose_examples(figures.results, config.eval.examples, config.eval.seed):
         item = separated.load(mixes[result.index])
@@ -187,7 +189,10 @@ def _write_page(
 
 
 def _about(config: Config, inputs: _Inputs, metrics: str, mix_list: Path | None) -> dict[str, Any]:
-    """What was evaluated and how: the first part of summary.json."""
+    """What was evaluated and how: the first part of summary.json.
+
+    metrics: of `metrics_of`. mix_list: None where the mixes are those of `eval`.
+    """
     options = config.eval
     listed = {"split": options.split, "num_sources": options.num_sources}
     return {
@@ -218,10 +223,11 @@ def _key(config: Config, inputs: _Inputs, metrics: str) -> str:
 
 def _result(manifest: Manifest, mix: EvaluationMix, scores: MixScores) -> MixResult:
     clips = [manifest.clips[index] for index in mix.clips]
+    keys = tuple(clip.key for clip in clips)
     return MixResult(
         index=mix.index,
         instruments=tuple(clip.instrument for clip in clips),
-        keys=tuple(clip.key for clip in clips),
+        keys=keys,
         boxes=mix.rows,
         starts=mix.starts,
         scores=scores,

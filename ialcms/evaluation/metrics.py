@@ -72,5 +72,14 @@ def _bss_eval(references: NDArray, estimates: NDArray) -> NDArray:
 
 def mean_scores(scores: Iterable[Scores]) -> Scores:
     """Mean of each metric over the sources that were scored; {} where none was."""
-    scored = [s for s in scores if s]
-    return {name: float(np.mean([s[name] for s in scored])) for name in METRICS} if scored else {}
+    scored = [of_source for of_source in scores if of_source]
+    return {name: _mean(name, scored) for name in METRICS} if scored else {}
+
+
+def _mean(metric: str, scored: Iterable[Scores]) -> float:
+    return float(np.mean([of_source[metric] for of_source in scored]))
+
+
+def score_difference(scores: Scores, others: Scores) -> Scores:
+    """`scores` - `others` of each metric."""
+    return {name: scores[name] - others[name] for name in METRICS}

@@ -43,7 +43,8 @@ def write_evaluation_page(
 ) -> Path:
     """Write the page to `path`, beside the summary of the evaluation.
 
-    about: what was evaluated, as in summary.json, and the name of its `data_set`; sample_rate: of the examples, in Hz.
+    about: what was evaluated, as in summary.json, and the name of its `data_set`. sample_rate: of the examples, in Hz.
+    figures: all scores. examples: to look at and listen to.
     """
     what = (
         f"{about['num_sources']}-mixes of {about['split']} videos" if "split" in about else f"mixes of {about['list']}"
@@ -104,7 +105,8 @@ def _baselines(about: Mapping[str, Any], figures: Summary) -> Table | None:
         "Beside the baseline and the published figures",
         ("figures of", "SDR", "SIR", "SAR"),
         tuple(rows),
-        "Means in dB. The published figures are of their authors' data: they compare only with runs on the same.",
+        caption="Means in dB. The published figures are of their authors' data: "
+        "they compare only with runs on the same.",
     )
 
 
@@ -124,7 +126,7 @@ def published_rows(num_sources: int) -> list[tuple[Cell, ...]]:
 
 def instrument_chart(runs: Mapping[str, Sequence[Row]], metric: str) -> Chart:
     """Means and intervals of each instrument; runs: their rows per instrument, by the names of their bars."""
-    by_name = [{row.names[0]: row for row in rows} for rows in runs.values()]
+    by_name = [_by_instrument(rows) for rows in runs.values()]
     groups = []
     for instrument in sorted(set().union(*by_name)):
         bars = [_bar(of_run.get(instrument), metric) for of_run in by_name]
@@ -133,7 +135,11 @@ def instrument_chart(runs: Mapping[str, Sequence[Row]], metric: str) -> Chart:
     caption = "Means over the sources of an instrument; the thin line is the 95% interval of the mean."
     if metric == "SDRi":
         caption += " SDRi is the gain over the unprocessed mix."
-    return Chart(f"{metric} of each instrument", "dB", tuple(runs), tuple(groups), caption)
+    return Chart(f"{metric} of each instrument", "dB", tuple(runs), groups=tuple(groups), caption=caption)
+
+
+def _by_instrument(rows: Sequence[Row]) -> dict[str, Row]:
+    return {row.names[0]: row for row in rows}
 
 
 def _bar(row: Row | None, metric: str) -> Bar:
@@ -159,12 +165,12 @@ def _tables(figures: Summary) -> list[Table]:
     problems = [(r.index, " + ".join(r.keys), r.scores.problem) for r in figures.unscored]
     if problems:
         caption = "Silence has no SDR: these mixes count in none of the means."
-        tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption))
+        tables.append(Table("Not scored", ("mix", "clips", "why"), tuple(problems), caption=caption))
     return tables
 
 
 def _table(title: str, names: str, rows: Sequence[Row], *, caption: str) -> Table:
-    """names: the first column's title."""
+    """Scores of the rows, one line each. names: the first column's title."""
     lines: list[tuple[Cell, ...]] = []
     for row in rows:
         label = ", with ".join(map(instrument_label, row.names))

@@ -54,6 +54,7 @@ def write_results(folder: Path, figures: Summary, about: dict[str, Any]) -> None
 def _summary(figures: Summary) -> dict[str, Any]:
     unscored = [{"mix": r.index, "clips": r.keys, "problem": r.scores.problem} for r in figures.unscored]
     best = {} if figures.best is None else {"best_protocol": _best_summary(figures.best)}
+    pairs = [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in figures.per_pair]
     return {
         "mixes": len(figures.results),
         "unscored": unscored,
@@ -61,7 +62,7 @@ def _summary(figures: Summary) -> dict[str, Any]:
         "overall": _plain(figures.overall),
         "per_instrument": {row.names[0]: _plain(row) for row in figures.per_instrument},
         **best,
-        "per_pair": [{"instrument": row.names[0], "with": row.names[1], **_plain(row)} for row in figures.per_pair],
+        "per_pair": pairs,
     }
 
 
@@ -134,20 +135,28 @@ def _score_cells(scores: Scores) -> list[str]:
 
 
 def _mix_result(index: int, rows: Sequence[dict[str, str]]) -> MixResult:
-    scores = tuple({name: float(row[name]) for name in METRICS} if row["SDR"] else {} for row in rows)
+    scores = tuple(_read_scores(row) if row["SDR"] else {} for row in rows)
     if not all(scores) and not rows[0]["problem"]:
         raise ValueError(f"mix {index} has no scores and no reason for that")
-    best = tuple({name: float(row[f"best_{name}"]) for name in METRICS} for row in rows if row.get(_BEST[0]))
+    best = tuple(_read_scores(row, "best_") for row in rows if row.get(_BEST[0]))
     if len(best) not in (0, len(rows)):
         raise ValueError(f"of mix {index} some sources have no scores by the best protocol")
     return MixResult(
         index=index,
-        instruments=tuple(cell_text(row["instrument"]) for row in rows),
-        keys=tuple(cell_text(row["clip"]) for row in rows),
-        boxes=tuple(int(row["box"]) for row in rows),
-        starts=tuple(int(row["start"]) for row in rows),
+        instruments=tuple(map(cell_text, _column("instrument", rows))),
+        keys=tuple(map(cell_text, _column("clip", rows))),
+        boxes=tuple(map(int, _column("box", rows))),
+        starts=tuple(map(int, _column("start", rows))),
         scores=MixScores(scores, cell_text(rows[0]["problem"]), best),
     )
+
+
+def _read_scores(row: dict[str, str], prefix: str = "") -> Scores:
+    return {name: float(row[prefix + name]) for name in METRICS}
+
+
+def _column(title: str, rows: Sequence[dict[str, str]]) -> list[str]:
+    return [row[title] for row in rows]
 
 
 def _row_cells(row: Row) -> Cells:
@@ -163,7 +172,7 @@ def _plain(row: Row) -> dict[str, Any]:
         return value if math.isfinite(value) else None
 
     means = {name: finite(value) for name, value in row.means.items()}
-    intervals = {name: [finite(limit) for limit in limits] for name, limits in row.intervals.items()}
+    intervals = {name: list(map(finite, limits)) for name, limits in row.intervals.items()}
     return {"mixes": row.num_mixes, **means, "intervals": intervals}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ialcms.evaluation.bootstrap import Intervals, mean_intervals
-from ialcms.evaluation.metrics import METRICS, MixScores, Scores, mean_scores
+from ialcms.evaluation.metrics import METRICS, MixScores, Scores, mean_scores, score_difference
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,7 @@ def _best_protocol(results: Sequence[MixResult]) -> BestProtocol | None:
 
 
 def _gains(scores: MixScores) -> tuple[Scores, ...]:
-    pairs = zip(scores.sources, scores.best)
-    return tuple({name: best[name] - published[name] for name in METRICS} for published, best in pairs)
+    return tuple(map(score_difference, scores.best, scores.sources))
 
 
 def _row(

@@ -68,7 +68,7 @@ class SeparatedMixes:
     def load(self, mix: EvaluationMix) -> EvaluationItem:
         """Read and decode a mix, with the pictures that the protocols need. BadClip for one that cannot be used."""
         num_pictures = max(protocol.pictures for protocol in self._protocols)
-        return load_mix(self._manifest, mix, self._data, self._num_samples, num_pictures)
+        return load_mix(self._manifest, mix, self._data, num_samples=self._num_samples, num_pictures=num_pictures)
 
     def separate(self, item: EvaluationItem) -> list[Separated]:
         """The separated sounds on the device, by each of `protocols_of`."""

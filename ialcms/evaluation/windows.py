@@ -76,7 +76,7 @@ class MixSeparator:
             windows = torch.stack([padded[start : start + self._window] for start in part])
             spectrum = self._separator.spectrogram.stft(windows)
             repeated = visual.repeat(len(part), 1, 1, 1)
-            output = self._separator.separate(spectrum, repeated, repeated, (num_sources, used))
+            output = self._separator.separate(spectrum, repeated, repeated, objects=(num_sources, used))
             for protocol, join in zip(protocols, joins):
                 mask = output.mask[:, :, : protocol.pictures].mean(dim=2)  # (G, M, F, T)
                 spectra = source_spectra(self._separator.spectrogram.to_linear(mask), spectrum, protocol)

@@ -17,8 +17,9 @@ def detect_objects(
 ) -> list[list[Box]]:
     """The boxes of every class that a detector sees in frames all over the video, the surest class first.
 
-    seconds: length of the video. min_score: least confidence. count: boxes of a class at most: its surest one, and the
-    surest one of each of `count - 1` equal parts of the video. ValueError with what to do where there is none.
+    weights: of a detector. seconds: length of the video. min_score: least confidence. count: boxes of a class at most:
+    its surest one, and the surest one of each of `count - 1` equal parts of the video. ValueError with what to do where
+    there is none.
     """
     detector = load_detector(weights)
     model = detector.model.eval().to(device)

@@ -41,9 +41,9 @@ class Frames(Iterator[TimedFrame]):
             stream = picture_stream(container)
             assert stream is not None
             line, end_s = TimeLine(container, LONGEST_HOLE_S), 0.0
-            seek(container, path, from_s, from_s, LONGEST_HOLE_S)
+            seek(container, path, from_s, wanted_s=from_s, longest_hole_s=LONGEST_HOLE_S)
             before: Shown | None = None
-            for shown in read_shown(container, stream, line, self.damage):
+            for shown in read_shown(container, stream, line, damage=self.damage):
                 end_s = max(end_s, shown.end_s)
                 if shown.time_s <= from_s:
                     before = shown
@@ -54,7 +54,7 @@ class Frames(Iterator[TimedFrame]):
                 yield shown.time_s, shown.picture()
             if before is not None:
                 yield before.time_s, before.picture()
-            self.damage.end(container, stream, line, end_s)
+            self.damage.end(container, stream, line, end_s=end_s)
 
 
 def frame_at(path: Path, at_s: float) -> Frame:

@@ -42,9 +42,9 @@ class Box:
     @classmethod
     def parse(cls, text: str) -> Box:
         """From [NAME=]X1,Y1,X2,Y2[@SECONDS]."""
-        name, numbers, at_s = _parse(text, 4, "[NAME=]X1,Y1,X2,Y2[@SECONDS], like violin=20,30,200,280@2.5")
-        x1, y1, x2, y2 = numbers
-        return cls(x1, y1, x2, y2, at_s, name)
+        parsed = _parse(text, 4, "[NAME=]X1,Y1,X2,Y2[@SECONDS], like violin=20,30,200,280@2.5")
+        x1, y1, x2, y2 = parsed.numbers
+        return cls(x1, y1, x2, y2, at_s=parsed.at_s, name=parsed.name)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Click:
     @classmethod
     def parse(cls, text: str) -> Click:
         """From [NAME=]X,Y[@SECONDS]."""
-        name, numbers, at_s = _parse(text, 2, "[NAME=]X,Y[@SECONDS], like violin=110,150@2.5")
-        x, y = numbers
-        return cls(x, y, at_s, name)
+        parsed = _parse(text, 2, "[NAME=]X,Y[@SECONDS], like violin=110,150@2.5")
+        x, y = parsed.numbers
+        return cls(x, y, at_s=parsed.at_s, name=parsed.name)
 
 
 @dataclass(frozen=True)
@@ -159,15 +159,23 @@ def _around(click: Click, width: int, height: int) -> Box:
     side = _CLICK_SIDE * min(width, height)
     x1 = min(max(click.x - side / 2, 0.0), width - side)
     y1 = min(max(click.y - side / 2, 0.0), height - side)
-    return Box(x1, y1, x1 + side, y1 + side, click.at_s, click.name)
+    return Box(x1, y1, x1 + side, y1 + side, at_s=click.at_s, name=click.name)
 
 
-def _parse(text: str, count: int, form: str) -> tuple[str, list[float], float]:
+@dataclass(frozen=True)
+class _Parsed:
+    name: str
+    numbers: list[float]
+    at_s: float
+
+
+def _parse(text: str, count: int, form: str) -> _Parsed:
+    """[NAME=] `count` numbers [@SECONDS]. form: for the message of the ValueError."""
     found = re.fullmatch(
         rf"(?:(?P<name>[^=@,]+)=)?(?P<numbers>{_NUMBER}(?:,{_NUMBER}){{{count - 1}}})(?:@(?P<at>{_NUMBER}))?",
         text.strip(),
     )
     if found is None:
         raise ValueError(f"'{text}' is not of the form {form}")
-    numbers: Sequence[float] = [float(number) for number in found["numbers"].split(",")]
-    return (found["name"] or "").strip(), list(numbers), float(found["at"] or 0.0)
+    numbers = [float(number) for number in found["numbers"].split(",")]
+    return _Parsed((found["name"] or "").strip(), numbers, float(found["at"] or 0.0))

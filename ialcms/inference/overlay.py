@@ -71,7 +71,7 @@ def write_overlays(
             frame = _Fit((frame.shape[0], frame.shape[1]), canvas).frame(frame)
             for n, (writer, overlay) in enumerate(zip(writers, overlays)):
                 heat = _at(times, maps[:, n], time_s)
-                writer.write(time_s, _draw(frame, overlay.sounding, heat, limits[n]))
+                writer.write(time_s, _draw(frame, overlay.sounding, heat, limits=limits[n]))
 
 
 def still_frames(seconds: float) -> Iterator[TimedFrame]:
@@ -126,7 +126,10 @@ def _at(times: Sequence[float], maps: Tensor, time_s: float) -> Tensor:
 
 
 def _draw(frame: Frame, sounding: SoundObject, heat: Tensor, limits: tuple[float, float]) -> Frame:
-    """The frame with the heat map over the object."""
+    """The frame with the heat map over the object.
+
+    heat: (h, w) map of the region. limits: the values of the lowest and the highest colour.
+    """
     height, width = frame.shape[:2]
     if sounding.region is None:
         picture = sounding.pictures[0].permute(1, 2, 0).contiguous()

@@ -111,7 +111,7 @@ class _Job:
         return self.out / _RECORD
 
 
-def separate_file(
+def separate_file(  # noqa: PLR0913 - the options of `ialcms separate`
     source: Path | str,
     checkpoint: Path | str,
     objects: Sequence[Box | Click] = (),
@@ -128,13 +128,13 @@ def separate_file(
 ) -> Separation:
     """Separate a video by objects in its frames, or any sound by pictures.
 
-    checkpoint: a run's folder (its best one counts), a checkpoint's folder, or a file that `ialcms export` wrote.
-    Say where the instruments are by one of: `objects` (boxes or clicks in a video), `detector` (weights of `ialcms data
-    detect`; the surest box of each class from `min_score` on), `pictures` (one per instrument). out: folder of the
-    results. above: what objects get above the network's highest frequency, their "share" of the octave below or nothing
-    ("remainder"). protocol: how masks become stems; the best that is known, or `ialcms.config.PUBLISHED`. videos: write
-    them. batch_windows: how many pass the network together. device: like "cuda"; by default a GPU if there is one.
-    Memory does not grow with the length. Raises ValueError with a remedy.
+    source: a video or a sound. checkpoint: a run's folder (its best one counts), a checkpoint's folder, or a file that
+    `ialcms export` wrote. Say where the instruments are by one of: `objects` (boxes or clicks in a video), `detector`
+    (weights of `ialcms data detect`; the surest box of each class from `min_score` on), `pictures` (one per
+    instrument). out: folder of the results. above: what objects get above the network's highest frequency, their
+    "share" of the octave below or nothing ("remainder"). protocol: how masks become stems; the best that is known, or
+    `ialcms.config.PUBLISHED`. videos: write them. batch_windows: how many pass the network together. device: like
+    "cuda"; by default a GPU if there is one. Memory does not grow with the length. Raises ValueError with a remedy.
     """
     source, out = Path(source), Path(out)
     if above not in ABOVE:
@@ -179,7 +179,7 @@ def separate_file(
         _remove_earlier(out, kept)
         _write_record(job, damage)
         (out / _CLAIM).unlink()
-    return Separation(job.stems, job.remainder, job.videos if videos else (), job.page if videos else None)
+    return Separation(job.stems, job.remainder, job.videos if videos else (), page=job.page if videos else None)
 
 
 def _find_objects(source: Path, shown: _Shown, model: Model, *, seconds: float, num_pictures: int) -> list[SoundObject]:
@@ -244,7 +244,7 @@ def _write_videos(job: _Job, localisation: Sequence[Localisation]) -> Damage:
     frames = still_frames(job.info.seconds) if of_pictures else Frames(job.source)
     overlays = list(map(Overlay, job.videos, job.found, job.stems))
     with Progress(None, "videos", unit="frame") as bar:
-        write_overlays(overlays, _counted(frames, bar), localisation, job.info)
+        write_overlays(overlays, _counted(frames, bar), localisation, info=job.info)
     return frames.damage if isinstance(frames, Frames) else Damage()
 
 

@@ -88,8 +88,8 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
         assert stream is not None
         line = TimeLine(container, LONGEST_HOLE_S)
         try:
-            for piece in read_pieces(container, stream, wanted, line, damage):
-                _note_hole(damage, piece.position - end, end, wanted.sample_rate)
+            for piece in read_pieces(container, stream, wanted, line=line, damage=damage):
+                _note_hole(damage, piece.position - end, end, rate=wanted.sample_rate)
                 for samples in silence(wanted.num_channels, piece.position - end):
                     yield Piece(end, samples, 1)
                     end += samples.shape[1]
@@ -98,11 +98,14 @@ def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Itera
                 end += samples.shape[1]
         except ValueError as error:
             raise ValueError(f"the sound of {path}: {error}") from error
-        damage.end(container, stream, line, end / wanted.sample_rate)
+        damage.end(container, stream, line, end_s=end / wanted.sample_rate)
 
 
 def _note_hole(damage: Damage, gap: int, end: int, rate: int) -> None:
-    """gap: samples between the end of what was read and a new piece; negative: it lies over what was read."""
+    """gap: samples between the end of what was read and a new piece; negative: it lies over what was read.
+
+    end: of what was read, in samples. rate: in Hz.
+    """
     if gap > _NAMED_HOLE_S * rate and end:
         damage.add_hole(end / rate, gap / rate)
     if gap < -_NAMED_HOLE_S * rate:
@@ -110,7 +113,10 @@ def _note_hole(damage: Damage, gap: int, end: int, rate: int) -> None:
 
 
 def audio_frame(block: Block, sample_rate: int, first: int, packed: bool = False) -> av.AudioFrame:
-    """A frame of floats for an encoder; first: number of its first sample since the beginning."""
+    """A frame of floats for an encoder.
+
+    first: number of its first sample since the beginning. packed: whether the channels alternate in one plane.
+    """
     channels, count = block.shape
     frame = av.AudioFrame("flt" if packed else "fltp", _LAYOUTS[channels], count)
     parts = [block.T.flatten()] if packed else list(block)

@@ -59,7 +59,7 @@ class Localisation:
 class StemMaker:
     """Makes the stems of one sound."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of `separate_file` that stems depend on
         self,
         separator: Separator,
         config: Config,
@@ -73,8 +73,9 @@ class StemMaker:
         """pictures: (K, P, 3, side, side) uint8, on the separator's device. The protocol's number of them is used,
         without those that are not like an object's first one.
 
-        config: the separator's. above: "share" or "remainder". batch_windows: how many pass the network together.
-        ValueError for a rate from which no filter of a sensible size leads to the network's.
+        config: the separator's. info: of the sound. above: "share" or "remainder". protocol: how masks become stems.
+        batch_windows: how many pass the network together. ValueError for a rate from which no filter of a sensible size
+        leads to the network's.
         """
         assert above in ABOVE
         audio, rate = config.audio, info.sample_rate
@@ -166,7 +167,7 @@ class StemMaker:
 
     def _network(self, spectrum: Tensor) -> SeparatorOutput:
         visual = self._visual.repeat(len(spectrum), 1, 1, 1)
-        return self._separator.separate(spectrum, visual, visual, self._objects)
+        return self._separator.separate(spectrum, visual, visual, objects=self._objects)
 
     def _masks(self, output: SeparatorOutput) -> Tensor:
         """(G, K, Fq, T): the network's masks, mean over each object's pictures."""
@@ -236,7 +237,9 @@ def _picture_weights(visual: Tensor) -> Tensor:
 
 def _smooth(values: Tensor) -> Tensor:
     """(n, T): means over neighbouring frames."""
-    return torch.nn.functional.avg_pool1d(values, _SHARE_FRAMES, 1, _SHARE_FRAMES // 2, count_include_pad=False)
+    return torch.nn.functional.avg_pool1d(
+        values, _SHARE_FRAMES, stride=1, padding=_SHARE_FRAMES // 2, count_include_pad=False
+    )
 
 
 def _interpolate(values: Tensor, positions: Tensor) -> Tensor:

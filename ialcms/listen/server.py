@@ -48,7 +48,7 @@ class Address:
         return f"http://{host}:{self.port}/{self.secret}/"
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the options of `ialcms listen`
     checkpoint: Path,
     host: str,
     port: int,
@@ -69,7 +69,7 @@ def serve(
     with (
         _listening(host, port) as listener,
         tempfile.TemporaryDirectory(prefix="ialcms-listen-", dir=work) as folder,
-        Videos(Path(folder), checkpoint, device, limits) as videos,
+        Videos(Path(folder), checkpoint, device, limits=limits) as videos,
     ):
         address = Address(host, listener.getsockname()[1], secrets.token_urlsafe(16))
         app = make_app(videos, address, {"Separator": f"{printable(checkpoint.name)}, step {step:,}"})

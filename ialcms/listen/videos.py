@@ -240,7 +240,7 @@ def _probe(video: Video, limits: Limits) -> Video:
 
 
 def _separate(sender: Connection, video: Video, checkpoint: str, device: str | None) -> None:
-    """In a process of its own."""
+    """In a process of its own: separate a video, and send the Result. checkpoint, device: as for `separate_file`."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's to handle
     try:

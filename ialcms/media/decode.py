@@ -53,7 +53,7 @@ class Damage:
         self.first_hole_s = at_s if self.first_hole_s is None else self.first_hole_s
 
     def end(self, container: av.container.InputContainer, stream: Stream, line: TimeLine, end_s: float) -> None:
-        """The stream was read to its end, which is at `end_s`."""
+        """The stream of the container was read to its end, which is at `end_s` on the line."""
         self.jumps = tuple(map(str, line.jumps))
         declared = declared_length(container, stream)
         if declared.seconds is not None and not line.jumps and declared.seconds - end_s > declared.rounding_s:
@@ -114,8 +114,9 @@ def decode(
 ) -> Iterator[Decoded]:
     """The frames of a stream in order. Packets that cannot be decoded are left out and counted in `damage`.
 
-    The packets of the other stream are read with them: they take part in what the time is. stop_at_damage: end at the
-    first damage behind a good frame, in sound behind the first half second.
+    stream: of the open container. line: of the container; the packets of the other stream are read, too, as they take
+    part in what the time is. stop_at_damage: end at the first damage behind a good frame, in sound behind the first
+    half second.
     """
     context = stream.codec_context
     context.copy_opaque = True
@@ -147,7 +148,7 @@ def decode(
             if context.type == "video":
                 mark.pixel_ratio = context.sample_aspect_ratio
             for frame in frames:
-                yield _placed(frame, mark, damaged, line.unit)
+                yield _placed(frame, mark, damaged, unit=line.unit)
                 begun_s, damaged = (at_s or 0.0) if begun_s is None else begun_s, False
     except av.FFmpegError:
         damage.add(at_s)  # of the container itself: nothing behind it can be found
@@ -167,7 +168,8 @@ def seek(
 ) -> None:
     """Continue to read a file from `to_s`, if what is on the screen at `wanted_s` can be decoded from there.
 
-    Otherwise nothing is done: the file is read from its beginning. longest_hole_s: as for the `TimeLine`.
+    Otherwise nothing is done: the file is read from its beginning. container: the open file at `path`. longest_hole_s:
+    as for the `TimeLine`.
     """
     if to_s <= 0 or not is_steady(path, longest_hole_s):
         return
@@ -179,15 +181,18 @@ def seek(
             return
         if stream is not None:
             # in formats without an index, nothing may be decodable for long after the position that was found
-            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), Damage()), None)
+            first = next(decode(trial, stream, TimeLine(trial, longest_hole_s), damage=Damage()), None)
             if first is None or first.time_s is None or first.time_s > wanted_s:
                 return
     container.seek(round((to_s + origin_s(container)) * av.time_base))
 
 
 def _placed(frame: Any, latest: _Mark, after_damage: bool, unit: Unit) -> Decoded:
-    """unit: of the stream's time stamps."""
+    """A frame with its time. latest: of the packets so far. after_damage: whether some before it could not be decoded.
+
+    unit: of the stream's time stamps.
+    """
     mark = frame.opaque or latest
     stamp = frame.dts if frame.pts is None else frame.pts
     time_s = None if stamp is None else unit.seconds(stamp) + mark.shift_s
-    return Decoded(frame, time_s, mark.pixel_ratio, after_damage)
+    return Decoded(frame, time_s, mark.pixel_ratio, after_damage=after_damage)

@@ -53,7 +53,12 @@ class SoundKind:
 
     @classmethod
     def of(cls, frame: av.AudioFrame) -> SoundKind:
-        return cls(frame.format.name, keep_layout(frame.layout), frame.layout.nb_channels, frame.sample_rate)
+        return cls(
+            sample_format=frame.format.name,
+            layout=keep_layout(frame.layout),
+            num_channels=frame.layout.nb_channels,
+            sample_rate=frame.sample_rate,
+        )
 
     def __str__(self) -> str:
         return f"{self.num_channels} channels of the layout '{self.layout}' at {self.sample_rate} Hz"
@@ -79,7 +84,7 @@ class Mixer:
             return
         for mixing in _ways(kind, layout):
             try:
-                self._graph = _graph(kind, wanted, layout, mixing)
+                self._graph = _graph(kind, wanted, layout, mixing=mixing)
             except (av.FFmpegError, ValueError, OverflowError):
                 continue
             return
@@ -118,6 +123,10 @@ class Mixer:
 
 
 def _graph(kind: SoundKind, wanted: SoundFormat, layout: str, mixing: _Filter | None) -> Graph:
+    """A graph of FFmpeg's filters from one kind of sound to what is wanted.
+
+    layout: of the channels at its end. mixing: the filter that mixes them, if one has to.
+    """
     graph = Graph()
     source = graph.add(
         "abuffer",

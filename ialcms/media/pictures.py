@@ -61,16 +61,16 @@ def read_shown(
     damage: Damage,
     stop_at_damage: bool = False,
 ) -> Iterator[Shown]:
-    """The frames of a video in order. `damage` and `stop_at_damage` are as for `decode`."""
+    """The frames of a video in order; all parameters are as for `decode`."""
     coded, guessed = stream.codec_context.sample_aspect_ratio, stream.sample_aspect_ratio
     # the guess is what the container says, or else what the first picture says: later pictures may say something else
     of_container = guessed if guessed and guessed != coded else None
     usual_s = float(1 / (stream.average_rate or 25))
-    for decoded in decode(container, stream, line, damage, stop_at_damage):
+    for decoded in decode(container, stream, line, damage=damage, stop_at_damage=stop_at_damage):
         if decoded.time_s is None:
             continue
         ratio = _pixel_ratio(of_container or decoded.pixel_ratio)
-        yield Shown(decoded.time_s, decoded.time_s + _duration_s(decoded, usual_s), decoded.frame, ratio)
+        yield Shown(decoded.time_s, decoded.time_s + _duration_s(decoded, usual_s), decoded.frame, pixel_ratio=ratio)
 
 
 def oriented(pixels: Tensor, matrix: DisplayMatrix) -> Tensor:

@@ -51,7 +51,7 @@ def working_rate(source_rate: int, target_rate: int) -> int:
 
 def first_rate(container: av.container.InputContainer, stream: av.AudioStream) -> int:
     """The rate that a stream begins with; what the container says of it may be that of a later part."""
-    decoded = decode(container, stream, TimeLine(container, LONGEST_HOLE_S), Damage())
+    decoded = decode(container, stream, TimeLine(container, LONGEST_HOLE_S), damage=Damage())
     # not of the first one: FFmpeg's MP3 decoder gives it the container's rate
     rates = [int(entry.frame.sample_rate) for entry in itertools.islice(decoded, _FIRST_FRAMES)]
     return statistics.mode(rates) if rates else int(stream.rate)
@@ -67,11 +67,12 @@ def read_pieces(
 ) -> Iterator[Piece]:
     """The sound in order; where its kind changes on the way, it is mixed and resampled anew from there on.
 
-    `damage` and `stop_at_damage` are as for `decode`. ValueError where the sound is of no kind that can be read.
+    wanted: the format of the pieces. The other parameters are as for `decode`. ValueError where the sound is of no kind
+    that can be read.
     """
     run: _Run | None = None
     due: int | None = None  # where the next sample belongs, by counting
-    for decoded in decode(container, stream, line, damage, stop_at_damage):
+    for decoded in decode(container, stream, line, damage=damage, stop_at_damage=stop_at_damage):
         kind = SoundKind.of(decoded.frame)
         position = _position(decoded, due, wanted.sample_rate)
         if run is not None and (kind != run.kind or position != due):

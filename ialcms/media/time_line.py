@@ -123,11 +123,12 @@ def _may_begin_anew(container: av.container.InputContainer) -> bool:
 def is_steady(path: Path, longest_hole_s: float) -> bool:
     """Whether a time on the line is the same as a time stamp of the file, all through the file."""
     status = path.stat()
-    return _is_steady(path, longest_hole_s, status.st_size, status.st_mtime_ns)
+    return _is_steady(path, longest_hole_s, _size=status.st_size, _changed_ns=status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
 def _is_steady(path: Path, longest_hole_s: float, _size: int, _changed_ns: int) -> bool:
+    """As `is_steady`; the size and the time of the last change are a part of the cache's key."""
     with open_container(path) as container:
         if math.isinf(longest_hole_s) and not _may_begin_anew(container):
             return True  # reading it all would take longer than what is wanted of it

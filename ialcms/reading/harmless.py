@@ -64,6 +64,20 @@ def _path(*parts: object) -> str:
     return str(pathlib.PurePosixPath(*(part for part in parts if isinstance(part, str))))
 
 
+_LIGHTNING_CALLBACKS = tuple(
+    f"{package}.callbacks.{name}"
+    for package in ("pytorch_lightning", "lightning.pytorch")
+    for name in (
+        "early_stopping.EarlyStopping",
+        "gpu_stats_monitor.GPUStatsMonitor",
+        "lr_monitor.LearningRateMonitor",
+        "model_checkpoint.ModelCheckpoint",
+        "progress.ProgressBar",
+        "progress.tqdm_progress.TQDMProgressBar",
+        "stochastic_weight_avg.StochasticWeightAveraging",
+        "timer.Timer",
+    )
+)
 _DROPPED = (
     "numpy.ndarray",
     "numpy.core.multiarray._reconstruct",
@@ -79,20 +93,7 @@ _DROPPED = (
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
     *(f"omegaconf.nodes.{kind}Node" for kind in ("Any", "Boolean", "Float", "Integer", "Path", "String")),
-    *(
-        f"{package}.callbacks.{name}"
-        for package in ("pytorch_lightning", "lightning.pytorch")
-        for name in (
-            "early_stopping.EarlyStopping",
-            "gpu_stats_monitor.GPUStatsMonitor",
-            "lr_monitor.LearningRateMonitor",
-            "model_checkpoint.ModelCheckpoint",
-            "progress.ProgressBar",
-            "progress.tqdm_progress.TQDMProgressBar",
-            "stochastic_weight_avg.StochasticWeightAveraging",
-            "timer.Timer",
-        )
-    ),
+    *_LIGHTNING_CALLBACKS,
 )
 _DICTS = (
     "collections.defaultdict",
@@ -110,18 +111,20 @@ _PATHS = tuple(
     for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath", "Path")
 )
 
+_BUILTINS = (bool, bytes, dict, float, frozenset, int, list, str, tuple)
+
 # For torch.serialization.safe_globals: stand-in, name of the class that it stands for.
 HARMLESS: list[Any] = [
     Namespace,
     SimpleNamespace,
-    *((kind, f"builtins.{kind.__name__}") for kind in (bool, bytes, dict, float, frozenset, int, list, str, tuple)),
-    *((PlainDict, name) for name in _DICTS),
-    *((Dropped, name) for name in _DROPPED),
-    *((_path, name) for name in _PATHS),
     (DType, "numpy.dtype"),
     (scalar, "numpy.core.multiarray.scalar"),
     (scalar, "numpy._core.multiarray.scalar"),
 ]
+HARMLESS += [(kind, f"builtins.{kind.__name__}") for kind in _BUILTINS]
+HARMLESS += [(PlainDict, name) for name in _DICTS]
+HARMLESS += [(Dropped, name) for name in _DROPPED]
+HARMLESS += [(_path, name) for name in _PATHS]
 
 
 def stand_ins(names: list[str]) -> list[Any]:

@@ -60,7 +60,7 @@ def iter_members(read: Read, start: int, end: int) -> Iterator[Member]:
         content = _number(header[124:136], offset) if extends or size is None else size
         if kind in _LINKS + b"3456":
             content = 0
-        found = Member(name or _name(header), _kind(kind, header), first, data, content)
+        found = Member(name or _name(header), _kind(kind, header), first, data=data, size=content)
         if found.size > end - data:
             raise Unreadable(f"'{found.name}' at byte {offset} claims {shown(found.size)} bytes, {end - data} are left")
         offset = found.end

@@ -38,7 +38,10 @@ class Weights:
         wanted = [name for name in names if not name.endswith("num_batches_tracked")]
         first = wanted[0]
         candidates = [name[: -len(first)] for name in self.state if name == first or name.endswith(f".{first}")]
-        return [prefix for prefix in candidates if all(prefix + name in self.state for name in wanted)]
+        return [prefix for prefix in candidates if self._has_all(wanted, prefix)]
+
+    def _has_all(self, names: Collection[str], prefix: str) -> bool:
+        return all(prefix + name in self.state for name in names)
 
     def __str__(self) -> str:
         return "; ".join(self.notes)

@@ -75,7 +75,10 @@ def _chart(index: int, chart: Chart) -> ChartView:
     groups = []
     for group in chart.groups:
         edge = _GAP if len(group.bars) == 1 else 2 * _GAP
-        bars = [_bar(series, bar, edge + series * (_BAR_HEIGHT + _GAP), scale) for series, bar in enumerate(group.bars)]
+        bars = [
+            _bar(series, bar, edge + series * (_BAR_HEIGHT + _GAP), scale=scale)
+            for series, bar in enumerate(group.bars)
+        ]
         groups.append(GroupView(group.name, bars[-1].y + _BAR_HEIGHT + bars[0].y, bars))
     return ChartView(
         id=f"chart-{index}",
@@ -109,7 +112,7 @@ def _numbers(chart: Chart) -> Iterator[float]:
 
 
 def _bar(series: int, bar: Bar, y: int, scale: _Scale) -> BarView:
-    """y: of its upper edge, in pixels. scale: of the chart."""
+    """series: index of the bar in its group. y: of its upper edge, in pixels. scale: of the chart."""
     value = bar.value if bar.value is not None and math.isfinite(bar.value) else 0.0
     left, right = sorted((scale.percent(0.0), scale.percent(value)))
     whisker = None

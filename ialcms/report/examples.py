@@ -105,7 +105,7 @@ def example_view(number: int, example: Example, sample_rate: int, gain_name: str
         is_open=is_open,
         level=_level(stage.gain),
         seconds=stage.seconds,
-        mix=_sound(stage, "Input", "mix", example.mix),
+        mix=_sound(stage, "Input", "mix", wave=example.mix),
         sources=[_source(stage, index, source) for index, source in enumerate(example.sources)],
     )
 
@@ -126,7 +126,7 @@ def _source(stage: _Stage, index: int, source: Source) -> SourceView:
     height, width = source.picture.shape[:2]
     waves = {"Reference": source.reference, **source.estimates}
     sounds = [
-        _sound(stage, role, f"{_in_a_sentence(role)} of {source.instrument}", wave) for role, wave in waves.items()
+        _sound(stage, role, f"{_in_a_sentence(role)} of {source.instrument}", wave=wave) for role, wave in waves.items()
     ]
     lowest, highest = float(source.localisation.min()), float(source.localisation.max())
     return SourceView(
@@ -145,6 +145,7 @@ def _source(stage: _Stage, index: int, source: Source) -> SourceView:
 
 
 def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
+    """role: the title, like "Input". what: for the label and the picture's text, like "mix"."""
     what = f"{what}, example {stage.number}"
     broken = int(np.count_nonzero(~np.isfinite(wave)))
     if broken:

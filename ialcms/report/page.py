@@ -85,7 +85,7 @@ def _fit(report: Report, max_bytes: int) -> bytes:
     unfolded = _first_of_each_kind(report.examples)
     for index, example in enumerate(report.examples):
         is_open = index in unfolded
-        view = example_view(index + 1, example, report.sample_rate, report.gain_name, is_open=is_open)
+        view = example_view(index + 1, example, report.sample_rate, gain_name=report.gain_name, is_open=is_open)
         links.append(example_template.link(view))  # type: ignore[attr-defined]
         articles.append(example_template.article(view))  # type: ignore[attr-defined]
         size += len(encode(links[-1])) + len(encode(articles[-1]))

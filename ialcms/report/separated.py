@@ -80,7 +80,8 @@ def write_separated_page(path: Path, page: SeparatedPage) -> Path:
     assert not original.sound
     top_db = spectrogram.top_level(spectrogram.log_spectrogram(original.wave, page.sample_rate))
     seconds = original.wave.size / page.sample_rate
-    tracks = [_track(index, stem, page, top_db) for index, stem in enumerate(page.stems)]
+    tracks = [_track(index, stem, page, top_db=top_db) for index, stem in enumerate(page.stems)]
+    times = [f"{time_s:.3f}" for time_s in page.times]
     text = template("separated.html").render(
         **with_hashes(style=["page.css", "separated.css"], script=["separated.js"]),
         title=page.title,
@@ -88,7 +89,7 @@ def write_separated_page(path: Path, page: SeparatedPage) -> Path:
         tracks=tracks,
         has_heat=any(track.heat for track in tracks),
         seconds=seconds,
-        times=[f"{time_s:.3f}" for time_s in page.times],
+        times=times,
         opacity=OPACITY,
         palette=_base64(bright_palette().tobytes()),
         video=_base64(page.video),

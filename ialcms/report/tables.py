@@ -52,7 +52,7 @@ def key_figure_views(summary: Mapping[str, str | float | Figure]) -> list[KeyFig
 def _key_figure(name: str, value: str | float | Figure) -> KeyFigureView:
     figure = value if isinstance(value, Figure) else Figure(value, None)  # type: ignore[arg-type]
     kind = "number" if _is_number(figure.value) else "text"
-    return KeyFigureView(name, figure.value, figure.interval, kind)
+    return KeyFigureView(name, figure.value, interval=figure.interval, kind=kind)
 
 
 def table_views(tables: Sequence[Table], name: str = "table") -> list[TableView]:

@@ -65,7 +65,7 @@ class PublishedDetector(nn.Module):
         probabilities, moves = self.head(features, torch.stack(proposals))
         found = []
         for of_picture in zip(proposals, moves, probabilities, strict=True):
-            boxes = class_boxes(of_picture[0], of_picture[1], height, width) / blob.scale
+            boxes = class_boxes(of_picture[0], of_picture[1], height=height, width=width) / blob.scale
             found.append(select(of_picture[2], boxes, settings))
         return found
 
@@ -86,7 +86,7 @@ class PublishedDetector(nn.Module):
         for boxes, numbers in zip(
             proposals.flatten(0, 1).split(_BOXES_AT_ONCE), pictures.split(_BOXES_AT_ONCE), strict=True
         ):
-            cells = pool(features, boxes, numbers, self.settings.pooling)
+            cells = pool(features, boxes, numbers, pooling=self.settings.pooling)
             hidden.append(self.top(cells).mean((2, 3)))
         rows = torch.cat(hidden).unflatten(0, (num_pictures, num_proposals))
         return self.class_scores(rows).softmax(-1), self.box_deltas(rows)

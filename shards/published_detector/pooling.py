@@ -71,6 +71,6 @@ def _samples(begin: Tensor, end: Tensor, size: int) -> _Samples:
     return _Samples(
         first.long(),
         (first.long() + 1).clamp(max=size - 1),
-        inside - share,
-        share,
+        first_weight=inside - share,
+        second_weight=share,
     )

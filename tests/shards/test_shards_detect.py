@@ -96,7 +96,7 @@ class TestDetect:
         model = load_detector(weights).model.eval()
         model.register_forward_pre_hook(lambda _, pictures: waiting.append((len(read), len(pictures[0]))))
         paths = {number: frames / f"solo_extract/clarinet/a_0/{number:06d}.jpg" for number in range(1, 5)}
-        detect_frames(model, shards.detect._readable(paths, []), "cpu", 3)
+        detect_frames(model, shards.detect._Frames(paths), "cpu", 3)
         assert waiting == [(3, 3), (4, 1)]
 
     def test_unreadable_frames_are_reported(self, frames: Path, weights: Path):
@@ -326,7 +326,8 @@ class TestTraining:
         example = Example(tmp_path / "a.png", np.float32([[0.2, 0.2, 0.5, 0.5]]), np.array([1]))
         steps = shards.detector_training._Steps([example], TrainingOptions("small", batch=16))
         lefts = set()
-        for picture, target in zip(*steps[0][:2]):
+        batch = steps[0]
+        for picture, target in zip(batch.pictures, batch.targets):
             x1, y1, x2, y2 = target["boxes"][0].round().int().tolist()
             assert (picture[:, y1:y2, x1:x2] == 1).all()
             assert picture.sum() == 3 * 6 * 12
