@@ -122,7 +122,7 @@ def make_demo(folder: Path) -> Path:
 def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> list[str]:
     config = Config(data=DataConfig(loader_workers=0), train=TrainConfig(global_batch=GLOBAL_BATCH))
     dataset = PlainDataset(tree, shards["whole frames"], config)
-    plain = map(lambda batch: len(batch[0]), DataLoader(dataset, batch_size=GLOBAL_BATCH))
+    plain = map(lambda batch: len(batch.mix), DataLoader(dataset, batch_size=GLOBAL_BATCH))
     sources: dict[str, Iterator[int]] = {"plain Dataset": plain}
     cached: dict[str, float] = {}
     for name, manifest in shards.items():

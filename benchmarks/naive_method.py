@@ -10,6 +10,7 @@ net's last layers run twice; similarities are products and sums; plain Adam.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,14 @@ from ialcms.data.batch import Batch
 from ialcms.models import Critic, Separator
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.schedule import StepSchedule, step_schedule
+
+
+@dataclass(frozen=True)
+class _Separated:
+    magnitude: Tensor  # of the components, (B, M, O, F, T)
+    waves: Tensor  # (B, M, O, L)
+    visual: Tensor  # (N, D, H, W)
+    audio: Tensor  # (N, D)
 
 
 class NaiveExperiment:
@@ -56,7 +65,7 @@ class NaiveExperiment:
         pairs: Pairs | None = None
         if now.train_critic:
             with torch.no_grad(), self._autocast():
-                magnitude, *_ = self._separate(batch)
+                magnitude = self._separate(batch).magnitude
             pairs = self._draw(magnitude, batch.step)
             with self._autocast():
                 independent, dependent = self._scores(magnitude.flatten(0, 2), pairs)
@@ -81,16 +90,17 @@ class NaiveExperiment:
     def _learn_separator(self, batch: Batch, pairs: Pairs | None, now: StepSchedule) -> dict[str, Tensor]:
         settings = self.config.loss
         with self._autocast():
-            magnitude, waves, visual, audio = self._separate(batch)
+            separated = self._separate(batch)
+        magnitude = separated.magnitude
         if pairs is None:
             pairs = self._draw(magnitude, batch.step)
         self.critic.eval()
         with self._autocast():
             independent, dependent = self._scores(magnitude.flatten(0, 2), pairs)
         self.critic.train()
-        separation = losses.separation_loss(waves.sum(2), batch.mixtures, settings.si_snr_cap_db)
+        separation = losses.separation_loss(separated.waves.sum(2), batch.mixtures, settings.si_snr_cap_db)
         independence = losses.independence_loss(independent, dependent)
-        scores = torch.stack([_similarities(picture, audio) for picture in visual])
+        scores = torch.stack([_similarities(picture, separated.audio) for picture in separated.visual])
         consistency = _consistency(scores, settings.temperature, settings.excluded_negatives)
         total = separation + now.lambda_ind * independence + now.lambda_avc * consistency
         total.backward()
@@ -103,8 +113,7 @@ class NaiveExperiment:
             "loss/consistency": consistency.detach(),
         }
 
-    def _separate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Component magnitudes (B, M, O, F, T) and waves (B, M, O, L), visual (N, D, H, W) and audio (N, D)."""
+    def _separate(self, batch: Batch) -> _Separated:
         separator, front = self.separator, self.separator.spectrogram
         objects = batch.objects
         shape = objects.shape[:3]
@@ -130,7 +139,12 @@ class NaiveExperiment:
         magnitude, phase = spectrum.abs()[:, None, None], spectrum.angle()[:, None, None]
         parts = torch.polar(front.to_linear(mask) * magnitude, phase.expand(*shape, -1, -1)).flatten(0, 2)
         waves = torch.istft(parts, front.n_fft, front.hop, window=front.window, length=batch.mix.shape[-1])
-        return mask * mix_magnitude[:, :, None], waves.unflatten(0, shape), visual_for_loss, fused.audio_embedding
+        return _Separated(
+            magnitude=mask * mix_magnitude[:, :, None],
+            waves=waves.unflatten(0, shape),
+            visual=visual_for_loss,
+            audio=fused.audio_embedding,
+        )
 
     def _visual(self, image: Tensor) -> tuple[Tensor, Tensor]:
         net = self.separator.visual

@@ -195,7 +195,10 @@ def _normalisation(norm: SpectralNorm, weight: Tensor) -> Case:
 
 
 def _adam(parameters: list[Tensor]) -> Case:
-    optimizers = [torch.optim.Adam([p.detach().requires_grad_() for p in parameters], fused=f) for f in (None, True)]
+    optimizers = []
+    for fused in (None, True):
+        copies = [parameter.detach().requires_grad_() for parameter in parameters]
+        optimizers.append(torch.optim.Adam(copies, fused=fused))
     for optimizer in optimizers:
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.randn_like(parameter)

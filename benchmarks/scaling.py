@@ -143,7 +143,10 @@ def _largest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sent: Counter[str] = Counter()
     for rank in ranks:
         sent |= Counter(rank["sent"])
-    return {"sent": dict(sent), **{key: max(rank[key] for rank in ranks) for key in ("messages", "grown_mb")}}
+    largest: dict[str, Any] = {"sent": dict(sent)}
+    for key in ("messages", "grown_mb"):
+        largest[key] = max(rank[key] for rank in ranks)
+    return largest
 
 
 # ---- full size
@@ -250,8 +253,11 @@ class _Predictor:
     """What a step sends for any number of ranks and mixes."""
 
     def __init__(self, runs: dict[tuple[int, int], dict[str, Measured]]) -> None:
-        self._steps = {step: [by_step[step] for by_step in runs.values()] for step in (BOTH, CRITIC)}
-        self._fits = {step: {kind: model.fit(m, kind) for kind in KINDS} for step, m in self._steps.items()}
+        self._steps, self._fits = {}, {}
+        for step in (BOTH, CRITIC):
+            measured = [by_step[step] for by_step in runs.values()]
+            self._steps[step] = measured
+            self._fits[step] = {kind: model.fit(measured, kind) for kind in KINDS}
 
     def __call__(self, mixes: float, world: int) -> dict[str, Sent]:
         return {step: self._sent(step, mixes, world) for step in self._steps}

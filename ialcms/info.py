@@ -87,7 +87,11 @@ def _plan_of_mix(config: Config, manifest: Manifest, mix: PlannedMix) -> Iterato
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _window(config: Config, planned: PlannedClip, num_samples: int) -> str:
@@ -158,7 +162,8 @@ def _schedule(config: Config) -> list[str]:
         ("lambda_avc", loss.lambda_avc, loss.lambda_avc_steps),
     ):
         if final:
-            points = [f"{ramp(step, final, steps):g} from step {step}" for step in (0, *(s + 1 for s in steps))]
+            changes = [0, *(step + 1 for step in steps)]
+            points = [f"{ramp(step, final, steps):g} from step {step}" for step in changes]
             lines.append(f"{name}: {', '.join(points)}")
     return lines
 

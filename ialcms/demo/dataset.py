@@ -195,11 +195,12 @@ def _write_csv(root: Path, options: DemoOptions, split: str) -> None:
 
 
 def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progress: bool) -> None:
-    missing = {
-        video_id: [clip for clip in range(options.clips_per_video) if not is_finished(root, clip_paths(video_id, clip))]
-        for video_id in options.video_ids()
-    }
-    tasks = {video_id: clips for video_id, clips in missing.items() if clips}
+    tasks: dict[VideoId, list[int]] = {}
+    for video_id in options.video_ids():
+        clips = range(options.clips_per_video)
+        missing = [clip for clip in clips if not is_finished(root, clip_paths(video_id, clip))]
+        if missing:
+            tasks[video_id] = missing
     if not tasks:
         return
     count = sum(map(len, tasks.values()))

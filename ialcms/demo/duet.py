@@ -27,9 +27,7 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
 
     entries: of the demo's tree. The sounds are added up; each box is the most confident one of its clip's class.
     """
-    left, right = (
-        next(entry for entry in entries if entry.split == "test" and entry.instrument == name) for name in instruments
-    )
+    left, right = (_first_test_clip(entries, name) for name in instruments)
     pictures = [_pictures(entry.frames) for entry in (left, right)]
     width, height = pictures[0][0].size
     frames = []
@@ -43,6 +41,10 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
     write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), KIND)
     numbers = [int(frame.stem) for frame in sorted(left.frames.iterdir())]
     return [_box(entry, index * width, numbers) for index, entry in enumerate((left, right))]
+
+
+def _first_test_clip(entries: Sequence[Entry], instrument: str) -> Entry:
+    return next(entry for entry in entries if entry.split == "test" and entry.instrument == instrument)
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
