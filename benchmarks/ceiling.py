@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=options.seconds,
         instruments=config.data.instruments,
     )
-    ceiling = measure(run, config, mixes[:_SMALL_MIXES] if args.small else mixes, manifest)
+    ceiling = measure(run, config, mixes[:_SMALL_MIXES] if args.small else mixes, manifest=manifest)
     what = f"{ceiling.num_mixes} mixes of {options.num_sources} sources, split {options.split}, {options.seconds:g} s"
     text = f"{what}\n{ceiling}"
     print(text)

@@ -129,9 +129,11 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
         for world_size in (GLOBAL_BATCH, 1):
             lanes = GLOBAL_BATCH // world_size
             label = f"shards, {name}, {lanes} lane{'s' if lanes > 1 else ''} of {GLOBAL_BATCH}"
-            sources[label] = shard_samples(config, manifest, world_size, label, cached)
+            sources[label] = shard_samples(config, manifest, world_size, label=label, cached=cached)
     label = f"shards, whole frames, 1 lane of {GLOBAL_BATCH}, normalised on the CPU"
-    sources[label] = shard_samples(config, shards["whole frames"], GLOBAL_BATCH, label, cached, normalise=True)
+    sources[label] = shard_samples(
+        config, shards["whole frames"], GLOBAL_BATCH, label=label, cached=cached, normalise=True
+    )
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for source in sources.values():
         next(source)
@@ -154,7 +156,7 @@ def shard_samples(
     config: Config, manifest: Manifest, world_size: int, label: str, cached: dict[str, float], normalise: bool = False
 ) -> Iterator[int]:
     """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
-    with closing(train_batches(config, manifest, 0, 0, world_size)) as batches:
+    with closing(train_batches(config, manifest, 0, rank=0, world_size=world_size)) as batches:
         for batch in itertools.islice(batches, WARM_UP, None):
             cached[label] = max(cached.get(label, 0.0), batch.cached_bytes)
             if normalise:
@@ -190,7 +192,7 @@ def measure_parts(tree: Path, manifest: Manifest) -> list[str]:
         "WAV of 10 s": milliseconds(lambda path: soundfile.read(path, dtype="int16"), waves),
         "WAV, 65,535 samples of it": milliseconds(decode_part, waves),
         "a clip's bytes, checksum, sound and boxes": milliseconds(lambda i: read_clip(manifest, i, (0,)), indices),
-        "the same, without the sound": milliseconds(lambda i: read_clip(manifest, i, (0,), (0, 0)), indices),
+        "the same, without the sound": milliseconds(lambda i: read_clip(manifest, i, (0,), samples=(0, 0)), indices),
     }
     return ["2. milliseconds for", *(f"  {name:<58}{value:7.2f}" for name, value in parts.items())]
 

@@ -70,7 +70,7 @@ class NaiveExperiment:
             with self._autocast():
                 independent, dependent = self._scores(magnitude.flatten(0, 2), pairs)
             penalty = self.critic.weight_penalty()
-            loss = losses.critic_loss(independent, dependent, penalty, self.config.loss.critic_c)
+            loss = losses.critic_loss(independent, dependent, penalty, c=self.config.loss.critic_c)
             loss.backward()
             self.critic_optimizer.step()
             self.critic_optimizer.zero_grad()

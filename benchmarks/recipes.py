@@ -143,7 +143,7 @@ def run(recipes: Sequence[Recipe], seeds: Sequence[int], work: Path, *, common: 
             folder = RunFolder(work / recipe.name / f"seed-{seed}")
             folders[recipe.name, seed] = folder
             overrides = [*common, *recipe.overrides, f"seed={seed}", f"name={recipe.name}-{seed}"]
-            _train(folder, configs[recipe.name, seed], [recipe.config, *overrides], ranks)
+            _train(folder, configs[recipe.name, seed], [recipe.config, *overrides], ranks=ranks)
             _evaluate(folder, evaluation, ranks)
     results = {key: read_results(_results(folder, evaluation))[1] for key, folder in folders.items()}
     usable = _scored_everywhere(list(results.values()))
@@ -290,7 +290,9 @@ def make_small_data(folder: Path) -> Path:
     if not (shards / "manifest.json").is_file():
         instruments = ("violin", "flute", "tuba", "xylophone", "accordion")
         make_dataset(folder / "tree", 3, 1, jobs=1, instruments=instruments, show_progress=False)
-        pack(read_index(folder / "tree"), shards, PackOptions(EncodeOptions(dataset=load_dataset("demo")), 16.0), 1)
+        pack(
+            read_index(folder / "tree"), shards, PackOptions(EncodeOptions(dataset=load_dataset("demo")), 16.0), jobs=1
+        )
     return shards
 
 

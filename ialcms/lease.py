@@ -78,10 +78,10 @@ class Lease:
             secrets.token_hex(8),
             purpose,
             platform.node() or "an unnamed host",
-            os.getpid(),
-            _machine(),
-            _born(os.getpid()),
-            time.strftime("%Y-%m-%d %H:%M:%S"),
+            process=os.getpid(),
+            machine=_machine(),
+            born=_born(os.getpid()),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
         )
         self._count = 0
         self._made: list[Path] = []  # folders, innermost first

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "minutes": options.minutes,
     }
     with log, tempfile.TemporaryDirectory(prefix="gpu-benchmark-", ignore_cleanup_errors=True) as work:
-        run = _Run(parts, options.out, Path(work), about, log, began + 60 * options.minutes)
+        run = _Run(parts, options.out, Path(work), about=about, log=log, deadline=began + 60 * options.minutes)
         signal.signal(signal.SIGTERM, run.interrupt)
         try:
             run.all()
@@ -124,13 +124,13 @@ class _Run:
             if not reason and seconds < 2:
                 reason = "no time is left"
             if reason:
-                self._add(Outcome(part.key, part.title, "left out", reason))
+                self._add(Outcome(part.key, part.title, "left out", reason=reason))
                 continue
             self._run_part(part, seconds)
 
     def leave_out(self, reason: str) -> None:
         for part in self._left:
-            self.outcomes.append(Outcome(part.key, part.title, "left out", reason))
+            self.outcomes.append(Outcome(part.key, part.title, "left out", reason=reason))
         self._left.clear()
         self._write()
 

@@ -49,4 +49,4 @@ def make_batch(config: Config, step: int, device: torch.device, lanes: int | Non
     shape = (count, mixtures, objects, 3, config.data.image_crop, config.data.image_crop)
     pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     keys = [("noise",)] * count
-    return Batch(step, waves.sum(1).to(device), waves.to(device), pictures.to(device), keys, {})
+    return Batch(step, waves.sum(1).to(device), waves.to(device), objects=pictures.to(device), keys=keys, bad={})

@@ -30,7 +30,7 @@ class Facts:
     counts_steps: bool = False  # a number of steps of `train.reference_batch` mixes: see large_batch.py
 
 
-def option(
+def option(  # noqa: PLR0913 - the facts of a field, all by keyword
     default: Value,
     meaning: str,
     *,
@@ -84,4 +84,4 @@ def fields_of(kind: type, prefix: str = "", may_change: bool = False) -> Iterato
             facts: Facts = item.metadata[_FACTS]
             if may_change:
                 facts = dataclasses.replace(facts, may_change=True)
-            yield Field(name, hints[item.name], item.default, facts)
+            yield Field(name, hints[item.name], item.default, facts=facts)

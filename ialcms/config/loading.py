@@ -58,7 +58,7 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> Config:
 
     Numbers of steps come out for `train.global_batch` (see large_batch.py).
     """
-    config: Config = _build(Config, values, "", source)
+    config: Config = _build(Config, values, "", source=source)
     check(config)
     return at_global_batch(config)
 
@@ -95,9 +95,9 @@ def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
         hinted = hints[key]
         name = prefix + key
         built[key] = (
-            _build(hinted, value, f"{name}.", source)
+            _build(hinted, value, f"{name}.", source=source)
             if dataclasses.is_dataclass(hinted)
-            else _convert(hinted, value, name, source)
+            else _convert(hinted, value, name, source=source)
         )
     return kind(**built)
 
@@ -113,9 +113,9 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
             kinds = (kinds[0],) * len(value)
         if len(kinds) != len(value):
             raise ValueError(f"{source}: {name} has {len(value)} values; it needs {len(kinds)}")
-        return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
+        return tuple(_convert(k, v, name, source=source) for k, v in zip(kinds, value))
     if origin in (types.UnionType, typing.Union):
-        return _convert_union(kind, value, name, source)
+        return _convert_union(kind, value, name, source=source)
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"{source}: {name} is {shown(value)}; give a number that 64 bits can hold")
     if kind is float and not isinstance(value, bool):
@@ -139,7 +139,7 @@ def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:
     if value in words:
         return value
     try:
-        return _convert(first, value, name, source)
+        return _convert(first, value, name, source=source)
     except ValueError as error:
         hint = nearest(value, words) if isinstance(value, str) else ""
         raise ValueError(f"{error} or {' or '.join(words)}{hint}") from None

@@ -23,7 +23,7 @@ def deal(
     codes = codes[permutation(len(codes), *key, "instruments")]
     clips_of = [window[instruments == code] for code in codes]
     weights = np.array([len(clips) if balance == "clips" else 1 for clips in clips_of])
-    quotas = split_slots(weights, draws, draws * clips_per_draw, float(uniforms(1, *key, "quotas")[0]))
+    quotas = split_slots(weights, draws, draws * clips_per_draw, number=float(uniforms(1, *key, "quotas")[0]))
     dealt: list[int] = []
     dealt_codes: list[int] = []
     for code, clips, quota in zip(codes.tolist(), clips_of, quotas.tolist()):

@@ -87,9 +87,9 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
             step,
             torch.empty(len(lanes), self.plan.audio.num_samples),
             torch.empty(len(lanes), data.num_mixtures, self.plan.audio.num_samples),
-            torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
-            [],
-            {},
+            objects=torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
+            keys=[],
+            bad={},
         )
         manifest = self.plan.manifest
         if isinstance(manifest, RemoteManifest) and (step == self.start_step or step % self.plan.draws_per_round == 0):
@@ -97,7 +97,7 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
                 manifest.prefetch(self.plan.shards_to_prefetch(lane, step))
         mix, mixtures, objects = batch.mix.numpy(), batch.mixtures.numpy(), batch.objects.numpy()
         for row, lane in enumerate(lanes):
-            made_of = make_mix(self.plan, store, lane, step, MixArrays(mix[row], mixtures[row], objects[row]))
+            made_of = make_mix(self.plan, store, lane, draw=step, out=MixArrays(mix[row], mixtures[row], objects[row]))
             batch.keys.append(made_of.keys)
             batch.bad.update(made_of.bad)
         return batch
@@ -161,7 +161,7 @@ def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Gen
                 error.strerror,
                 SHARED_MEMORY,
             )
-        yield from _joined(parts, 0, prefetch, pin)
+        yield from _joined(parts, 0, prefetch, pin=pin)
         return
     processes = iterator._workers
     kill = partial(_kill, processes)
@@ -225,10 +225,10 @@ def _join(parts: list[Batch | PipedPart | Failure], pin: bool) -> Batch:
         step,
         merge([part.mix for part in good]),
         merge([part.mixtures for part in good]),
-        merge([part.objects for part in good]),
-        keys,
-        {key: line for part in good for key, line in part.bad.items()},
-        sum(part.cached_bytes for part in good),
+        objects=merge([part.objects for part in good]),
+        keys=keys,
+        bad={key: line for part in good for key, line in part.bad.items()},
+        cached_bytes=sum(part.cached_bytes for part in good),
     )
 
 

@@ -55,13 +55,13 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     bad: dict[str, str] = {}
     for number, slot in enumerate(slots):
         try:
-            _solo(plan, store, lane, planned[number], solos[slot], out.objects[slot])
+            _solo(plan, store, lane, planned=planned[number], wave=solos[slot], pictures=out.objects[slot])
         except BadClip as error:
             bad[clips[planned[number].clip].key] = str(error)
             taken = {clips[other.clip].instrument for other in planned[:number] + planned[number + 1 :]}
-            for alternate in plan.alternates(lane, draw, number, taken):
+            for alternate in plan.alternates(lane, draw, number, taken=taken):
                 try:
-                    _solo(plan, store, lane, alternate, solos[slot], out.objects[slot])
+                    _solo(plan, store, lane, planned=alternate, wave=solos[slot], pictures=out.objects[slot])
                 except BadClip as next_error:
                     bad[clips[alternate.clip].key] = str(next_error)
                     continue

@@ -47,7 +47,9 @@ class PipedPart:
 
 def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tuple) -> PipedPart:
     nothing = torch.empty(0)
-    return PipedPart(Batch(step, nothing, nothing, nothing, keys, bad, cached_bytes), arrays)
+    return PipedPart(
+        Batch(step, nothing, nothing, objects=nothing, keys=keys, bad=bad, cached_bytes=cached_bytes), arrays
+    )
 
 
 def why_pipes(part_bytes: int, num_parts: int) -> str:

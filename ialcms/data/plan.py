@@ -107,7 +107,9 @@ class Plan:
         self.num_clips = len(selected)
         table = manifest.table
         names = table.distinct("instrument", selected)
-        require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mixtures x data.num_objects")
+        require_instruments(
+            manifest, split, names, needed=self.clips_per_mix, fields="data.num_mixtures x data.num_objects"
+        )
         codes = {name: code for code, name in enumerate(names)}
         self._code_of = np.array([codes.get(name, -1) for name in table.names["instrument"]])  # by the table's code
         self._shards = _by_shard(selected, table.numbers["shard"][selected])
@@ -135,7 +137,7 @@ class Plan:
             lane,
             draw,
             tuple(
-                self._planned_clip(lane, current.passes[clips[number]], clips[number], numbers[1:, number])
+                self._planned_clip(lane, current.passes[clips[number]], clips[number], numbers=numbers[1:, number])
                 for number in order.tolist()
             ),
         )
@@ -175,7 +177,7 @@ class Plan:
         )
         for attempt, (number, index) in enumerate(itertools.chain(in_window, behind)):
             if index not in seen and self.manifest.clips[index].instrument not in taken:
-                yield self._planned_clip(lane, number, index, uniforms(6, *key, attempt))
+                yield self._planned_clip(lane, number, index, numbers=uniforms(6, *key, attempt))
             seen.add(index)
 
     def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
@@ -258,14 +260,14 @@ class Plan:
                 window,
                 self._codes(window),
                 self.draws_per_round,
-                self.clips_per_mix,
-                self.data.balance,
-                (self.seed, "round", lane, number),
+                clips_per_draw=self.clips_per_mix,
+                balance=self.data.balance,
+                key=(self.seed, "round", lane, number),
             )
             # the first position counts where a small set comes by twice
             positions = range(start + len(window) - 1, start - 1, -1)
             passes = {clip: position // self.num_clips for position, clip in zip(positions, window[::-1].tolist())}
-            current = _Round(number, start + len(window), window, passes, table)
+            current = _Round(number, start + len(window), window, passes=passes, table=table)
             self._rounds[lane] = current
         return current
 

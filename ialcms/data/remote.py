@@ -108,7 +108,7 @@ class RemoteManifest(Manifest):
                 if found == num_bytes:
                     os.replace(temporary, path)
                     return
-                failure = ValueError(self._says_of_size(name, url, temporary, num_bytes))
+                failure = ValueError(self._says_of_size(name, url, temporary, num_bytes=num_bytes))
             except OSError as error:
                 if error.errno in _CACHE_ERRORS:
                     failure = _unusable(self.folder, error)

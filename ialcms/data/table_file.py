@@ -98,11 +98,14 @@ def map_columns(path: Path, check_sum: bool = True) -> MappedColumns:
         raise Unreadable("its checksum is wrong")
     try:
         arrays = {str(name): _array(view[start:], *position) for name, position in header["arrays"].items()}
+        codes = {field: arrays[f"{field}.codes"] for field in NAMES}
+        names = {field: Texts(arrays[f"{field}.ends"], arrays[f"{field}.raw"]) for field in NAMES}
+        numbers = {field: arrays[field] for field in NUMBERS}
         table = ClipTable(
-            Texts(arrays["key.ends"], arrays["key.raw"]),
-            {field: arrays[f"{field}.codes"] for field in NAMES},
-            {field: Texts(arrays[f"{field}.ends"], arrays[f"{field}.raw"]) for field in NAMES},
-            {field: arrays[field] for field in NUMBERS},
+            key=Texts(arrays["key.ends"], arrays["key.raw"]),
+            codes=codes,
+            names=names,
+            numbers=numbers,
             source=(path.absolute(), str(header["manifest_sha256"])),
         )
         values = {name: header[name] for name in ("sample_rate", "info", "shards")}

@@ -93,7 +93,7 @@ class DemoOptions:
         ]
 
 
-def make_dataset(
+def make_dataset(  # noqa: PLR0913 - options of a public function
     root: str | Path,
     videos: int,
     clips_per_video: int,
@@ -119,13 +119,20 @@ def make_dataset(
     root = Path(root)
     width, height = frame_size
     options = DemoOptions(
-        videos, clips_per_video, seed, val_videos, test_videos, (width, height), jpeg_quality, tuple(instruments)
+        videos,
+        clips_per_video,
+        seed,
+        val_videos=val_videos,
+        test_videos=test_videos,
+        frame_size=(width, height),
+        jpeg_quality=jpeg_quality,
+        instruments=tuple(instruments),
     )
     options.check()
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; make it at least 1")
     _claim(root, options)
-    _make_missing_clips(root, options, jobs or available_cores(), show_progress)
+    _make_missing_clips(root, options, jobs or available_cores(), show_progress=show_progress)
     for split in SPLITS:
         _write_csv(root, options, split)
     record_dataset(root, "demo")
@@ -217,7 +224,7 @@ def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progre
 def _make_clips_of_video(root: Path, options: DemoOptions, video_id: VideoId, clip_numbers: list[int]) -> None:
     video = draw_video(video_id, options.frame_size)
     for number in clip_numbers:
-        write_clip(root, clip_paths(video_id, number), make_clip(video, number), options.jpeg_quality)
+        write_clip(root, clip_paths(video_id, number), make_clip(video, number), jpeg_quality=options.jpeg_quality)
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
         frames.append(both)
     waves = [soundfile.read(entry.audio, dtype="float32")[0] for entry in (left, right)]
     length = min(map(len, waves))
-    write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), KIND)
+    write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), kind=KIND)
     numbers = [int(frame.stem) for frame in sorted(left.frames.iterdir())]
     return [_box(entry, index * width, numbers) for index, entry in enumerate((left, right))]
 
@@ -56,4 +56,4 @@ def _box(entry: Entry, offset: int, numbers: list[int]) -> Box:
     of_class = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
     frame, _, _, x1, y1, x2, y2 = of_class[of_class[:, 2].argmax()].tolist()
     at_s = (numbers.index(int(frame)) + 0.5) / FRAMES_PER_SECOND  # in the middle of the time that it is on the screen
-    return Box(x1 + offset, y1, x2 + offset, y2, at_s, entry.instrument)
+    return Box(x1=x1 + offset, y1=y1, x2=x2 + offset, y2=y2, at_s=at_s, name=entry.instrument)

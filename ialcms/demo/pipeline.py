@@ -71,7 +71,7 @@ def run_demo(
         make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
         announce(2, f"shards in {shards}")
         encode = EncodeOptions(dataset=load_dataset("demo"))
-        manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs)
+        manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs=jobs)
         print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards")
         announce(3, f"backbone that knows the instruments by sight, in {backbone}")
         if backbone.is_file():

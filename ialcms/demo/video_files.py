@@ -54,13 +54,29 @@ class Kind:
 
 
 KINDS = (
-    Kind(".mp4", "libx264", Fraction(25), "aac", 44_100, "stereo", {"preset": "ultrafast"}),
-    Kind(".webm", "libvpx", Fraction(30), "libopus", 48_000, "stereo", {"deadline": "realtime", "cpu-used": "8"}),
-    Kind(".mkv", "mpeg4", Fraction(24_000, 1001), "ac3", 48_000, "5.1"),
+    Kind(
+        ".mp4",
+        "libx264",
+        Fraction(25),
+        audio_codec="aac",
+        sample_rate=44_100,
+        layout="stereo",
+        speed={"preset": "ultrafast"},
+    ),
+    Kind(
+        ".webm",
+        "libvpx",
+        Fraction(30),
+        audio_codec="libopus",
+        sample_rate=48_000,
+        layout="stereo",
+        speed={"deadline": "realtime", "cpu-used": "8"},
+    ),
+    Kind(".mkv", "mpeg4", Fraction(24_000, 1001), audio_codec="ac3", sample_rate=48_000, layout="5.1"),
 )
 
 
-def make_video_files(
+def make_video_files(  # noqa: PLR0913 - options of a public function
     root: str | Path,
     videos: int,
     clips_per_video: int = 2,
@@ -144,7 +160,7 @@ def _make_file(root: Path, video_id: VideoId, num_clips: int, frame_size: tuple[
     video = draw_video(video_id, frame_size)
     clips = [make_clip(video, number) for number in range(num_clips)]
     wave = np.concatenate([clip.wave for clip in clips])
-    write_video(path, [frame for clip in clips for frame in clip.frames], wave, kind)
+    write_video(path, [frame for clip in clips for frame in clip.frames], wave, kind=kind)
 
 
 def _make_pictures(

@@ -55,7 +55,9 @@ def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Rank
         from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed, which takes seconds
 
         settings = read_settings(config, ranks.world_size)
-        return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)
+        return DeepSpeedLearner(
+            module, optimizer, ranks, settings=settings, sync_batchnorm=train.sync_batchnorm, **options
+        )
     if train.engine == "ddp" or (train.engine == "auto" and ranks.distributed):
         return DDPLearner(
             module,

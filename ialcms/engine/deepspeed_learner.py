@@ -110,7 +110,7 @@ class DeepSpeedLearner(Learner[Network]):
                 shaped = {name: values[name].reshape(parameter.shape) for name in _MOMENTS}
                 self.optimizer.state[parameter] = {"step": values["step"], **shaped}
         else:
-            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, self._ranks)
+            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, ranks=self._ranks)
             if moments:
                 self._fill_shards(moments)
 

@@ -41,7 +41,7 @@ class Meeting:
         host = roster.hosts[rank]
         devices = [device for other, device in zip(roster.hosts, roster.devices) if other == host]
         is_own = "" not in devices and len(set(devices)) == len(devices)
-        return cls(store, roster.hosts[:rank].count(host), len(devices), is_own)
+        return cls(store, roster.hosts[:rank].count(host), len(devices), has_own_device=is_own)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def meet(launch: Launched, host: str, port: int, device: str) -> Meeting:
     """
     waiting = _Waiting(launch, f"{host}:{port}", join_s())
     try:
-        store = _open_store(launch, host, port, waiting)
+        store = _open_store(launch, host, port, waiting=waiting)
         token = secrets.token_hex(8)
         if store.compare_set(f"claim/{launch.rank}", "", token).decode() != token:
             raise ValueError(

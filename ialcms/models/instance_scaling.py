@@ -74,13 +74,13 @@ def scale_instances(
     result, mean, variance = _ScaleInstances.apply(*tensors, (norm.eps, eps, whole))
     if norm.training:
         count = x.numel() // x.shape[1] * (1 if whole is None else whole.parts)
-        move_running_statistics(norm, mean, variance, count)
+        move_running_statistics(norm, mean, variance, count=count)
     return result  # type: ignore[no-any-return]
 
 
 class _ScaleInstances(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - autograd takes tensors one by one
         ctx: Any,
         x: Tensor,
         weight: Tensor,

@@ -52,8 +52,8 @@ class BasicBlock(nn.Module):
 def stage(inputs: int, channels: int, stride: int, dilation: int = 1, activation: Activation = relu) -> nn.Sequential:
     """Two basic blocks; the first one strides. Dilation starts behind the convolution that would have strided."""
     return nn.Sequential(
-        BasicBlock(inputs, channels, stride, (1, dilation), activation),
-        BasicBlock(channels, channels, 1, (dilation, dilation), activation),
+        BasicBlock(inputs, channels, stride, dilations=(1, dilation), activation=activation),
+        BasicBlock(channels, channels, 1, dilations=(dilation, dilation), activation=activation),
     )
 
 

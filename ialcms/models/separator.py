@@ -66,7 +66,7 @@ class Separator(nn.Module):
         if objects.dim() == 7:
             pictures = objects.shape[3]
             visual, visual_for_loss = _side_by_side(visual, pictures), _side_by_side(visual_for_loss, pictures)
-        return self.separate(spectrum, visual, visual_for_loss, (objects.shape[1], objects.shape[2]))
+        return self.separate(spectrum, visual, visual_for_loss, objects=(objects.shape[1], objects.shape[2]))
 
     def separate(
         self, spectrum: Tensor, visual: Tensor, visual_for_loss: Tensor, objects: tuple[int, int]
@@ -80,7 +80,7 @@ class Separator(nn.Module):
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
         features = self.encoder(arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach())))
         fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
-        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features)
+        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features=features)
         mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)
         return SeparatorOutput(
             mask=mask,

@@ -32,7 +32,8 @@ class ASPP(nn.Module):
     def __init__(self, inputs: int, channels: int, outputs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            [AtrousBranch(inputs, channels, 1, 1)] + [AtrousBranch(inputs, channels, 3, d) for d in (3, 6, 9)]
+            [AtrousBranch(inputs, channels, 1, dilation=1)]
+            + [AtrousBranch(inputs, channels, 3, dilation=d) for d in (3, 6, 9)]
         )
         self.pooling = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),

@@ -79,9 +79,9 @@ def draw_view(view: View) -> Picture:
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     in_levels = (top - LEVEL_RANGE_DB, top)
-    levels = _spectrogram(axes[0, 2], view, view.levels["mix"], "mix", limits=in_levels)
+    levels = _spectrogram(axes[0, 2], view, view.levels["mix"], title="mix", limits=in_levels)
     together = "sum of estimates"
-    _spectrogram(axes[0, 3], view, view.levels[together], together, limits=in_levels)
+    _spectrogram(axes[0, 3], view, view.levels[together], title=together, limits=in_levels)
     for column in (0, 1, 4):
         axes[0, column].set_axis_off()
     for row, name in enumerate(view.names, start=1):
@@ -92,9 +92,9 @@ def draw_view(view: View) -> Picture:
         _picture(axes[row, 1], lay_heat(picture, view.localisation[n]), f"where: {lowest:.2f} to {highest:.2f}")
         for column, kind in ((2, "target"), (3, "estimate")):
             title = f"{name} {kind}"
-            _spectrogram(axes[row, column], view, view.levels[title], title, limits=in_levels)
+            _spectrogram(axes[row, column], view, view.levels[title], title=title, limits=in_levels)
         title = f"{name} mask, up to {np.nanmax(view.masks[n]):.2f}"
-        _spectrogram(axes[row, 4], view, view.masks[n], title, limits=(0.0, 1.0))
+        _spectrogram(axes[row, 4], view, view.masks[n], title=title, limits=(0.0, 1.0))
     for column in (2, 3, 4):
         axes[-1, column].set_xlabel("time (s)", fontsize=7)
     for row in range(rows):

@@ -85,7 +85,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
     temporary = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
-        _write_files(temporary, config, manifest_digest, state, progress)
+        _write_files(temporary, config, manifest_digest, state=state, progress=progress)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
         raise

@@ -98,7 +98,7 @@ class CheckpointWriter:
             needed, free = _num_bytes(state), shutil.disk_usage(self._root).free
             if free < 1.1 * needed:
                 raise OSError(f"it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
-            folder = checkpoint.save(self._root, self._config, self._manifest_digest, state, progress)
+            folder = checkpoint.save(self._root, self._config, self._manifest_digest, state=state, progress=progress)
         except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
             self.failures += 1
             self.last_failure = str(error).partition("\n")[0]

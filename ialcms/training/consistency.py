@@ -39,8 +39,10 @@ class ConsistencyLoss:
             visual, audio = visual.bfloat16(), audio.bfloat16()
         gathered = ranks.gather(audio, "features")
         best = losses.best_cells(visual, gathered)
-        terms = row_and_column_terms(best.scores, ranks, config.loss.temperature, config.loss.excluded_negatives)
-        gradients = losses.embedding_gradients(visual, gathered, best.cells, terms.gradient)
+        terms = row_and_column_terms(
+            best.scores, ranks, config.loss.temperature, excluded=config.loss.excluded_negatives
+        )
+        gradients = losses.embedding_gradients(visual, gathered, best.cells, score_gradient=terms.gradient)
         d_audio = reduce_scatter(gradients.audio, ranks, "features")
         self.loss = terms.loss
         self._visual_gradient = gradients.visual.view(components.visual.shape)
@@ -78,7 +80,7 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     gradient = logits.sub_(row_logsumexp.unsqueeze(1)).exp_()
 
     top = negatives.topk(min(excluded, count), dim=0)
-    columns = _columns(scores, top.values, top.indices, ranks, temperature=temperature, excluded=excluded)
+    columns = _columns(scores, top.values, top.indices, ranks=ranks, temperature=temperature, excluded=excluded)
     rank_in_top = torch.arange(len(top.values), device=scores.device).unsqueeze(1)
     kept = top.values.masked_fill(rank_in_top < columns.num_excluded, -torch.inf)
     logits = _with_diagonal(scores.scatter(0, top.indices, kept), scores, first).div_(temperature)

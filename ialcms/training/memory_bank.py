@@ -75,7 +75,7 @@ class MemoryBank:
         layout = self._layout
         draws = uniforms(2 * layout.num_components, self._seed, "pairs", step).reshape(2, -1)
         plan = plan_pairs(draws, self._per_mix, self.filled, next_slot=self.next_slot, capacity=layout.capacity)
-        exchange = plan_exchange(plan, layout, self.next_slot, self._ranks.rank)
+        exchange = plan_exchange(plan, layout, self.next_slot, rank=self._ranks.rank)
         index = self._indices(plan, exchange)
 
         from_batch = entering.index_select(0, index.member)

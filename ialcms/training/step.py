@@ -51,11 +51,11 @@ class Experiment:
                 network.to(ranks.device)
                 # equal by the seed, up to the rounding of machines of different kinds
                 ranks.copy_from_first([*network.parameters(), *network.buffers()])
-        self.separator = build_learner(separator, separator_optimizer(separator, config), ranks, config)
+        self.separator = build_learner(separator, separator_optimizer(separator, config), ranks, config=config)
         self.critic: Learner[Critic] | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
-            self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
+            self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config=config)
             audio = config.audio
             self.bank = MemoryBank(
                 config.loss.bank_size,
@@ -66,7 +66,7 @@ class Experiment:
                 ranks=ranks,
             )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
-        self._pieces = Pieces(self.separator, self.critic, config, ranks)
+        self._pieces = Pieces(self.separator, self.critic, config, ranks=ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -82,7 +82,7 @@ class Experiment:
         self.settle()
         now = step_schedule(batch.step, self.config)
         critic_optimizer = None if self.critic is None else self.critic.optimizer
-        set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, self.config.optim)
+        set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, optim=self.config.optim)
         if not self._agreed or batch.step % self.config.train.check_every == 0:
             self._check_agreement(batch.step)
         scalars: Scalars = {}
@@ -93,14 +93,14 @@ class Experiment:
             if now.ema_decay is not None and self.average is None:
                 self.average = AveragedSeparator(self.separator.inference_module())
             health = Health()
-            self._learn(batch, now, scalars, health)
+            self._learn(batch, now, scalars, health=health)
             self.separator.average_running_statistics()
             for learner in learners:
                 learner.restore_buffers(where=health.is_bad)
             if now.ema_decay is not None and self.average is not None:
                 self.average.update(self.separator.inference_module(), now.ema_decay, skipped=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
-            self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
+            self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs=inputs, keys=batch.keys))
             if not self.ranks.reads_late:
                 self.settle()
         return scalars
@@ -161,7 +161,7 @@ class Experiment:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
         if now.train_critic:
             assert pairs is not None
-            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health)
+            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health=health)
         if now.train_separator:
             separated = _SeparatedBatch(parts, outputs, components)
             self._learn_separator(separated, pairs, now, scalars=scalars, health=health)
@@ -189,6 +189,7 @@ class Experiment:
         """Each distinct component passes g once."""
         both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
+            # All by position: a recorded CUDA graph takes its inputs so.
             scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, pairs.partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return _PairScores(independent, dependent, weight_penalty)
@@ -280,7 +281,7 @@ class Experiment:
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
             tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.replicas()}
-        check_agreement(self.ranks, step, digest(self.config), tensors.items())
+        check_agreement(self.ranks, step, digest(self.config), tensors=tensors.items())
         self._agreed = True
 
 

@@ -70,11 +70,11 @@ def _record(recorder: Recorder, measured: _Measured, label: str, *, mix_seconds:
     """Record rates and shares of `measured` under `label`, in mixes of `mix_seconds`."""
     spent = measured.spent
     rate = spent.num_mixes / spent.elapsed_s
-    recorder.add(f"{label}: rate", rate, "mixes/s", f"{spent.num_mixes} mixes of {mix_seconds:g} s")
-    recorder.add(f"{label}: sound", rate * mix_seconds, "s/s", "seconds of mixes in a second")
+    recorder.add(f"{label}: rate", rate, "mixes/s", note=f"{spent.num_mixes} mixes of {mix_seconds:g} s")
+    recorder.add(f"{label}: sound", rate * mix_seconds, "s/s", note="seconds of mixes in a second")
     if spent.beside_s:
-        recorder.add(f"{label}: of a process", spent.beside_s / spent.num_mixes, "s", "for each mix")
+        recorder.add(f"{label}: of a process", spent.beside_s / spent.num_mixes, "s", note="for each mix")
     for part, share in spent.shares().items():
-        recorder.add(f"{label}: {part}", 100 * share, "%", "of the time")
+        recorder.add(f"{label}: {part}", 100 * share, "%", note="of the time")
     if measured.problems:
         recorder.add(f"{label}: not scored", len(measured.problems), note=measured.problems[0])
