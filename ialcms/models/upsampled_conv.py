@@ -33,7 +33,10 @@ FORMS = ("auto", "full", "product", "half", "direct")
 
 
 def _constant(build: Build) -> Build:
-    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer."""
+    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer.
+
+    Arguments are passed by position, as they are the key of what is built.
+    """
     known: dict[tuple[Any, ...], Tensor] = {}
 
     def constant(*key: Any) -> Tensor:
@@ -120,9 +123,9 @@ def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool)
     mixing = weight.permute(3, 0, 2, 1).reshape(9 * outputs, channels, 1, 1)  # (s, o, t), c
     mixed = torch.bmm(mixing.flatten(1).expand(count, -1, -1), x.flatten(2)) if by_product else F.conv2d(x, mixing)
     mixed = mixed.reshape(count * 3 * outputs, 3 * h, w)  # (n, s, o), (t, h), w
-    rows = row_matrix(h, height, mixed.dtype, device=mixed.device).expand(len(mixed), -1, -1)
+    rows = row_matrix(h, height, mixed.dtype, mixed.device).expand(len(mixed), -1, -1)
     tall = torch.bmm(rows, mixed).view(count, 3, outputs * height, w)
-    columns = column_matrices(w, width, mixed.dtype, device=mixed.device).unsqueeze(1).expand(-1, count, -1, -1)
+    columns = column_matrices(w, width, mixed.dtype, mixed.device).unsqueeze(1).expand(-1, count, -1, -1)
     result = torch.bmm(tall[:, 0], columns[0])
     result.baddbmm_(tall[:, 1], columns[1])
     result.baddbmm_(tall[:, 2], columns[2])
@@ -132,10 +135,10 @@ def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool)
 def _half(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
     (count, channels, h, w), outputs = x.shape, weight.shape[0]
     height, width = size
-    wide = x @ column_matrices(w, width, x.dtype, device=x.device)[1]
+    wide = x @ column_matrices(w, width, x.dtype, x.device)[1]
     mixing = weight.permute(0, 2, 1, 3).reshape(3 * outputs, channels, 1, 3)  # (o, t), c, s
     mixed = F.conv2d(wide, mixing, padding=(0, 1)).reshape(count * outputs, 3 * h, width)
-    rows = row_matrix(h, height, mixed.dtype, device=mixed.device).expand(len(mixed), -1, -1)
+    rows = row_matrix(h, height, mixed.dtype, mixed.device).expand(len(mixed), -1, -1)
     return torch.bmm(rows, mixed).view(count, outputs, height, width)
 
 
@@ -145,7 +148,7 @@ def add_conv_of_constant(result: Tensor, constant: Tensor, weight: Tensor) -> Te
     channels = weight.shape[1]
     sums = weight.reshape(outputs, channels, 9) @ border_sums(weight.dtype, weight.device)
     cells = F.linear(constant, sums.transpose(1, 2).reshape(9 * outputs, channels))
-    border = border_cells(height, width, cells.dtype, device=cells.device)
+    border = border_cells(height, width, cells.dtype, cells.device)
     flat = torch.addmm(result.reshape(count * outputs, -1), cells.reshape(count * outputs, 9), border)
     return flat.view_as(result)
 
