@@ -54,7 +54,10 @@ class Ceiling:
 
 
 def measure(run: RunFolder, config: Config, mixes: Sequence[EvaluationMix], manifest: Manifest) -> Ceiling:
-    """Score the mixes by every method; those that one of them cannot score count for none."""
+    """Score the mixes by every method; those that one of them cannot score count for none.
+
+    run: whose separator is measured, with its config. manifest: of the shards that have the mixes.
+    """
     loaded = load_separator(run.path, torch.device("cpu"), config)
     separated = SeparatedMixes(loaded.separator, manifest, config)
     front = loaded.separator.spectrogram

@@ -45,7 +45,11 @@ def run(*arguments: str | Path) -> tuple[float, float]:
 
 
 def measure(name: str, num_clips: int, *arguments: str | Path, rounds: int = 1, clear: tuple[Path, ...] = ()) -> None:
-    """Run a verb and print its rate; before every round but the first, what it wrote is removed."""
+    """Run a verb and print its rate; before every round but the first, what it wrote is removed.
+
+    name: of the line. num_clips: that the verb handles in a round. rounds: of which the fastest counts. clear: what the
+    verb writes.
+    """
     loads_torch = arguments[0] in ("clips", "detect")
     idle_s = min(run(*arguments, "--dry-run") if loads_torch else run("index", "--help") for _ in range(2))
     times = []
@@ -91,6 +95,9 @@ def tree_bytes(folder: Path, pattern: str) -> int:
 
 
 def benchmark(folder: Path, videos: int, jobs: int, frame_size: tuple[int, int]) -> None:
+    """All verbs on new data in `folder`: `videos` of each instrument, of `frame_size` (width, height), with `jobs`
+    processes.
+    """
     own = ("--dataset", DATASET, "--jobs", str(jobs))
     print(f"making {len(INSTRUMENTS) * videos} videos of two clips, {frame_size[0]} x {frame_size[1]} pixels")
     made = make_video_files(folder, videos, 2, box_videos=0, jobs=jobs, frame_size=frame_size, instruments=INSTRUMENTS)

@@ -37,7 +37,11 @@ def run(ranks: int, cases: list[str]) -> dict[str, Any]:
 
 
 def row(engine: str, ranks: int, ours: dict[str, Any], reference: dict[str, Any], names: list[str | None]) -> str:
-    """names: cases in single precision with eps 1e-3, the same as configured, in double precision; None: not done."""
+    """A line of the table. engine, ranks: its first cells. ours, reference: results by case, of the engine and of one
+    rank.
+
+    names: cases in single precision with eps 1e-3, the same as configured, in double precision; None: not done.
+    """
 
     def way(name: str | None) -> str:
         if name is None:

@@ -155,7 +155,11 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
 def shard_samples(
     config: Config, manifest: Manifest, world_size: int, label: str, cached: dict[str, float], normalise: bool = False
 ) -> Iterator[int]:
-    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
+    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length.
+
+    label: key in `cached`, whose value becomes the most bytes that were cached. normalise: pictures, too, as a network
+    would get them. world_size: number of ranks that share the global batch.
+    """
     with closing(train_batches(config, manifest, 0, rank=0, world_size=world_size)) as batches:
         for batch in itertools.islice(batches, WARM_UP, None):
             cached[label] = max(cached.get(label, 0.0), batch.cached_bytes)

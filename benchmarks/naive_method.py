@@ -36,6 +36,7 @@ class NaiveExperiment:
     """Both networks, their optimizers and the bank, as copies; `step` makes them one global step older."""
 
     def __init__(self, config: Config, separator: Separator, critic: Critic, bank: MemoryBank) -> None:
+        """separator, critic, bank: where it starts; they are copied."""
         self.config = config
         self.separator, self.critic, self.bank = copy.deepcopy(separator), copy.deepcopy(critic), copy.deepcopy(bank)
         self.bank.load_state_dict(bank.state_dict())

@@ -35,6 +35,7 @@ class PlainDataset(Dataset[PlainMix]):
     """
 
     def __init__(self, tree: Path, manifest: Manifest, config: Config, length: int = 1_000_000) -> None:
+        """tree: the prepared data. manifest: for the detections of its clips. length: number of mixes of an epoch."""
         self.tree, self.config, self.length = tree, config, length
         self.clips: dict[str, list[tuple[str, np.ndarray]]] = {}
         for index, clip in enumerate(manifest.clips):

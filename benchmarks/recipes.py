@@ -160,7 +160,10 @@ def run(recipes: Sequence[Recipe], seeds: Sequence[int], work: Path, *, common: 
 
 
 def _train(folder: RunFolder, config: Config, arguments: list[str], ranks: int) -> None:
-    """Train or resume a run; nothing where it has finished."""
+    """Train or resume a run; nothing where it has finished.
+
+    folder: of the run. config: that it must have. arguments: of `ialcms train`. ranks: number of processes.
+    """
     if folder.config.is_file():
         found = folder.read_config()
         ours, theirs = (binding_fields(c) | {"train.steps": c.train.steps} for c in (config, found))

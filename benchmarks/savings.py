@@ -91,6 +91,7 @@ def _bottom(sound: Tensor, picture: Tensor, outputs: int) -> Case:
 
 
 def _shared(name: str, x: Tensor, skip: Tensor, outputs: int) -> Case:
+    """A decoder block: x is of each object, skip of each mix. outputs: channels of the result."""
     conv = UpsampledConv2d(x.shape[1] + skip.shape[1], outputs).to(x.device)
 
     def direct() -> Tensor:
@@ -126,6 +127,7 @@ def _style(name: str, x: Tensor) -> Case:
 
 
 def _waves(audio: AudioConfig, batch: int, mixtures: int, objects: int) -> Case:
+    """Masks to waves, for `batch` mixes of M `mixtures` and O `objects` each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     front = Spectrogram(audio).to(device)
     mask = torch.rand(batch, mixtures, objects, audio.log_bins, audio.num_frames, device=device, requires_grad=True)
@@ -221,7 +223,10 @@ def _adam(parameters: list[Tensor]) -> Case:
 
 
 def best(form: Form, inputs: Sequence[Tensor], repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of the forward and of the backward pass."""
+    """Seconds of the forward and of the backward pass.
+
+    inputs: that get gradients. repeats: of which the fastest counts. clock: seconds, when the device is done.
+    """
     forward, backward = [], []
     for _ in range(repeats):
         start = clock()

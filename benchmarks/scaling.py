@@ -114,6 +114,10 @@ def _run_world(world: int) -> dict[str, RealStep]:
 
 
 def _one_rank(rank: int, world: int, port: int, folder: str) -> None:
+    """Process of a rank that trains on the CPU and writes what it sent to `folder`.
+
+    world: number of ranks. port: of rank 0.
+    """
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     os.environ |= {
@@ -165,7 +169,10 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
 
 
 def _null_gpu(folder: Path, world: int, mixes: int, *, overrides: Sequence[str]) -> dict[str, Measured]:
-    """By kind of step. folder: of the compiled library. overrides: of the configuration."""
+    """By kind of step. folder: of the compiled library. overrides: of the configuration.
+
+    world: number of ranks. mixes: of a rank in a step.
+    """
     out = folder / "counts.json"
     command = ["-m", "tests.null_gpu.count_steps", str(folder), "--world", str(world), "--mixes", str(mixes)]
     command += ["--config", "configs/duet.yaml", "--json", str(out), *overrides]
@@ -185,7 +192,10 @@ def _unreduced(sent: float, world: int) -> float:
 
 
 def _measured(step: dict[str, Any], world: int, mixes: int, *, gradients: dict[str, float]) -> Measured:
-    """step: of `tests.null_gpu.count_steps`. gradients: bytes by network, which are taken out of the all-reduces."""
+    """step: of `tests.null_gpu.count_steps`. gradients: bytes by network, which are taken out of the all-reduces.
+
+    world: number of ranks. mixes: of a rank in a step.
+    """
     count = {kind: float(step["counts"].get(kind, 0)) for kind in KINDS}
     num_bytes = {kind: float(step["bytes"].get(kind, 0)) for kind in KINDS}
     num_bytes["all-to-all"] += float(step["bytes"].get("send", 0))

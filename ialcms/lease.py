@@ -71,6 +71,7 @@ class Lease:
     """
 
     def __init__(self, folder: Path, purpose: str, option: str, *, name: str, unwritable: str = "") -> None:
+        """For the arguments see the class."""
         self.folder, self.option, self.name = folder, option, name
         self._unwritable = f"{unwritable} {folder}" if unwritable else f"{name} {folder} cannot be written"
         self._path = folder / FILE_NAME

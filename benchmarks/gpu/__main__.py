@@ -97,6 +97,9 @@ class _Run:
     def __init__(
         self, parts: Sequence[Part], out: Path, work: Path, about: dict[str, Any], log: IO[str], deadline: float
     ) -> None:
+        """out: folder of the results. work: folder of temporary files. about: the machine and the options, for the
+        results. log: of what the parts print. deadline: on the monotonic clock, in seconds.
+        """
         self._left, self._out, self._work, self._about = list(parts), out, work, about
         self._log, self._deadline, self._device = log, deadline, str(about["device"])
         self._began = deadline - 60 * float(about["minutes"])

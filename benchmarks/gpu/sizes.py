@@ -41,7 +41,10 @@ def has_field(name: str) -> bool:
 
 
 def make_batch(config: Config, step: int, device: torch.device, lanes: int | None = None) -> Batch:
-    """Noise on `device`. lanes: mixes of this rank, by default the whole global batch."""
+    """Noise on `device`. lanes: mixes of this rank, by default the whole global batch.
+
+    config: for the shapes. step: number of the batch.
+    """
     generator = torch.Generator().manual_seed(step)
     count = config.train.global_batch if lanes is None else lanes
     mixtures, objects = config.data.num_mixtures, config.data.num_objects

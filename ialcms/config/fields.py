@@ -41,7 +41,11 @@ def option(  # noqa: PLR0913 - the facts of a field, all by keyword
     may_differ: bool = False,
     counts_steps: bool = False,
 ) -> Value:
-    """A field with its default and its facts (see `Facts`), for the dataclasses of the schema."""
+    """A field with its default and its facts (see `Facts`), for the dataclasses of the schema.
+
+    default: its type is the field's. meaning, may_be_zero, largest, choices, may_change, may_differ, counts_steps: as
+    in `Facts`.
+    """
     facts = Facts(
         meaning,
         may_be_zero=may_be_zero,

@@ -83,6 +83,10 @@ def _kind_of(name: str) -> Any:
 
 
 def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
+    """A dataclass `kind` from a section of YAML.
+
+    prefix: full name of the section with a dot, source: both for messages.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {shown(values)}")
     hints = typing.get_type_hints(kind)
@@ -103,7 +107,10 @@ def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
 
 
 def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
-    """Check a YAML value against a field's type; ints pass as floats, YAML's '1e-4' (a string there) too."""
+    """Check a YAML value against a field's type; ints pass as floats, YAML's '1e-4' (a string there) too.
+
+    kind: the type. name, source: of the field and of the file, for messages.
+    """
     origin = typing.get_origin(kind)
     if origin is tuple:
         kinds = typing.get_args(kind)
@@ -133,7 +140,10 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
 
 
 def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:
-    """Of a type and words that may be given instead, like `int | Literal["auto"]`."""
+    """Of a type and words that may be given instead, like `int | Literal["auto"]`.
+
+    kind: the union. name, source: of the field and of the file, for messages.
+    """
     first, *others = typing.get_args(kind)
     words = [word for other in others for word in typing.get_args(other)]
     if value in words:

@@ -188,7 +188,10 @@ def _members(path: Path, clip: Clip, raw: memoryview) -> dict[str, bytes | memor
 def _decode_sound(
     name: str, clip: Clip, manifest: Manifest, content: bytes | memoryview, first: int, count: int
 ) -> np.ndarray:
-    """(count,) samples from `first` on, fewer at the end."""
+    """(count,) samples from `first` on, fewer at the end.
+
+    content: of the sound file called `name`. clip, manifest: for the length and the rate that it must have.
+    """
 
     try:
         sound = parse_sound(content, first, count)

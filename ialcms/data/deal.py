@@ -18,6 +18,8 @@ def deal(
 
     Sorted by instrument, the clips go to the draws one after the other, which puts those of an instrument in different
     draws. Then clips at random slots are exchanged where that leaves the instruments of both draws different.
+
+    key: of the random numbers.
     """
     codes = np.unique(instruments)
     codes = codes[permutation(len(codes), *key, "instruments")]

@@ -54,6 +54,8 @@ def list_mixes(  # noqa: PLR0913 - options of a public function
     seconds: length of the mixes; the window of a longer clip starts at random. A combination uses every clip of an
     instrument once before it uses one again. The list depends on nothing but the arguments. Raises ValueError when the
     split has fewer instruments than a mix needs.
+
+    manifest: of the clips. seed: of clips, detections and windows.
     """
     table = manifest.table
     selected = select_clips(manifest, split, instruments)
@@ -86,6 +88,8 @@ def load_mix(
 
     num_pictures: P, of each object: the detection of the mix, and others spread evenly over the clip's detections. A
     clip that has fewer gives some of them more than once.
+
+    mix: of the `manifest`. data: for the size of pictures. num_samples: length of the mix.
     """
     offset = (data.image_resize - data.image_crop) // 2
     centre = slice(offset, offset + data.image_crop)

@@ -116,6 +116,8 @@ def load(
     num_workers: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
     prefetches. For a GPU, batches are joined in page-locked memory and copied in threads of their own, beside the
     training step. Raises ValueError when a process met one, RuntimeError when a process died.
+
+    plan: of all lanes.
     """
     assert num_workers <= len(lanes)
     is_gpu = device.type == "cuda"
@@ -124,6 +126,7 @@ def load(
 
 
 def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Generator[Batch]:
+    """Batches of all `parts`, in order. pin: join them in page-locked memory. num_workers, prefetch: as in `load`."""
     if num_workers == 0:
         for part in parts:
             yield _join([part], pin)

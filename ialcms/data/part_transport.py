@@ -46,6 +46,7 @@ class PipedPart:
 
 
 def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tuple) -> PipedPart:
+    """A part whose `arrays` come through the pipe; the other arguments are those of `Batch`."""
     nothing = torch.empty(0)
     return PipedPart(
         Batch(step, nothing, nothing, objects=nothing, keys=keys, bad=bad, cached_bytes=cached_bytes), arrays

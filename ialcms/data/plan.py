@@ -98,7 +98,10 @@ class Plan:
         num_lanes: int,
         split: str = "train",
     ) -> None:
-        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
+        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments.
+
+        seed: of all draws. num_lanes: mixes of the global batch. data, audio: of the configuration.
+        """
         self.manifest, self.data, self.audio = manifest, data, audio
         self.seed, self.num_lanes, self.split = seed, num_lanes, split
         self.clips_per_mix = data.num_mixtures * data.num_objects
@@ -181,7 +184,10 @@ class Plan:
             seen.add(index)
 
     def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
-        """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass."""
+        """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass.
+
+        index: of the clip in the manifest.
+        """
         table = self.manifest.table
         num_boxes, num_samples = int(table.numbers["num_boxes"][index]), int(table.numbers["num_samples"][index])
         rows = permutation(num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]

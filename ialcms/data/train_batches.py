@@ -118,7 +118,10 @@ class BadClips:
         logs: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """seen: those that a run has met before; logs: whether they are to be logged, too."""
+        """seen: those that a run has met before; logs: whether they are to be logged, too.
+
+        config, manifest: for how many clips there are. clock: seconds, for the pauses in the log.
+        """
         self._most = config.data.max_bad_fraction
         self._num_clips = len(select_clips(manifest, "train", config.data.instruments))
         self._logs, self._clock = logs, clock

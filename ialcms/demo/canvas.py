@@ -46,6 +46,7 @@ def draw_metal(rng: np.random.Generator, brass_probability: float) -> Colour:
 def draw_colour(
     rng: np.random.Generator, darkest: float = 0.2, brightest: float = 0.9, strongest: float = 0.55
 ) -> Colour:
+    """darkest, brightest: limits of its brightness, in [0, 1]. strongest: limit of its saturation."""
     return hsv(rng.random(), rng.uniform(0, strongest), rng.uniform(darkest, brightest))
 
 

@@ -115,6 +115,9 @@ def make_dataset(  # noqa: PLR0913 - options of a public function
     that calls this at its top level needs `if __name__ == "__main__":`.
 
     Raises ValueError if the options are wrong or `root` holds something else.
+
+    clips_per_video: of `videos`. seed: of everything that is drawn. jpeg_quality: of the frames, up to 100.
+    instruments: names. show_progress: a bar or lines on standard error.
     """
     root = Path(root)
     width, height = frame_size
@@ -202,6 +205,10 @@ def _write_csv(root: Path, options: DemoOptions, split: str) -> None:
 
 
 def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progress: bool) -> None:
+    """Make in `root` the clips of `options` that are not finished.
+
+    jobs: processes. show_progress: as in `make_dataset`.
+    """
     tasks: dict[VideoId, list[int]] = {}
     for video_id in options.video_ids():
         clips = range(options.clips_per_video)
@@ -222,6 +229,7 @@ def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progre
 
 
 def _make_clips_of_video(root: Path, options: DemoOptions, video_id: VideoId, clip_numbers: list[int]) -> None:
+    """Make clips of one video in `root`. clip_numbers: within the video."""
     video = draw_video(video_id, options.frame_size)
     for number in clip_numbers:
         write_clip(root, clip_paths(video_id, number), make_clip(video, number), jpeg_quality=options.jpeg_quality)

@@ -64,6 +64,10 @@ class Piece:
     duration_s: float
 
     def note(self, start_s: float, duration_s: float, pitch: float, velocity: float) -> Note:
+        """A note folded into the range.
+
+        start_s, duration_s: seconds. pitch: MIDI number. velocity: loudness, up to 1.
+        """
         return Note(
             float(start_s),
             float(max(0.05, duration_s)),
@@ -140,7 +144,10 @@ class _ScaleWalk:
 
 
 def melody(piece: Piece, lowest: int, articulation: float, pause_probability: float = 0.3) -> list[Note]:
-    """One voice from `lowest` up; notes last `articulation` times their written length."""
+    """One voice from `lowest` up; notes last `articulation` times their written length.
+
+    piece: to which it belongs. pause_probability: of a pause instead of a note.
+    """
     rng, style, beat_s = piece.rng, piece.style, piece.beat_s
     scale = SCALES[style.scale]
     walk = _ScaleWalk(rng, [p for p in range(lowest, style.highest + 1) if (p - style.tonic) % 12 in scale])

@@ -30,7 +30,10 @@ def draw_style(rng: np.random.Generator, instrument: Instrument) -> Style:
 
 
 def compose(rng: np.random.Generator, instrument: Instrument, style: Style, duration_s: float) -> list[Note]:
-    """The notes that sound in a clip of `duration_s`, by start; all pitches are within the style's range."""
+    """The notes that sound in a clip of `duration_s`, by start; all pitches are within the style's range.
+
+    rng: of all that is drawn. instrument: for scale and family.
+    """
     pace = _PACES[rng.choice(len(_PACES), p=instrument.pace_weights)]
     tempo_bpm = style.tempo_bpm * rng.uniform(0.93, 1.07)
     if pace is Pace.SLOW:
@@ -119,6 +122,7 @@ def _guitar(piece: Piece) -> list[Note]:
 
 
 def _picked_bar(piece: Piece, bar_s: float, chord: list[int], picking: np.ndarray) -> list[Note]:
+    """A bar of single plucked notes from `bar_s` on. chord: pitches. picking: which of them comes when."""
     rng, beat_s = piece.rng, piece.beat_s
     upper = chord[2:7]
     notes = []

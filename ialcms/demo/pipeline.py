@@ -47,6 +47,8 @@ def run_demo(
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
     ranks: by default two, or one where two would have to share a GPU.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
+
+    supervised: with the demo's supervised configuration. overrides: KEY=VALUE of the configuration.
     """
     config_path = own_folder("configs") / ("demo_solo.yaml" if supervised else "demo.yaml")
     shards, backbone = data / "shards", data / "backbone.pt"

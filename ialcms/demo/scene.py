@@ -136,6 +136,8 @@ def paste_sprite(
     """Draw the sprite into the frame; returns its exact box (x1, y1, x2, y2), which may reach out of the frame.
 
     `scale` is (across, along) the sprite, of the size that it was made for.
+
+    centre: (x, y) in the frame. angle_rad: turn of the sprite.
     """
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     to_frame = np.array([[cos, -sin], [sin, cos]]) @ np.diag(scale / _ZOOM)
@@ -188,7 +190,10 @@ def _draw_motion(rng: np.random.Generator, look: Look, loudness: np.ndarray) -> 
 def _sway(
     rng: np.random.Generator, t: np.ndarray, amplitude: float, lowest_hz: float = 0.15, highest_hz: float = 1.1
 ) -> np.ndarray:
-    """The sum of three slow swings."""
+    """The sum of three slow swings.
+
+    t: seconds. amplitude: of the sum. lowest_hz, highest_hz: range of the swings.
+    """
     swings = (
         rng.uniform(0.3, 1) * np.sin(2 * np.pi * (rng.uniform(lowest_hz, highest_hz) * t + rng.random()))
         for _ in range(3)
@@ -250,7 +255,11 @@ def _draw_player(rng: np.random.Generator, body_height: float) -> Player:
 
 
 def _draw_arms(frame: Image.Image, look: Look, player_corner: np.ndarray, centre: np.ndarray, angle_rad: float) -> None:
-    """From the shoulders over the elbows to two points on the instrument's long axis."""
+    """From the shoulders over the elbows to two points on the instrument's long axis.
+
+    frame: that is drawn on. look: sizes and colours. player_corner: of the player in the frame. centre, angle_rad: of
+    the instrument.
+    """
     assert look.player is not None
     pen = ImageDraw.Draw(frame)
     body_size = np.array(look.player.image.size)

@@ -122,7 +122,10 @@ def draw_voice(rng: np.random.Generator) -> Voice:
 def synthesize(
     rng: np.random.Generator, instrument: Instrument, voice: Voice, notes: list[Note], duration_s: float
 ) -> np.ndarray:
-    """Float wave of `duration_s` at SAMPLE_RATE, of any level; silent where nothing is played."""
+    """Float wave of `duration_s` at SAMPLE_RATE, of any level; silent where nothing is played.
+
+    rng: of noise and phases. notes: that `instrument` plays. voice: of this specimen.
+    """
     num_samples = round(duration_s * SAMPLE_RATE)
     wave = np.zeros(num_samples)
     for note in notes:
@@ -136,6 +139,7 @@ def synthesize(
 
 
 def _sound_of(rng: np.random.Generator, instrument: Instrument, voice: Voice, note: Note) -> np.ndarray:
+    """Wave of one `note` by `instrument`, with the `voice` of this specimen; rng: of noise and phases."""
     f0 = 440.0 * 2 ** ((note.pitch - 69 + voice.tuning_cents / 100) / 12)
     brightness = 1.2 * note.velocity - 0.6 + 0.6 * voice.brightness
     struck = instrument.family in (Family.GUITAR, Family.MALLET)
@@ -187,6 +191,10 @@ def _sustained(  # noqa: PLR0913 - all that makes up a tone
     brightness: float,
     t: np.ndarray,
 ) -> np.ndarray:
+    """A blown or bowed tone over the times `t`, in seconds.
+
+    timbre: of the instrument. voice: of this specimen. f0: Hz. brightness: how strong high harmonics are.
+    """
     harmonics = np.arange(1, max(1, min(_MAX_HARMONICS, int(_HIGHEST_HZ / f0))) + 1)
     full = _SOUNDING_WITHOUT_FORMANTS + _resonance(harmonics * f0, timbre.formants, voice)
     full /= harmonics ** (timbre.tilt - 0.3 * brightness)
@@ -210,7 +218,10 @@ def _sustained(  # noqa: PLR0913 - all that makes up a tone
 
 
 def _pitch_contour(rng: np.random.Generator, voice: Voice, note: Note, f0: float, t: np.ndarray) -> np.ndarray:
-    """Frequency in Hz over time: slide into the note, delayed vibrato, the unsteadiness of a living player."""
+    """Frequency in Hz over time: slide into the note, delayed vibrato, the unsteadiness of a living player.
+
+    voice: for vibrato and unsteadiness. f0: Hz that the `note` stands for. t: seconds.
+    """
     vibrato = np.clip((t - 0.12) / 0.25, 0, 1) * np.sin(2 * np.pi * (voice.vibrato_hz * t + rng.random()))
     slide_s = np.clip(0.4 * note.duration_s, 0.06, 0.16)
     cents = note.vibrato_cents * vibrato + 100 * note.slide_semitones * np.clip(1 - t / slide_s, 0, 1) ** 1.5
@@ -238,7 +249,10 @@ def _read_table(cycle: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
 
 def _plucked(rng: np.random.Generator, voice: Voice, f0: float, brightness: float, t: np.ndarray) -> np.ndarray:
-    """A steel string: slightly stretched partials, the higher the shorter; a node where it is plucked."""
+    """A steel string: slightly stretched partials, the higher the shorter; a node where it is plucked.
+
+    f0: Hz. brightness: how strong high partials are. t: seconds. voice: of this specimen.
+    """
     k = np.arange(1, 26)
     frequencies_hz = f0 * k * np.sqrt(1 + 6e-5 * k**2)
     k, frequencies_hz = k[frequencies_hz < _HIGHEST_HZ], frequencies_hz[frequencies_hz < _HIGHEST_HZ]
@@ -250,7 +264,10 @@ def _plucked(rng: np.random.Generator, voice: Voice, f0: float, brightness: floa
 
 
 def _struck(rng: np.random.Generator, voice: Voice, f0: float, brightness: float, t: np.ndarray) -> np.ndarray:
-    """A wooden bar: few, inharmonic partials and the click of the mallet."""
+    """A wooden bar: few, inharmonic partials and the click of the mallet.
+
+    f0: Hz. brightness: how strong high partials are. t: seconds. voice: of this specimen.
+    """
     bar = _MARIMBA_BAR if voice.is_marimba else _XYLOPHONE_BAR
     frequencies_hz = f0 * bar.ratios
     amplitudes = bar.amplitudes.copy()
@@ -274,6 +291,8 @@ def _decaying_partials(
 
     exp(pole * (a + b)) = exp(pole * a) * exp(pole * b): with a the starts of blocks and b the times within one, all
     samples of all partials are one matrix product.
+
+    frequencies_hz, amplitudes, decays_s (seconds) and phases (turns): (K,) each. Returns (num_samples,).
     """
     poles = (2j * np.pi * frequencies_hz - 1 / decays_s) / SAMPLE_RATE
     starts = np.arange(0, num_samples, _PARTIAL_BLOCK)

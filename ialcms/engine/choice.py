@@ -48,7 +48,10 @@ def check_engine(config: Config) -> None:
 
 
 def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Ranks, config: Config) -> Learner[Network]:
-    """The learner of a network by the configured engine; all ranks call it."""
+    """The learner of a network by the configured engine; all ranks call it.
+
+    module: the network. optimizer: of its parameters.
+    """
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
     if train.engine == "deepspeed":

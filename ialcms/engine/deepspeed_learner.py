@@ -42,6 +42,9 @@ class DeepSpeedLearner(Learner[Network]):
         sync_batchnorm: bool = True,
         **options: Any,
     ) -> None:
+        """settings: of DeepSpeed, in the form of its JSON file. sync_batchnorm: normalise by the global batch. module,
+        optimizer and options: as in `Learner`.
+        """
         super().__init__(module, optimizer, **options)
         if sync_batchnorm and ranks.world_size > 1:
             synchronise(module, ranks)

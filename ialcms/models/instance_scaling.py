@@ -91,7 +91,11 @@ class _ScaleInstances(torch.autograd.Function):
         fixed: Tensor | None,
         settings: tuple[float, float, Whole | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode."""
+        """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode.
+
+        x (n, c, h, w). weight, bias, running_mean: (c,), of the BatchNorm. gain, offset: (n, c). settings: eps of the
+        BatchNorm, eps of the instance norm, and what merges the statistics of all ranks.
+        """
         batch_eps, eps, whole = settings
         instances = instance_moments(x)
         batch = batch_moments(instances)

@@ -74,6 +74,8 @@ class Separator(nn.Module):
         """The audio half: spectrum (B, Fq, T) and visual features (N, D, H, W) of objects = (M, O) pictures a mix.
 
         Windows of one clip see the same pictures: compute the features once with `self.visual`, repeat them here.
+
+        visual_for_loss: visual features, with a dropout of their own, that are handed on to the losses.
         """
         shape = (spectrum.shape[0], *objects)
         num_objects = objects[0] * objects[1]

@@ -18,6 +18,7 @@ from ialcms.models.upsampled_conv import UpsampledConv2d
 
 class AtrousBranch(nn.Sequential):
     def __init__(self, inputs: int, channels: int, kernel: int, dilation: int) -> None:
+        """inputs: channels of what it is given. channels: of what it returns. kernel: size, 1 or 3."""
         padding = dilation if kernel == 3 else 0
         super().__init__(
             nn.Conv2d(inputs, channels, kernel, padding=padding, dilation=dilation, bias=False),

@@ -44,7 +44,10 @@ class View:
 
 @torch.inference_mode()
 def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, device: torch.device) -> View:
-    """Pass one window, item.sources (M, L), through a separator in evaluation mode."""
+    """Pass one window, item.sources (M, L), through a separator in evaluation mode.
+
+    sample_rate: of the sources, Hz. device: of the separator.
+    """
     sources = torch.as_tensor(item.sources).to(device)
     pictures = torch.as_tensor(item.pictures[:, 0]).to(device)
     output = separator(sources.sum(0, keepdim=True), pictures[None, :, None])
@@ -125,7 +128,10 @@ def _picture(axes: Axes, picture: Picture, title: str) -> None:
 def _spectrogram(
     axes: Axes, view: View, values: NDArray[np.floating], title: str, limits: tuple[float, float]
 ) -> AxesImage:
-    """values (F, T), the lowest frequency in row 0; rows are evenly spaced, and the ticks say where a frequency is."""
+    """values (F, T), the lowest frequency in row 0; rows are evenly spaced, and the ticks say where a frequency is.
+
+    axes: that are drawn on. view: for the frequencies. title: above it. limits: of the colours.
+    """
     num_rows = len(values)
     image = axes.imshow(
         np.nan_to_num(values),

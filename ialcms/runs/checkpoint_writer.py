@@ -28,6 +28,9 @@ class CheckpointWriter:
     """
 
     def __init__(self, root: Path, config: Config, manifest_digest: str, lease: Lease | None = None) -> None:
+        """root: folder of the checkpoints. config, manifest_digest: written with each. lease: of the run's folder;
+        None: not held.
+        """
         self._root, self._config, self._manifest_digest, self._lease = root, config, manifest_digest, lease
         self._thread: threading.Thread | None = None
         self.failures = 0  # writes that failed since the last good one

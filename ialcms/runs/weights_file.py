@@ -57,6 +57,8 @@ def fill_from_state(content: Mapping[str, Any], source: Path, separator: Separat
     """As `fill_networks`, from the content of a checkpoint or an export of ours.
 
     source: where it was read from, for messages. ValueError as there, and for tensors that our networks do not have.
+
+    separator, critic: networks that get the weights; critic: None for the separator alone.
     """
     state: dict[str, Any] = {}
     for network in ("separator", "critic") if critic is not None else ("separator",):

@@ -67,6 +67,8 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     """What `losses.consistency_loss` computes from the whole table, from this rank's rows of it.
 
     scores: (n, N). temperature, excluded: of the loss. Equal scores may be excluded in another order than there.
+
+    ranks: whose rows make up the table.
     """
     count, total = scores.shape
     first = ranks.rank * count  # the sound of row i is column first + i

@@ -111,6 +111,10 @@ def _check_finite(source: Path, *networks: nn.Module | None) -> None:
 
 
 def _account(source: Path, config: Config, filled: Filled, step: int) -> dict[str, Any]:
+    """What is written beside the checkpoint.
+
+    source: the imported file. filled: what it gave. step: that it counts as.
+    """
     with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {

@@ -35,7 +35,10 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 
 
 def _call(setting: Setting, recorder: Recorder, options: Sequence[str], out: Path) -> None:
-    """Its results are written as they come; those of a call that is cut off count, too."""
+    """Its results are written as they come; those of a call that is cut off count, too.
+
+    out: file of its results. options: of `benchmarks.cycle`. setting, recorder: of the part that calls it.
+    """
     command = [sys.executable, "-m", "benchmarks.cycle", "--device", setting.device, "--out", str(out), *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment_of(setting.device), stdin=subprocess.DEVNULL, start_new_session=True

@@ -37,6 +37,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 
 
 def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[str, Any]) -> None:
+    """Record what a cycle makes the host do. name: of the form. fields: of the configuration in which it differs."""
     config = sized_config(setting.small, 4 if setting.small else 8, **fields)
     device = setting.torch_device
     set_arithmetic(config, fixed_shapes=True)

@@ -48,6 +48,8 @@ def rate_of(config: Config, manifest: Manifest, setting: Setting, seconds: float
     """Mixes per second after the first batches, and how long the first one took.
 
     The loader's windows fill in the meantime: later, a clip is decoded once for `data.reuse` uses.
+
+    seconds: that this may take. setting: of the part, for the device and the size.
     """
     began = time.perf_counter()
     device = setting.torch_device

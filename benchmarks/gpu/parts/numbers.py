@@ -135,6 +135,7 @@ def difference(value: Tensor, reference: Tensor) -> float:
 
 
 def _record(recorder: Recorder, form: str, numbers: Numbers, reference: Numbers, name_of_reference: str) -> None:
+    """Record how far `numbers` of a `form` are from `reference`, which the lines call `name_of_reference`."""
     beside = f"{form} beside {name_of_reference}"
     groups = {
         "outputs in evaluation mode": (numbers.evaluation, reference.evaluation),

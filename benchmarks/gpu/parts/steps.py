@@ -68,7 +68,10 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
 
 
 def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Config, seconds: float, kind: str) -> None:
-    """seconds: for everything about this form."""
+    """seconds: for everything about this form.
+
+    label: how the lines begin. kind: of the form. setting, recorder: of the part that calls it.
+    """
     began = time.monotonic()
     device = setting.torch_device
     set_arithmetic(config, fixed_shapes=True)
@@ -113,7 +116,10 @@ def run_cycle(experiment: Experiment, cycle: list[Batch], number: int) -> None:
 
 
 def timed_cycle(experiment: Experiment, cycle: list[Batch], number: int, device: torch.device) -> tuple[float, float]:
-    """Seconds until the host has issued a cycle, and until the device has finished it."""
+    """Seconds until the host has issued a cycle, and until the device has finished it.
+
+    experiment: takes the steps on `device`. cycle: batches of a cycle. number: of its first step.
+    """
     began = time.perf_counter()
     run_cycle(experiment, cycle, number)
     issued = time.perf_counter() - began

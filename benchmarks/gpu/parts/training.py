@@ -36,6 +36,10 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 
 
 def _train(setting: Setting, recorder: Recorder, name: str, fields: dict[str, Any], seconds: float) -> None:
+    """Train for `seconds` in a process of its own and record rates.
+
+    name: of the lines. fields: of the configuration.
+    """
     if seconds < 3 * _END_S and not setting.small:
         recorder.missing(name, f"only {seconds:.0f} s were left")
         return
@@ -71,6 +75,10 @@ def write_config(setting: Setting, path: Path, fields: dict[str, Any]) -> Path:
 
 
 def _record(recorder: Recorder, name: str, folder: Path, code: int | None) -> None:
+    """Record the speed that the run in `folder` logged.
+
+    name: how the lines begin. code: exit code of the process, None if it was killed.
+    """
     records = []
     metrics = folder / "metrics.jsonl"
     for line in metrics.read_text().splitlines() if metrics.is_file() else []:
