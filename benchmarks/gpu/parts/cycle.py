@@ -37,7 +37,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 def _call(setting: Setting, recorder: Recorder, options: Sequence[str], out: Path) -> None:
     """Its results are written as they come; those of a call that is cut off count, too.
 
-    out: file of its results. options: of `benchmarks.cycle`. setting, recorder: of the part that calls it.
+    out: folder of its results. options: of `benchmarks.cycle`. setting, recorder: of the part that calls it.
     """
     command = [sys.executable, "-m", "benchmarks.cycle", "--device", setting.device, "--out", str(out), *options]
     process = subprocess.Popen(
