@@ -54,7 +54,10 @@ class Ceiling:
 
 
 def measure(run: RunFolder, config: Config, mixes: Sequence[EvaluationMix], manifest: Manifest) -> Ceiling:
-    """Score the mixes by every method; those that one of them cannot score count for none."""
+    """Score the mixes by every method; those that one of them cannot score count for none.
+
+    run: whose separator is measured, with its config. manifest: of the shards that have the mixes.
+    """
     loaded = load_separator(run.path, torch.device("cpu"), config)
     separated = SeparatedMixes(loaded.separator, manifest, config)
     front = loaded.separator.spectrogram
@@ -121,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seconds=options.seconds,
         instruments=config.data.instruments,
     )
-    ceiling = measure(run, config, mixes[:_SMALL_MIXES] if args.small else mixes, manifest)
+    ceiling = measure(run, config, mixes[:_SMALL_MIXES] if args.small else mixes, manifest=manifest)
     what = f"{ceiling.num_mixes} mixes of {options.num_sources} sources, split {options.split}, {options.seconds:g} s"
     text = f"{what}\n{ceiling}"
     print(text)

@@ -120,7 +120,7 @@ def make_batch(config: Config, step: int, device: torch.device) -> Batch:
     shape = (count, data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop)
     pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     keys = [(f"lane {lane}",) for lane in range(count)]
-    return Batch(step, waves.sum(1), waves, pictures, keys, {}).to(device)
+    return Batch(step, waves.sum(1), waves, objects=pictures, keys=keys, bad={}).to(device)
 
 
 def first_step(config: Config) -> int:

@@ -45,7 +45,11 @@ def run(*arguments: str | Path) -> tuple[float, float]:
 
 
 def measure(name: str, num_clips: int, *arguments: str | Path, rounds: int = 1, clear: tuple[Path, ...] = ()) -> None:
-    """Run a verb and print its rate; before every round but the first, what it wrote is removed."""
+    """Run a verb and print its rate; before every round but the first, what it wrote is removed.
+
+    name: of the line. num_clips: that the verb handles in a round. rounds: of which the fastest counts. clear: what the
+    verb writes.
+    """
     loads_torch = arguments[0] in ("clips", "detect")
     idle_s = min(run(*arguments, "--dry-run") if loads_torch else run("index", "--help") for _ in range(2))
     times = []
@@ -64,9 +68,9 @@ def detector_rate(backbone: str, frames: list[Path]) -> None:
     torch.set_num_threads(1)
     model = build_detector(backbone, ("a",) * 15).model.eval()
     pictures = [(number, read_picture(path)) for number, path in enumerate(frames, start=1)]
-    detect_frames(model, pictures[:1], "cpu", 1)
+    detect_frames(model, pictures[:1], "cpu", batch=1)
     began = time.perf_counter()
-    detect_frames(model, pictures, "cpu", len(pictures))
+    detect_frames(model, pictures, "cpu", batch=len(pictures))
     frame_s = (time.perf_counter() - began) / len(pictures)
     print(
         f"{f'detect, {backbone}, one core':42} {1 / frame_s / FRAMES_PER_CLIP:8.4f} clips/s   ({frame_s:.2f} s a frame)"
@@ -91,9 +95,12 @@ def tree_bytes(folder: Path, pattern: str) -> int:
 
 
 def benchmark(folder: Path, videos: int, jobs: int, frame_size: tuple[int, int]) -> None:
+    """All verbs on new data in `folder`: `videos` of each instrument, of `frame_size` (width, height), with `jobs`
+    processes.
+    """
     own = ("--dataset", DATASET, "--jobs", str(jobs))
     print(f"making {len(INSTRUMENTS) * videos} videos of two clips, {frame_size[0]} x {frame_size[1]} pixels")
-    made = make_video_files(folder, videos, 2, 0, jobs=jobs, frame_size=frame_size, instruments=INSTRUMENTS)
+    made = make_video_files(folder, videos, 2, box_videos=0, jobs=jobs, frame_size=frame_size, instruments=INSTRUMENTS)
     tree, weights = folder / "tree", folder / "detector.pt"
     num_clips = 2 * videos * len(INSTRUMENTS)
     measure("clips", num_clips, "clips", made / "videos", "--out", tree, "--jobs", str(jobs), rounds=2, clear=(tree,))
@@ -139,7 +146,7 @@ def main() -> None:
     parser.add_argument("--frame-size", type=int, nargs=2, default=(640, 360), metavar=("WIDTH", "HEIGHT"))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        benchmark(Path(folder), args.videos, args.jobs, tuple(args.frame_size))
+        benchmark(Path(folder), args.videos, args.jobs, frame_size=tuple(args.frame_size))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,11 @@ def run(ranks: int, cases: list[str]) -> dict[str, Any]:
 
 
 def row(engine: str, ranks: int, ours: dict[str, Any], reference: dict[str, Any], names: list[str | None]) -> str:
-    """names: cases in single precision with eps 1e-3, the same as configured, in double precision; None: not done."""
+    """A line of the table. engine, ranks: its first cells. ours, reference: results by case, of the engine and of one
+    rank.
+
+    names: cases in single precision with eps 1e-3, the same as configured, in double precision; None: not done.
+    """
 
     def way(name: str | None) -> str:
         if name is None:
@@ -72,15 +76,27 @@ def main() -> None:
     four = run(4, [*DDP, *ZERO])
     print("| engine | ranks | losses | outputs | parameters | as configured | float64 |")
     print("|---|---|---|---|---|---|---|")
-    print(row("single, accumulation 2, no BatchNorm", 1, alone, alone, [None, None, NO_BATCHNORM_ACCUMULATED]))
+    print(
+        row(
+            "single, accumulation 2, no BatchNorm",
+            1,
+            alone,
+            reference=alone,
+            names=[None, None, NO_BATCHNORM_ACCUMULATED],
+        )
+    )
     for ranks, ours in ((2, two), (4, four)):
-        print(row("ddp", ranks, ours, alone, [SINGLE, AS_CONFIGURED, DOUBLE]))
-    print(row("ddp, accumulation 2 (against single, 2)", 2, two, alone, [None, None, ACCUMULATED]))
-    print(row("ddp, accumulation 2, no BatchNorm", 2, two, alone, [None, None, NO_BATCHNORM_ACCUMULATED]))
+        print(row("ddp", ranks, ours, reference=alone, names=[SINGLE, AS_CONFIGURED, DOUBLE]))
+    print(row("ddp, accumulation 2 (against single, 2)", 2, two, reference=alone, names=[None, None, ACCUMULATED]))
+    print(
+        row("ddp, accumulation 2, no BatchNorm", 2, two, reference=alone, names=[None, None, NO_BATCHNORM_ACCUMULATED])
+    )
     for stage in range(4):
         for ranks, ours in ((2, two), (4, four)):
             case = zero(stage)
-            print(row(f"ZeRO {stage}", ranks, ours, alone, [case, case.replace("eps=1.0e-3,", ""), None]))
+            print(
+                row(f"ZeRO {stage}", ranks, ours, reference=alone, names=[case, case.replace("eps=1.0e-3,", ""), None])
+            )
     print()
     print("| engine | sent in a step, kB |")
     print("|---|---|")

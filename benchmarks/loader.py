@@ -122,16 +122,18 @@ def make_demo(folder: Path) -> Path:
 def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> list[str]:
     config = Config(data=DataConfig(loader_workers=0), train=TrainConfig(global_batch=GLOBAL_BATCH))
     dataset = PlainDataset(tree, shards["whole frames"], config)
-    plain = map(lambda batch: len(batch[0]), DataLoader(dataset, batch_size=GLOBAL_BATCH))
+    plain = map(lambda batch: len(batch.mix), DataLoader(dataset, batch_size=GLOBAL_BATCH))
     sources: dict[str, Iterator[int]] = {"plain Dataset": plain}
     cached: dict[str, float] = {}
     for name, manifest in shards.items():
         for world_size in (GLOBAL_BATCH, 1):
             lanes = GLOBAL_BATCH // world_size
             label = f"shards, {name}, {lanes} lane{'s' if lanes > 1 else ''} of {GLOBAL_BATCH}"
-            sources[label] = shard_samples(config, manifest, world_size, label, cached)
+            sources[label] = shard_samples(config, manifest, world_size, label=label, cached=cached)
     label = f"shards, whole frames, 1 lane of {GLOBAL_BATCH}, normalised on the CPU"
-    sources[label] = shard_samples(config, shards["whole frames"], GLOBAL_BATCH, label, cached, normalise=True)
+    sources[label] = shard_samples(
+        config, shards["whole frames"], GLOBAL_BATCH, label=label, cached=cached, normalise=True
+    )
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for source in sources.values():
         next(source)
@@ -153,8 +155,12 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
 def shard_samples(
     config: Config, manifest: Manifest, world_size: int, label: str, cached: dict[str, float], normalise: bool = False
 ) -> Iterator[int]:
-    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
-    with closing(train_batches(config, manifest, 0, 0, world_size)) as batches:
+    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length.
+
+    label: key in `cached`, whose value becomes the most bytes that were cached. normalise: pictures, too, as a network
+    would get them. world_size: number of ranks that share the global batch.
+    """
+    with closing(train_batches(config, manifest, 0, rank=0, world_size=world_size)) as batches:
         for batch in itertools.islice(batches, WARM_UP, None):
             cached[label] = max(cached.get(label, 0.0), batch.cached_bytes)
             if normalise:
@@ -190,7 +196,7 @@ def measure_parts(tree: Path, manifest: Manifest) -> list[str]:
         "WAV of 10 s": milliseconds(lambda path: soundfile.read(path, dtype="int16"), waves),
         "WAV, 65,535 samples of it": milliseconds(decode_part, waves),
         "a clip's bytes, checksum, sound and boxes": milliseconds(lambda i: read_clip(manifest, i, (0,)), indices),
-        "the same, without the sound": milliseconds(lambda i: read_clip(manifest, i, (0,), (0, 0)), indices),
+        "the same, without the sound": milliseconds(lambda i: read_clip(manifest, i, (0,), samples=(0, 0)), indices),
     }
     return ["2. milliseconds for", *(f"  {name:<58}{value:7.2f}" for name, value in parts.items())]
 

@@ -88,13 +88,13 @@ def make(work: Path, count: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         num_bytes = CLIPS_PER_SHARD * CLIP_BYTES
         shards = [
-            Shard(f"train-{number:06d}.tar", num_bytes, "0" * 64, CLIPS_PER_SHARD)
+            Shard(f"train-{number:06d}.tar", num_bytes, "0" * 64, num_clips=CLIPS_PER_SHARD)
             for number in range(-(-count // CLIPS_PER_SHARD))
         ]
         for shard in shards:
             with open(folder / shard.name, "wb") as file:
                 file.truncate(num_bytes)  # takes no room on the disk
-        write_manifest(Manifest(folder, 11_025, tuple(shards), ClipTable.of(_clips(count)), info={}))
+        write_manifest(Manifest(folder, 11_025, tuple(shards), clips=ClipTable.of(_clips(count)), info={}))
     return folder
 
 
@@ -176,12 +176,12 @@ def _measure_plan(folder: Path) -> dict[str, float]:
     began = time.process_time()
     manifest = read_manifest(folder)
     values = {"read_s": time.process_time() - began}
-    values["plan_s"] = _timed(lambda: made.append(Plan(manifest, config.data, config.audio, 0, LANES)))
+    values["plan_s"] = _timed(lambda: made.append(Plan(manifest, config.data, config.audio, seed=0, num_lanes=LANES)))
     values["first_step_ms"] = 1e3 * _timed(lambda: plan_step(STEP))
     values["next_step_ms"] = 1e3 * _timed(lambda: plan_step(STEP + 1))
     after = Memory.now()
     values |= {"shared_mb": after.mapped, "private_mb": after.private - before.private}
-    values["mixes_s"] = _timed(lambda: list_mixes(manifest, "val", 2, 2, seed=0, seconds=10.0))
+    values["mixes_s"] = _timed(lambda: list_mixes(manifest, "val", 2, draws=2, seed=0, seconds=10.0))
     pickled = pickle.dumps(made[0])
     values["pickle_kb"] = len(pickled) / 1e3
     values["pickle_ms"] = 1e3 * _timed(lambda: pickle.loads(pickle.dumps(made[0])))

@@ -10,6 +10,7 @@ net's last layers run twice; similarities are products and sums; plain Adam.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,19 @@ from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.schedule import StepSchedule, step_schedule
 
 
+@dataclass(frozen=True)
+class _Separated:
+    magnitude: Tensor  # of the components, (B, M, O, F, T)
+    waves: Tensor  # (B, M, O, L)
+    visual: Tensor  # (N, D, H, W)
+    audio: Tensor  # (N, D)
+
+
 class NaiveExperiment:
     """Both networks, their optimizers and the bank, as copies; `step` makes them one global step older."""
 
     def __init__(self, config: Config, separator: Separator, critic: Critic, bank: MemoryBank) -> None:
+        """separator, critic, bank: where it starts; they are copied."""
         self.config = config
         self.separator, self.critic, self.bank = copy.deepcopy(separator), copy.deepcopy(critic), copy.deepcopy(bank)
         self.bank.load_state_dict(bank.state_dict())
@@ -56,12 +66,12 @@ class NaiveExperiment:
         pairs: Pairs | None = None
         if now.train_critic:
             with torch.no_grad(), self._autocast():
-                magnitude, *_ = self._separate(batch)
+                magnitude = self._separate(batch).magnitude
             pairs = self._draw(magnitude, batch.step)
             with self._autocast():
                 independent, dependent = self._scores(magnitude.flatten(0, 2), pairs)
             penalty = self.critic.weight_penalty()
-            loss = losses.critic_loss(independent, dependent, penalty, self.config.loss.critic_c)
+            loss = losses.critic_loss(independent, dependent, penalty, c=self.config.loss.critic_c)
             loss.backward()
             self.critic_optimizer.step()
             self.critic_optimizer.zero_grad()
@@ -81,16 +91,17 @@ class NaiveExperiment:
     def _learn_separator(self, batch: Batch, pairs: Pairs | None, now: StepSchedule) -> dict[str, Tensor]:
         settings = self.config.loss
         with self._autocast():
-            magnitude, waves, visual, audio = self._separate(batch)
+            separated = self._separate(batch)
+        magnitude = separated.magnitude
         if pairs is None:
             pairs = self._draw(magnitude, batch.step)
         self.critic.eval()
         with self._autocast():
             independent, dependent = self._scores(magnitude.flatten(0, 2), pairs)
         self.critic.train()
-        separation = losses.separation_loss(waves.sum(2), batch.mixtures, settings.si_snr_cap_db)
+        separation = losses.separation_loss(separated.waves.sum(2), batch.mixtures, settings.si_snr_cap_db)
         independence = losses.independence_loss(independent, dependent)
-        scores = torch.stack([_similarities(picture, audio) for picture in visual])
+        scores = torch.stack([_similarities(picture, separated.audio) for picture in separated.visual])
         consistency = _consistency(scores, settings.temperature, settings.excluded_negatives)
         total = separation + now.lambda_ind * independence + now.lambda_avc * consistency
         total.backward()
@@ -103,8 +114,7 @@ class NaiveExperiment:
             "loss/consistency": consistency.detach(),
         }
 
-    def _separate(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Component magnitudes (B, M, O, F, T) and waves (B, M, O, L), visual (N, D, H, W) and audio (N, D)."""
+    def _separate(self, batch: Batch) -> _Separated:
         separator, front = self.separator, self.separator.spectrogram
         objects = batch.objects
         shape = objects.shape[:3]
@@ -130,7 +140,12 @@ class NaiveExperiment:
         magnitude, phase = spectrum.abs()[:, None, None], spectrum.angle()[:, None, None]
         parts = torch.polar(front.to_linear(mask) * magnitude, phase.expand(*shape, -1, -1)).flatten(0, 2)
         waves = torch.istft(parts, front.n_fft, front.hop, window=front.window, length=batch.mix.shape[-1])
-        return mask * mix_magnitude[:, :, None], waves.unflatten(0, shape), visual_for_loss, fused.audio_embedding
+        return _Separated(
+            magnitude=mask * mix_magnitude[:, :, None],
+            waves=waves.unflatten(0, shape),
+            visual=visual_for_loss,
+            audio=fused.audio_embedding,
+        )
 
     def _visual(self, image: Tensor) -> tuple[Tensor, Tensor]:
         net = self.separator.visual

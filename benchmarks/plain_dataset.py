@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -18,7 +19,15 @@ from ialcms.data.manifest import Manifest
 from ialcms.models.picture_normalisation import IMAGENET_MEAN, IMAGENET_STD
 
 
-class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
+class PlainMix(NamedTuple):
+    """A mix; `DataLoader` stacks the tensors of a batch by name."""
+
+    mix: torch.Tensor  # (L,)
+    mixtures: torch.Tensor  # (M, L)
+    objects: torch.Tensor  # (M, O, 3, crop, crop)
+
+
+class PlainDataset(Dataset[PlainMix]):
     """Samples (mix (L,), mixtures (M, L), objects (M, O, 3, S, S) float32) of the training clips of a prepared tree.
 
     manifest: of the shards that were packed from the tree; says which clips there are and which boxes were kept, so
@@ -26,6 +35,7 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     """
 
     def __init__(self, tree: Path, manifest: Manifest, config: Config, length: int = 1_000_000) -> None:
+        """tree: the prepared data. manifest: for the detections of its clips. length: number of mixes of an epoch."""
         self.tree, self.config, self.length = tree, config, length
         self.clips: dict[str, list[tuple[str, np.ndarray]]] = {}
         for index, clip in enumerate(manifest.clips):
@@ -45,13 +55,13 @@ class PlainDataset(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> PlainMix:
         data = self.config.data
         chosen = random.sample(sorted(self.clips), self.config.clips_per_mix)
         solos, objects = zip(*(self._solo(instrument) for instrument in chosen))
         mixtures = torch.stack(solos).view(data.num_mixtures, data.num_objects, -1).mean(dim=1)
         pictures = torch.stack(objects).view(data.num_mixtures, data.num_objects, 3, data.image_crop, data.image_crop)
-        return mixtures.sum(dim=0), mixtures, pictures
+        return PlainMix(mixtures.sum(dim=0), mixtures, pictures)
 
     def _solo(self, instrument: str) -> tuple[torch.Tensor, torch.Tensor]:
         key, boxes = random.choice(self.clips[instrument])

@@ -27,6 +27,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -142,13 +143,16 @@ def run(recipes: Sequence[Recipe], seeds: Sequence[int], work: Path, *, common: 
             folder = RunFolder(work / recipe.name / f"seed-{seed}")
             folders[recipe.name, seed] = folder
             overrides = [*common, *recipe.overrides, f"seed={seed}", f"name={recipe.name}-{seed}"]
-            _train(folder, configs[recipe.name, seed], [recipe.config, *overrides], ranks)
+            _train(folder, configs[recipe.name, seed], [recipe.config, *overrides], ranks=ranks)
             _evaluate(folder, evaluation, ranks)
     results = {key: read_results(_results(folder, evaluation))[1] for key, folder in folders.items()}
     usable = _scored_everywhere(list(results.values()))
     scored = []
     for recipe in recipes:
-        of_seeds = [[results[recipe.name, seed][mix] for mix in usable] for seed in seeds]
+        of_seeds = []
+        for seed in seeds:
+            of_seed = results[recipe.name, seed]
+            of_seeds.append([of_seed[mix] for mix in usable])
         minutes = [_minutes(folders[recipe.name, seed]) for seed in seeds]
         scored.append(Scored(recipe, _arrays(of_seeds), float(np.mean(minutes))))
     num_mixes = len(next(iter(results.values())))
@@ -156,7 +160,10 @@ def run(recipes: Sequence[Recipe], seeds: Sequence[int], work: Path, *, common: 
 
 
 def _train(folder: RunFolder, config: Config, arguments: list[str], ranks: int) -> None:
-    """Train or resume a run; nothing where it has finished."""
+    """Train or resume a run; nothing where it has finished.
+
+    folder: of the run. config: that it must have. arguments: of `ialcms train`. ranks: number of processes.
+    """
     if folder.config.is_file():
         found = folder.read_config()
         ours, theirs = (binding_fields(c) | {"train.steps": c.train.steps} for c in (config, found))
@@ -210,14 +217,16 @@ def _minutes(folder: RunFolder) -> float:
 
 def _scored_everywhere(runs: Sequence[Sequence[MixResult]]) -> list[int]:
     """Indices of the mixes that all runs scored by both protocols. ValueError where their mixes differ."""
-    identities = {tuple((mix.keys, mix.boxes, mix.starts) for mix in results) for results in runs}
-    if len(identities) > 1:
+
+    def identity(results: Sequence[MixResult]) -> list[tuple[Any, ...]]:
+        return [(mix.keys, mix.boxes, mix.starts) for mix in results]
+
+    def is_scored(mixes: Sequence[MixResult]) -> bool:
+        return all(mix.scores.best and not mix.scores.problem for mix in mixes)
+
+    if any(identity(results) != identity(runs[0]) for results in runs[1:]):
         raise ValueError("the runs were scored on different mixes; give another --work")
-    usable = [
-        index
-        for index, mixes in enumerate(zip(*runs))
-        if all(mix.scores.best and not mix.scores.problem for mix in mixes)
-    ]
+    usable = [index for index, mixes in enumerate(zip(*runs)) if is_scored(mixes)]
     if not usable:
         raise ValueError("no mix could be scored in all runs")
     return usable
@@ -229,12 +238,15 @@ def _arrays(of_seeds: Sequence[Sequence[MixResult]]) -> dict[str, dict[str, np.n
     def mean(sources: Sequence[Scores], metric: str) -> float:
         return float(np.mean([source[metric] for source in sources]))
 
+    def means(attribute: str, metric: str) -> np.ndarray:
+        rows = []
+        for mixes in of_seeds:
+            rows.append([mean(getattr(mix.scores, attribute), metric) for mix in mixes])
+        return np.array(rows)
+
     arrays: dict[str, dict[str, np.ndarray]] = {}
     for protocol, attribute in (("published", "sources"), ("best", "best")):
-        arrays[protocol] = {
-            metric: np.array([[mean(getattr(mix.scores, attribute), metric) for mix in mixes] for mixes in of_seeds])
-            for metric in METRICS
-        }
+        arrays[protocol] = {metric: means(attribute, metric) for metric in METRICS}
     return arrays
 
 
@@ -281,7 +293,9 @@ def make_small_data(folder: Path) -> Path:
     if not (shards / "manifest.json").is_file():
         instruments = ("violin", "flute", "tuba", "xylophone", "accordion")
         make_dataset(folder / "tree", 3, 1, jobs=1, instruments=instruments, show_progress=False)
-        pack(read_index(folder / "tree"), shards, PackOptions(EncodeOptions(dataset=load_dataset("demo")), 16.0), 1)
+        pack(
+            read_index(folder / "tree"), shards, PackOptions(EncodeOptions(dataset=load_dataset("demo")), 16.0), jobs=1
+        )
     return shards
 
 

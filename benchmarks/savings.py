@@ -53,9 +53,9 @@ def cases(batch: int, device: torch.device) -> Iterator[Case]:
     for level, (below, outputs) in enumerate([(8, 4), (4, 2), (2, 1)], start=1):
         shape = (rows // 32 * 2**level, frames // 32 * 2**level)
         x, skip = tensor(count, below * width, *shape), tensor(batch, outputs * width, *shape)
-        yield _shared(f"decoder block {level}", x, skip, outputs * width)
+        yield _shared(f"decoder block {level}", x, skip, outputs=outputs * width)
     x, skip = tensor(count, width, rows // 2, frames // 2), tensor(batch, width, rows // 2, frames // 2)
-    yield _shared("decoder score", x, skip, 1)
+    yield _shared("decoder score", x, skip, outputs=1)
     visual = config.model.visual
     cells = config.data.image_crop // 16
     context = tensor(count, visual.channels, cells, cells)
@@ -63,7 +63,7 @@ def cases(batch: int, device: torch.device) -> Iterator[Case]:
     for level, outputs in enumerate([8, 4, 2, 1], start=1):
         size = (rows // 32 * 2**level, frames // 32 * 2**level)
         yield _style(f"BatchNorm and AdaIN {level}", tensor(count, outputs * width, *size))
-    yield _waves(config.audio, batch, config.data.num_mixtures, config.data.num_objects)
+    yield _waves(config.audio, batch, config.data.num_mixtures, objects=config.data.num_objects)
     yield _loss(tensor(count, count))
     critic = Critic(CriticConfig()).to(device).eval()
     yield from _critic(critic, tensor(count, rows, frames), tensor(count, rows, frames, learns=False))
@@ -80,17 +80,25 @@ def _bottom(sound: Tensor, picture: Tensor, outputs: int) -> Case:
         return F.conv2d(_upsample(torch.cat([everywhere, sound], 1)), conv.weight, padding=1)
 
     inputs = [sound, picture, conv.weight]
-    return Case("decoder block 0, half constant", direct, lambda: conv(sound, constant=picture), inputs, 3, 1)
+    return Case(
+        "decoder block 0, half constant",
+        direct,
+        lambda: conv(sound, constant=picture),
+        inputs=inputs,
+        forwards=3,
+        backwards=1,
+    )
 
 
 def _shared(name: str, x: Tensor, skip: Tensor, outputs: int) -> Case:
+    """A decoder block: x is of each object, skip of each mix. outputs: channels of the result."""
     conv = UpsampledConv2d(x.shape[1] + skip.shape[1], outputs).to(x.device)
 
     def direct() -> Tensor:
         repeated = skip.repeat_interleave(len(x) // len(skip), dim=0)
         return F.conv2d(_upsample(torch.cat([repeated, x], 1)), conv.weight, padding=1)
 
-    return Case(name, direct, lambda: conv(x, skip), [x, skip, conv.weight], forwards=3, backwards=1)
+    return Case(name, direct, lambda: conv(x, skip), inputs=[x, skip, conv.weight], forwards=3, backwards=1)
 
 
 def _beside(context: Tensor, fine: Tensor) -> Case:
@@ -100,7 +108,7 @@ def _beside(context: Tensor, fine: Tensor) -> Case:
         return F.conv2d(torch.cat([_upsample(context), fine], 1), conv.weight, conv.bias, padding=1)
 
     inputs = [context, fine, conv.weight]
-    return Case("visual decoder", direct, lambda: conv(context, fine=fine), inputs, forwards=3, backwards=1)
+    return Case("visual decoder", direct, lambda: conv(context, fine=fine), inputs=inputs, forwards=3, backwards=1)
 
 
 def _style(name: str, x: Tensor) -> Case:
@@ -113,10 +121,13 @@ def _style(name: str, x: Tensor) -> Case:
         return F.instance_norm(norm(x)) * gain[:, :, None, None] + offset[:, :, None, None]
 
     inputs = [x, norm.weight, gain, offset]
-    return Case(name, direct, lambda: scale_instances(x, norm, gain, offset), inputs, forwards=3, backwards=1)
+    return Case(
+        name, direct, lambda: scale_instances(x, norm, gain, offset=offset), inputs=inputs, forwards=3, backwards=1
+    )
 
 
 def _waves(audio: AudioConfig, batch: int, mixtures: int, objects: int) -> Case:
+    """Masks to waves, for `batch` mixes of M `mixtures` and O `objects` each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     front = Spectrogram(audio).to(device)
     mask = torch.rand(batch, mixtures, objects, audio.log_bins, audio.num_frames, device=device, requires_grad=True)
@@ -131,7 +142,7 @@ def _waves(audio: AudioConfig, batch: int, mixtures: int, objects: int) -> Case:
     def ours() -> Tensor:
         return front.istft(front.to_linear(mask.sum(2)) * spectrum[:, None], audio.num_samples)
 
-    return Case("masks and inverse STFT", direct, ours, [mask], forwards=1, backwards=1)
+    return Case("masks and inverse STFT", direct, ours, inputs=[mask], forwards=1, backwards=1)
 
 
 def _loss(scores: Tensor) -> Case:
@@ -139,7 +150,7 @@ def _loss(scores: Tensor) -> Case:
         "consistency loss from similarities",
         lambda: _consistency(scores, 0.3, 6),
         lambda: losses.consistency_loss(scores),
-        [scores],
+        inputs=[scores],
         forwards=1,
         backwards=1,
     )
@@ -164,15 +175,15 @@ def _critic(critic: Critic, own: Tensor, partners: Tensor) -> Iterator[Case]:
     yield Case(
         "critic learning: components once, not pairs",
         lambda: every_pair(detached),
-        lambda: critic(detached, pairs, False, partners),
-        learned,
+        lambda: critic(detached, pairs, False, partners=partners),
+        inputs=learned,
         forwards=3,
         backwards=3,
     )
 
     def frozen() -> Tensor:
         critic.requires_grad_(False)
-        scores: Tensor = critic(own, pairs, False, partners)
+        scores: Tensor = critic(own, pairs, False, partners=partners)
         critic.requires_grad_(True)
         return scores
 
@@ -180,7 +191,7 @@ def _critic(critic: Critic, own: Tensor, partners: Tensor) -> Iterator[Case]:
         "frozen critic: also no gradient of weights and partners",
         lambda: every_pair(own),
         frozen,
-        [own, *learned],
+        inputs=[own, *learned],
         forwards=1,
         backwards=1,
     )
@@ -191,11 +202,14 @@ def _normalisation(norm: SpectralNorm, weight: Tensor) -> Case:
         sigma = torch.dot(norm.u.clone(), weight.flatten(1) @ norm.v.clone())
         return weight / sigma
 
-    return Case("spectral norm, largest layer", direct, lambda: norm(weight), [weight], forwards=3, backwards=3)
+    return Case("spectral norm, largest layer", direct, lambda: norm(weight), inputs=[weight], forwards=3, backwards=3)
 
 
 def _adam(parameters: list[Tensor]) -> Case:
-    optimizers = [torch.optim.Adam([p.detach().requires_grad_() for p in parameters], fused=f) for f in (None, True)]
+    optimizers = []
+    for fused in (None, True):
+        copies = [parameter.detach().requires_grad_() for parameter in parameters]
+        optimizers.append(torch.optim.Adam(copies, fused=fused))
     for optimizer in optimizers:
         for parameter in optimizer.param_groups[0]["params"]:
             parameter.grad = torch.randn_like(parameter)
@@ -205,11 +219,14 @@ def _adam(parameters: list[Tensor]) -> Case:
         return torch.zeros(())
 
     direct, ours = ((lambda optimizer=optimizer: step(optimizer)) for optimizer in optimizers)
-    return Case("Adam, both networks", direct, ours, [], forwards=2, backwards=0)
+    return Case("Adam, both networks", direct, ours, inputs=[], forwards=2, backwards=0)
 
 
 def best(form: Form, inputs: Sequence[Tensor], repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds of the forward and of the backward pass."""
+    """Seconds of the forward and of the backward pass.
+
+    inputs: that get gradients. repeats: of which the fastest counts. clock: seconds, when the device is done.
+    """
     forward, backward = [], []
     for _ in range(repeats):
         start = clock()
@@ -241,7 +258,7 @@ def main() -> None:
     print("| saving | forward, direct -> ours, ms | backward | ms a cycle saved |")
     print("|---|---|---|---|")
     for case in cases(options.batch, device):
-        direct, ours = (best(form, case.inputs, options.repeats, clock) for form in (case.direct, case.ours))
+        direct, ours = (best(form, case.inputs, options.repeats, clock=clock) for form in (case.direct, case.ours))
         saved = case.forwards * (direct[0] - ours[0]) + case.backwards * (direct[1] - ours[1])
         cells = [
             f"{1e3 * a:.0f} -> {1e3 * b:.0f}" if a >= 0.0095 else f"{1e3 * a:.1f} -> {1e3 * b:.1f}"

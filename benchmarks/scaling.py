@@ -114,6 +114,10 @@ def _run_world(world: int) -> dict[str, RealStep]:
 
 
 def _one_rank(rank: int, world: int, port: int, folder: str) -> None:
+    """Process of a rank that trains on the CPU and writes what it sent to `folder`.
+
+    world: number of ranks. port: of rank 0.
+    """
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     os.environ |= {
@@ -143,7 +147,10 @@ def _largest(ranks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sent: Counter[str] = Counter()
     for rank in ranks:
         sent |= Counter(rank["sent"])
-    return {"sent": dict(sent), **{key: max(rank[key] for rank in ranks) for key in ("messages", "grown_mb")}}
+    largest: dict[str, Any] = {"sent": dict(sent)}
+    for key in ("messages", "grown_mb"):
+        largest[key] = max(rank[key] for rank in ranks)
+    return largest
 
 
 # ---- full size
@@ -162,7 +169,10 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
 
 
 def _null_gpu(folder: Path, world: int, mixes: int, *, overrides: Sequence[str]) -> dict[str, Measured]:
-    """By kind of step. folder: of the compiled library. overrides: of the configuration."""
+    """By kind of step. folder: of the compiled library. overrides: of the configuration.
+
+    world: number of ranks. mixes: of a rank in a step.
+    """
     out = folder / "counts.json"
     command = ["-m", "tests.null_gpu.count_steps", str(folder), "--world", str(world), "--mixes", str(mixes)]
     command += ["--config", "configs/duet.yaml", "--json", str(out), *overrides]
@@ -182,7 +192,10 @@ def _unreduced(sent: float, world: int) -> float:
 
 
 def _measured(step: dict[str, Any], world: int, mixes: int, *, gradients: dict[str, float]) -> Measured:
-    """step: of `tests.null_gpu.count_steps`. gradients: bytes by network, which are taken out of the all-reduces."""
+    """step: of `tests.null_gpu.count_steps`. gradients: bytes by network, which are taken out of the all-reduces.
+
+    world: number of ranks. mixes: of a rank in a step.
+    """
     count = {kind: float(step["counts"].get(kind, 0)) for kind in KINDS}
     num_bytes = {kind: float(step["bytes"].get(kind, 0)) for kind in KINDS}
     num_bytes["all-to-all"] += float(step["bytes"].get("send", 0))
@@ -250,8 +263,11 @@ class _Predictor:
     """What a step sends for any number of ranks and mixes."""
 
     def __init__(self, runs: dict[tuple[int, int], dict[str, Measured]]) -> None:
-        self._steps = {step: [by_step[step] for by_step in runs.values()] for step in (BOTH, CRITIC)}
-        self._fits = {step: {kind: model.fit(m, kind) for kind in KINDS} for step, m in self._steps.items()}
+        self._steps, self._fits = {}, {}
+        for step in (BOTH, CRITIC):
+            measured = [by_step[step] for by_step in runs.values()]
+            self._steps[step] = measured
+            self._fits[step] = {kind: model.fit(measured, kind) for kind in KINDS}
 
     def __call__(self, mixes: float, world: int) -> dict[str, Sent]:
         return {step: self._sent(step, mixes, world) for step in self._steps}

@@ -154,8 +154,8 @@ def cycle(sent: dict[str, Sent], mixes: float, world_size: int, *, rank: Rank, c
             gradients += times * max(exposed, last)
         for kind in KINDS:
             count, num_bytes = sent[step].count.get(kind, 0), sent[step].num_bytes.get(kind, 0.0)
-            others += times * 1e3 * collective_s(kind, num_bytes, count, world_size, cluster=cluster)
-    return Cycle(compute, _pairs_ms(rank, mixes, world_size), gradients if world_size > 1 else 0.0, others)
+            others += times * 1e3 * collective_s(kind, num_bytes, count, world_size=world_size, cluster=cluster)
+    return Cycle(compute, _pairs_ms(rank, mixes, world_size), gradients if world_size > 1 else 0.0, others=others)
 
 
 def _pairs_ms(rank: Rank, mixes: float, world_size: int) -> float:

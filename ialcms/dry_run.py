@@ -34,7 +34,7 @@ def dry_run(config: Config, folder: RunFolder, ranks: Ranks) -> str:
     kinds = _kinds(config)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     manifest = open_manifest(config.data.shards)
-    batches = train_batches(config, manifest, 0, ranks.rank, ranks.world_size, ranks.device)
+    batches = train_batches(config, manifest, 0, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     with closing(batches):
         while any(len(timed) < 2 for timed in seconds.values()):
             batch = next(batches)

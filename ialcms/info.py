@@ -45,7 +45,7 @@ def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = 
         raise ValueError(f"--plan is {step}; steps are counted from 0")
     check_world_size(config, ranks)
     manifest, batch = open_manifest(config.data.shards), config.train.global_batch
-    plan = Plan(manifest, config.data, config.audio, config.seed, batch)
+    plan = Plan(manifest, config.data, config.audio, seed=config.seed, num_lanes=batch)
     data, seconds = config.data, config.audio.num_samples / config.audio.sample_rate
     lines = [
         f"step {step}, after {step} finished ones: {batch} mixes of {data.num_mixtures} x {data.num_objects} clips "
@@ -58,7 +58,7 @@ def describe_plan(config: Config, step: int, ranks: int = 1, read_clips: bool = 
         mix = plan.mix(lane, step)
         if read_clips:
             made = make_mix(
-                plan, ClipStore(manifest, len(mix.clips), data.image_resize), lane, step, empty_arrays(plan)
+                plan, ClipStore(manifest, len(mix.clips), data.image_resize), lane, draw=step, out=empty_arrays(plan)
             )
             mix = PlannedMix(lane, step, made.clips)
             replaced += [f"replaced in lane {lane}: {reason}" for reason in made.bad.values()]
@@ -87,7 +87,11 @@ def _plan_of_mix(config: Config, manifest: Manifest, mix: PlannedMix) -> Iterato
 
 def _aligned(rows: list[list[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:<{width}}" for cell, width in zip(row, widths)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _window(config: Config, planned: PlannedClip, num_samples: int) -> str:
@@ -158,7 +162,8 @@ def _schedule(config: Config) -> list[str]:
         ("lambda_avc", loss.lambda_avc, loss.lambda_avc_steps),
     ):
         if final:
-            points = [f"{ramp(step, final, steps):g} from step {step}" for step in (0, *(s + 1 for s in steps))]
+            changes = [0, *(step + 1 for step in steps)]
+            points = [f"{ramp(step, final, steps):g} from step {step}" for step in changes]
             lines.append(f"{name}: {', '.join(points)}")
     return lines
 
@@ -168,7 +173,9 @@ def _nth(interval: int) -> str:
 
 
 def _coverage(config: Config, manifest: Manifest) -> list[str]:
-    Plan(manifest, config.data, config.audio, config.seed, config.train.global_batch)  # checks the instruments
+    Plan(
+        manifest, config.data, config.audio, seed=config.seed, num_lanes=config.train.global_batch
+    )  # checks the instruments
     names = config.data.instruments or tuple(manifest.instruments())
     splits = ("train", "val", "test")
     size = sum(shard.num_bytes for shard in manifest.shards) / 1e6
@@ -194,10 +201,10 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
         manifest,
         options.split,
         options.num_sources,
-        options.draws,
-        options.seed,
-        options.seconds,
-        config.data.instruments,
+        draws=options.draws,
+        seed=options.seed,
+        seconds=options.seconds,
+        instruments=config.data.instruments,
     )
     lines.append(f"evaluation: {len(mixes)} {options.num_sources}-mixes of the split '{options.split}'")
     return lines

@@ -64,7 +64,7 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched:
         )
     if world_size == 1:
         local_rank, local_size = local_rank or 0, 1
-    return Launched(rank, world_size, True, local_rank, local_size)
+    return Launched(rank, world_size, True, local_rank=local_rank, local_world_size=local_size)
 
 
 def adopt_launcher() -> None:

@@ -71,6 +71,7 @@ class Lease:
     """
 
     def __init__(self, folder: Path, purpose: str, option: str, *, name: str, unwritable: str = "") -> None:
+        """For the arguments see the class."""
         self.folder, self.option, self.name = folder, option, name
         self._unwritable = f"{unwritable} {folder}" if unwritable else f"{name} {folder} cannot be written"
         self._path = folder / FILE_NAME
@@ -78,10 +79,10 @@ class Lease:
             secrets.token_hex(8),
             purpose,
             platform.node() or "an unnamed host",
-            os.getpid(),
-            _machine(),
-            _born(os.getpid()),
-            time.strftime("%Y-%m-%d %H:%M:%S"),
+            process=os.getpid(),
+            machine=_machine(),
+            born=_born(os.getpid()),
+            since=time.strftime("%Y-%m-%d %H:%M:%S"),
         )
         self._count = 0
         self._made: list[Path] = []  # folders, innermost first

@@ -154,7 +154,10 @@ def _row_loss(scores: Tensor, temperature: float, excluded: int) -> Tensor:
 
 
 def critic_loss(independent: Tensor, dependent: Tensor, weight_penalty: Tensor, c: float = 1.0) -> Tensor:
-    """||w||^2 + C * (mean max(0, 1 - score) over independent + mean max(0, 1 + score) over dependent pairs)."""
+    """||w||^2 + C * (mean max(0, 1 - score) over independent + mean max(0, 1 + score) over dependent pairs).
+
+    independent, dependent: scores of the pairs. weight_penalty: ||w||^2. c: C.
+    """
     hinge = mean_score(torch.relu(1 - independent)) + mean_score(torch.relu(1 + dependent))
     return weight_penalty + c * hinge
 

@@ -127,7 +127,10 @@ def _start_process(assets: multiprocessing.queues.SimpleQueue) -> None:
 def map_threads(
     function: Callable[[Item], Result], items: Sequence[Item], jobs: int, description: str, unit: str
 ) -> list[Result]:
-    """`map` on `jobs` threads with a progress bar: for work that waits for a file system."""
+    """`map` on `jobs` threads with a progress bar: for work that waits for a file system.
+
+    function: of one of the `items`. description, unit: of the bar.
+    """
     with Progress(len(items), description, unit) as progress, ThreadPoolExecutor(jobs) as executor:
         results = []
         for result in executor.map(function, items):
@@ -143,6 +146,8 @@ def map_ordered(
 
     `assets`, as many as jobs, are handed out one to a process. With one job everything runs in this process. Raises
     ValueError when a process dies (memory, a signal).
+
+    function: of an item.
     """
     assert len(assets) in (0, jobs)
     if jobs <= 1:

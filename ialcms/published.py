@@ -222,7 +222,7 @@ def load_into(
         matched[name] = ours
     filled = set(matched.values())
     missing = [name for name in targets if name not in filled]
-    return Account(matched, unexpected, missing, misshapen)
+    return Account(matched, unexpected, missing, misshapen=misshapen)
 
 
 def _tensor(array: Any) -> Tensor | None:

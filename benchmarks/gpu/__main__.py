@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "minutes": options.minutes,
     }
     with log, tempfile.TemporaryDirectory(prefix="gpu-benchmark-", ignore_cleanup_errors=True) as work:
-        run = _Run(parts, options.out, Path(work), about, log, began + 60 * options.minutes)
+        run = _Run(parts, options.out, Path(work), about=about, log=log, deadline=began + 60 * options.minutes)
         signal.signal(signal.SIGTERM, run.interrupt)
         try:
             run.all()
@@ -97,6 +97,9 @@ class _Run:
     def __init__(
         self, parts: Sequence[Part], out: Path, work: Path, about: dict[str, Any], log: IO[str], deadline: float
     ) -> None:
+        """out: folder of the results. work: folder of temporary files. about: the machine and the options, for the
+        results. log: of what the parts print. deadline: on the monotonic clock, in seconds.
+        """
         self._left, self._out, self._work, self._about = list(parts), out, work, about
         self._log, self._deadline, self._device = log, deadline, str(about["device"])
         self._began = deadline - 60 * float(about["minutes"])
@@ -124,13 +127,13 @@ class _Run:
             if not reason and seconds < 2:
                 reason = "no time is left"
             if reason:
-                self._add(Outcome(part.key, part.title, "left out", reason))
+                self._add(Outcome(part.key, part.title, "left out", reason=reason))
                 continue
             self._run_part(part, seconds)
 
     def leave_out(self, reason: str) -> None:
         for part in self._left:
-            self.outcomes.append(Outcome(part.key, part.title, "left out", reason))
+            self.outcomes.append(Outcome(part.key, part.title, "left out", reason=reason))
         self._left.clear()
         self._write()
 

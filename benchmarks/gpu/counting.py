@@ -22,7 +22,10 @@ _SYNCHRONISATIONS = re.compile(r"^(cuda|cu)(\w*Synchronize|Memcpy|MemcpyDtoH\w*|
 
 
 def count_step(recorder: Recorder, label: str, step: Any, device: torch.device) -> None:
-    """Record what one step makes the host do."""
+    """Record what one step makes the host do.
+
+    label: how the lines begin. device: that the step runs on.
+    """
     _, own_waits = _profiled(lambda: None, device)  # the profiler itself waits for the device at its end
     profiler, counts = _profiled(step, device)
     operations = sum(count for name, count in counts.items() if name.startswith("aten::"))

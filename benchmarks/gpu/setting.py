@@ -45,7 +45,10 @@ class Recorder:
         return self._deadline - time.monotonic()
 
     def add(self, name: str, value: float | int | str | bool | None, unit: str = "", note: str = "") -> None:
-        """One line of the table; value None: it could not be measured, and the note says why."""
+        """One line of the table; value None: it could not be measured, and the note says why.
+
+        name: of what was measured. unit: of the value.
+        """
         if isinstance(value, float) and not math.isfinite(value):
             value, note = None, f"not a finite number: {value}; {note}".rstrip("; ")
         row = {"name": name, "value": value, "unit": unit, "note": note}

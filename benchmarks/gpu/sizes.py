@@ -41,7 +41,10 @@ def has_field(name: str) -> bool:
 
 
 def make_batch(config: Config, step: int, device: torch.device, lanes: int | None = None) -> Batch:
-    """Noise on `device`. lanes: mixes of this rank, by default the whole global batch."""
+    """Noise on `device`. lanes: mixes of this rank, by default the whole global batch.
+
+    config: for the shapes. step: number of the batch.
+    """
     generator = torch.Generator().manual_seed(step)
     count = config.train.global_batch if lanes is None else lanes
     mixtures, objects = config.data.num_mixtures, config.data.num_objects
@@ -49,4 +52,4 @@ def make_batch(config: Config, step: int, device: torch.device, lanes: int | Non
     shape = (count, mixtures, objects, 3, config.data.image_crop, config.data.image_crop)
     pictures = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     keys = [("noise",)] * count
-    return Batch(step, waves.sum(1).to(device), waves.to(device), pictures.to(device), keys, {})
+    return Batch(step, waves.sum(1).to(device), waves.to(device), objects=pictures.to(device), keys=keys, bad={})

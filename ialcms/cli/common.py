@@ -16,6 +16,8 @@ def add_verb(
 
     name: as it is typed. func: runs it, from the parsed arguments to the exit code. help: a line without a full stop.
     examples: command lines, shown at the end of `--help`.
+
+    verbs: of the parser that the verb is added to.
     """
     parser: argparse.ArgumentParser = verbs.add_parser(
         name,

@@ -26,5 +26,5 @@ def add_demo(verbs: argparse._SubParsersAction) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from ialcms.demo.pipeline import run_demo
 
-    run_demo(args.data, args.folder, args.supervised, args.workers, args.overrides)
+    run_demo(args.data, args.folder, args.supervised, ranks=args.workers, overrides=args.overrides)
     return 0

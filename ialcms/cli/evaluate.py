@@ -77,7 +77,7 @@ def _evaluate(args: argparse.Namespace) -> int:
             evaluate(config, source, ranks, out=out, mix_list=args.mixes)
         elif ranks.is_first:
             with lease_of(out):
-                print(f"report: {rewrite_page(config, source, ranks.device, out)}")
+                print(f"report: {rewrite_page(config, source, ranks.device, out=out)}")
     return 0
 
 

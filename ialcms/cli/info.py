@@ -31,7 +31,7 @@ def _info(args: argparse.Namespace) -> int:
     else:
         config = load_config(args.config, args.overrides)
     if args.plan is not None:
-        print(describe_plan(config, args.plan, args.workers, args.read_clips))
+        print(describe_plan(config, args.plan, args.workers, read_clips=args.read_clips))
     else:
         print(describe(config, args.workers))
     return 0

@@ -30,5 +30,5 @@ def _pretrain(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     weights = [Path(config.model.visual.weights)] if config.model.visual.weights else []
     refuse_overwriting([args.out], [args.config, *weights], "name another file")
-    print(f"backbone: {pretrain(config, args.out, args.steps, args.batch)} -> {args.out}")
+    print(f"backbone: {pretrain(config, args.out, args.steps, batch_pictures=args.batch)} -> {args.out}")
     return 0

@@ -76,5 +76,5 @@ def _train(args: argparse.Namespace) -> int:
             if ranks.is_first:
                 print(text)
             return 0
-        train(config, folder, ranks, args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
+        train(config, folder, ranks, resume=args.resume, weights=args.init_from, profiled_steps=args.profile or 0)
     return 0

@@ -30,7 +30,7 @@ class Facts:
     counts_steps: bool = False  # a number of steps of `train.reference_batch` mixes: see large_batch.py
 
 
-def option(
+def option(  # noqa: PLR0913 - the facts of a field, all by keyword
     default: Value,
     meaning: str,
     *,
@@ -41,7 +41,11 @@ def option(
     may_differ: bool = False,
     counts_steps: bool = False,
 ) -> Value:
-    """A field with its default and its facts (see `Facts`), for the dataclasses of the schema."""
+    """A field with its default and its facts (see `Facts`), for the dataclasses of the schema.
+
+    default: its type is the field's. meaning, may_be_zero, largest, choices, may_change, may_differ, counts_steps: as
+    in `Facts`.
+    """
     facts = Facts(
         meaning,
         may_be_zero=may_be_zero,
@@ -84,4 +88,4 @@ def fields_of(kind: type, prefix: str = "", may_change: bool = False) -> Iterato
             facts: Facts = item.metadata[_FACTS]
             if may_change:
                 facts = dataclasses.replace(facts, may_change=True)
-            yield Field(name, hints[item.name], item.default, facts)
+            yield Field(name, hints[item.name], item.default, facts=facts)

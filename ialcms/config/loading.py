@@ -58,7 +58,7 @@ def from_dict(values: dict[str, Any], source: str = "configuration") -> Config:
 
     Numbers of steps come out for `train.global_batch` (see large_batch.py).
     """
-    config: Config = _build(Config, values, "", source)
+    config: Config = _build(Config, values, "", source=source)
     check(config)
     return at_global_batch(config)
 
@@ -83,6 +83,10 @@ def _kind_of(name: str) -> Any:
 
 
 def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
+    """A dataclass `kind` from a section of YAML.
+
+    prefix: full name of the section with a dot, source: both for messages.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{source}: '{prefix.rstrip('.')}' must be a section of key: value pairs, not {shown(values)}")
     hints = typing.get_type_hints(kind)
@@ -95,15 +99,18 @@ def _build(kind: Any, values: Any, prefix: str, source: str) -> Any:
         hinted = hints[key]
         name = prefix + key
         built[key] = (
-            _build(hinted, value, f"{name}.", source)
+            _build(hinted, value, f"{name}.", source=source)
             if dataclasses.is_dataclass(hinted)
-            else _convert(hinted, value, name, source)
+            else _convert(hinted, value, name, source=source)
         )
     return kind(**built)
 
 
 def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
-    """Check a YAML value against a field's type; ints pass as floats, YAML's '1e-4' (a string there) too."""
+    """Check a YAML value against a field's type; ints pass as floats, YAML's '1e-4' (a string there) too.
+
+    kind: the type. name, source: of the field and of the file, for messages.
+    """
     origin = typing.get_origin(kind)
     if origin is tuple:
         kinds = typing.get_args(kind)
@@ -113,9 +120,9 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
             kinds = (kinds[0],) * len(value)
         if len(kinds) != len(value):
             raise ValueError(f"{source}: {name} has {len(value)} values; it needs {len(kinds)}")
-        return tuple(_convert(k, v, name, source) for k, v in zip(kinds, value))
+        return tuple(_convert(k, v, name, source=source) for k, v in zip(kinds, value))
     if origin in (types.UnionType, typing.Union):
-        return _convert_union(kind, value, name, source)
+        return _convert_union(kind, value, name, source=source)
     if isinstance(value, int) and value.bit_length() > 63:
         raise ValueError(f"{source}: {name} is {shown(value)}; give a number that 64 bits can hold")
     if kind is float and not isinstance(value, bool):
@@ -133,13 +140,16 @@ def _convert(kind: Any, value: Any, name: str, source: str) -> Any:
 
 
 def _convert_union(kind: Any, value: Any, name: str, source: str) -> Any:
-    """Of a type and words that may be given instead, like `int | Literal["auto"]`."""
+    """Of a type and words that may be given instead, like `int | Literal["auto"]`.
+
+    kind: the union. name, source: of the field and of the file, for messages.
+    """
     first, *others = typing.get_args(kind)
     words = [word for other in others for word in typing.get_args(other)]
     if value in words:
         return value
     try:
-        return _convert(first, value, name, source)
+        return _convert(first, value, name, source=source)
     except ValueError as error:
         hint = nearest(value, words) if isinstance(value, str) else ""
         raise ValueError(f"{error} or {' or '.join(words)}{hint}") from None

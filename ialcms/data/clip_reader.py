@@ -47,7 +47,7 @@ class LoadedClip:
         if number not in self.frames:
             raise BadClip(f"{self.name}: row {row} of its detections names frame {number}, which it does not have")
         where = f"{self.name}: frame {number}, row {row} of its detections"
-        return object_picture(self.frames[number], self.detections[row], resize, where)
+        return object_picture(self.frames[number], self.detections[row], resize, where=where)
 
 
 class ReadBuffer:
@@ -109,8 +109,8 @@ def read_clip(
         elif number is not None and (wanted is None or number in wanted):
             frames[number] = bytes(content)
     first, count = samples or (0, clip.num_samples)
-    wave = _decode_sound(name, clip, manifest, sound, first, count)
-    return LoadedClip(name, wave, detections, frames)
+    wave = _decode_sound(name, clip, manifest, content=sound, first=first, count=count)
+    return LoadedClip(name, wave, detections, frames=frames)
 
 
 def _dotted(names: Sequence[str]) -> str:
@@ -188,7 +188,10 @@ def _members(path: Path, clip: Clip, raw: memoryview) -> dict[str, bytes | memor
 def _decode_sound(
     name: str, clip: Clip, manifest: Manifest, content: bytes | memoryview, first: int, count: int
 ) -> np.ndarray:
-    """(count,) samples from `first` on, fewer at the end."""
+    """(count,) samples from `first` on, fewer at the end.
+
+    content: of the sound file called `name`. clip, manifest: for the length and the rate that it must have.
+    """
 
     try:
         sound = parse_sound(content, first, count)

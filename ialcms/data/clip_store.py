@@ -96,7 +96,7 @@ class ClipStore:
     def _read(self, index: int, rows: Iterable[int], samples: tuple[int, int] | None = None) -> LoadedClip:
         self.num_reads += 1
         try:
-            return read_clip(self.manifest, index, rows, samples, self._buffer)
+            return read_clip(self.manifest, index, rows, samples=samples, buffer=self._buffer)
         except BadClip as error:
             self._bad[index] = str(error)
             raise

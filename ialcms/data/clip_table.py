@@ -227,12 +227,10 @@ class TableBuilder:
             self._numbers[field].append(narrowed(np.array(columns[field], np.int64)))
 
     def build(self) -> ClipTable:
-        return ClipTable(
-            _joined_texts(self._keys),
-            {field: _joined(codes) for field, codes in self._codes.items()},
-            {field: Texts.of(known) for field, known in self._known.items()},
-            {field: _joined(numbers) for field, numbers in self._numbers.items()},
-        )
+        codes = {field: _joined(parts) for field, parts in self._codes.items()}
+        names = {field: Texts.of(known) for field, known in self._known.items()}
+        numbers = {field: _joined(parts) for field, parts in self._numbers.items()}
+        return ClipTable(_joined_texts(self._keys), codes, names, numbers=numbers)
 
 
 def _check_kind(field: str, values: Sequence[Any], kind: type[int] | type[str]) -> None:

@@ -18,12 +18,14 @@ def deal(
 
     Sorted by instrument, the clips go to the draws one after the other, which puts those of an instrument in different
     draws. Then clips at random slots are exchanged where that leaves the instruments of both draws different.
+
+    key: of the random numbers.
     """
     codes = np.unique(instruments)
     codes = codes[permutation(len(codes), *key, "instruments")]
     clips_of = [window[instruments == code] for code in codes]
     weights = np.array([len(clips) if balance == "clips" else 1 for clips in clips_of])
-    quotas = split_slots(weights, draws, draws * clips_per_draw, float(uniforms(1, *key, "quotas")[0]))
+    quotas = split_slots(weights, draws, draws * clips_per_draw, number=float(uniforms(1, *key, "quotas")[0]))
     dealt: list[int] = []
     dealt_codes: list[int] = []
     for code, clips, quota in zip(codes.tolist(), clips_of, quotas.tolist()):

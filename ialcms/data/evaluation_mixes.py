@@ -40,7 +40,7 @@ class EvaluationItem:
     pictures: np.ndarray  # (M, P, 3, crop, crop) uint8, centre crops, not mirrored; the mix's own detection first
 
 
-def list_mixes(
+def list_mixes(  # noqa: PLR0913 - options of a public function
     manifest: Manifest,
     split: str,
     num_sources: int,
@@ -54,11 +54,15 @@ def list_mixes(
     seconds: length of the mixes; the window of a longer clip starts at random. A combination uses every clip of an
     instrument once before it uses one again. The list depends on nothing but the arguments. Raises ValueError when the
     split has fewer instruments than a mix needs.
+
+    manifest: of the clips. seed: of clips, detections and windows.
     """
     table = manifest.table
     selected = select_clips(manifest, split, instruments)
     names_of_split = table.distinct("instrument", selected)
-    require_instruments(manifest, split, names_of_split, num_sources, "eval.num_sources or data.num_mixtures")
+    require_instruments(
+        manifest, split, names_of_split, needed=num_sources, fields="eval.num_sources or data.num_mixtures"
+    )
     by_instrument = {name: selected[table.is_any("instrument", [name])[selected]] for name in names_of_split}
     num_samples = round(seconds * manifest.sample_rate)
     mixes: list[EvaluationMix] = []
@@ -73,7 +77,7 @@ def list_mixes(
                 int(u * max(int(table.numbers["num_samples"][clip]) - num_samples + 1, 1))
                 for u, clip in zip(numbers[1], clips)
             ]
-            mixes.append(EvaluationMix(len(mixes), tuple(clips), tuple(rows), tuple(starts)))
+            mixes.append(EvaluationMix(len(mixes), tuple(clips), tuple(rows), starts=tuple(starts)))
     return mixes
 
 
@@ -84,21 +88,23 @@ def load_mix(
 
     num_pictures: P, of each object: the detection of the mix, and others spread evenly over the clip's detections. A
     clip that has fewer gives some of them more than once.
+
+    mix: of the `manifest`. data: for the size of pictures. num_samples: length of the mix.
     """
     offset = (data.image_resize - data.image_crop) // 2
     centre = slice(offset, offset + data.image_crop)
     sources, pictures = [], []
     for index, row, start in zip(mix.clips, mix.rows, mix.starts):
         rows = picture_rows(manifest.clips[index].num_boxes, row, num_pictures)
-        clip = read_clip(manifest, index, sorted(set(rows)), (start, num_samples))
+        clip = read_clip(manifest, index, sorted(set(rows)), samples=(start, num_samples))
         sources.append(clip.window(0, num_samples))
         pictures.append(np.stack([clip.picture(row, data.image_resize)[:, centre, centre] for row in rows]))
     return EvaluationItem(
         mix,
         tuple(manifest.clips[index].key for index in mix.clips),
         tuple(manifest.clips[index].instrument for index in mix.clips),
-        np.stack(sources),
-        np.stack(pictures),
+        sources=np.stack(sources),
+        pictures=np.stack(pictures),
     )
 
 

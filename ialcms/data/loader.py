@@ -87,9 +87,9 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
             step,
             torch.empty(len(lanes), self.plan.audio.num_samples),
             torch.empty(len(lanes), data.num_mixtures, self.plan.audio.num_samples),
-            torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
-            [],
-            {},
+            objects=torch.empty(len(lanes), *objects_shape(data), dtype=torch.uint8),
+            keys=[],
+            bad={},
         )
         manifest = self.plan.manifest
         if isinstance(manifest, RemoteManifest) and (step == self.start_step or step % self.plan.draws_per_round == 0):
@@ -97,7 +97,7 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
                 manifest.prefetch(self.plan.shards_to_prefetch(lane, step))
         mix, mixtures, objects = batch.mix.numpy(), batch.mixtures.numpy(), batch.objects.numpy()
         for row, lane in enumerate(lanes):
-            made_of = make_mix(self.plan, store, lane, step, MixArrays(mix[row], mixtures[row], objects[row]))
+            made_of = make_mix(self.plan, store, lane, draw=step, out=MixArrays(mix[row], mixtures[row], objects[row]))
             batch.keys.append(made_of.keys)
             batch.bad.update(made_of.bad)
         return batch
@@ -116,6 +116,8 @@ def load(
     num_workers: at most the number of lanes; 0: everything in this process. prefetch: parts that each process
     prefetches. For a GPU, batches are joined in page-locked memory and copied in threads of their own, beside the
     training step. Raises ValueError when a process met one, RuntimeError when a process died.
+
+    plan: of all lanes.
     """
     assert num_workers <= len(lanes)
     is_gpu = device.type == "cuda"
@@ -124,6 +126,7 @@ def load(
 
 
 def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Generator[Batch]:
+    """Batches of all `parts`, in order. pin: join them in page-locked memory. num_workers, prefetch: as in `load`."""
     if num_workers == 0:
         for part in parts:
             yield _join([part], pin)
@@ -161,7 +164,7 @@ def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Gen
                 error.strerror,
                 SHARED_MEMORY,
             )
-        yield from _joined(parts, 0, prefetch, pin)
+        yield from _joined(parts, 0, prefetch, pin=pin)
         return
     processes = iterator._workers
     kill = partial(_kill, processes)
@@ -225,10 +228,10 @@ def _join(parts: list[Batch | PipedPart | Failure], pin: bool) -> Batch:
         step,
         merge([part.mix for part in good]),
         merge([part.mixtures for part in good]),
-        merge([part.objects for part in good]),
-        keys,
-        {key: line for part in good for key, line in part.bad.items()},
-        sum(part.cached_bytes for part in good),
+        objects=merge([part.objects for part in good]),
+        keys=keys,
+        bad={key: line for part in good for key, line in part.bad.items()},
+        cached_bytes=sum(part.cached_bytes for part in good),
     )
 
 

@@ -108,7 +108,7 @@ def write_manifest(manifest: Manifest) -> Path:
                     file.write(piece.encode())
                     sha256.update(piece.encode())
             # Before the JSON has its name: a kill in between leaves columns that no manifest.json fits.
-            write_columns(columns_of(path), manifest.table, values, sha256.hexdigest())
+            write_columns(columns_of(path), manifest.table, values, manifest_sha256=sha256.hexdigest())
     except OSError as error:
         raise ValueError(
             f"cannot write {path}: {error.strerror or error}; make room or choose another folder"
@@ -186,7 +186,7 @@ def _mapped(columns: Path, folder: Path) -> Manifest:
     found = map_columns(columns)
     shards = tuple(Shard(**shard) for shard in found.values["shards"])
     rate, info = found.values["sample_rate"], found.values["info"]
-    check_manifest_values(rate, info, shards, found.table)
+    check_manifest_values(rate, info, shards, clips=found.table)
     return Manifest(folder, rate, shards, clips=found.table, info=info, digest=found.manifest_sha256[:16])
 
 
@@ -196,7 +196,7 @@ def _from_json(path: Path) -> Manifest:
         values = parsed.values
         shards = tuple(Shard(**shard) for shard in values["shards"])
         rate, info = values["sample_rate"], values["info"]
-        check_manifest_values(rate, info, shards, parsed.table)
+        check_manifest_values(rate, info, shards, clips=parsed.table)
     except OtherFormat as error:
         if error.version is None:
             raise ValueError(f"{path} is not a manifest of {FORMAT}; write one with 'ialcms data pack'") from None
@@ -207,7 +207,7 @@ def _from_json(path: Path) -> Manifest:
         raise ValueError(f"{path} is damaged ({one_line(error)}); {_REMAKE}") from error
     table = parsed.table
     if path.stat().st_size >= _FEW_BYTES:
-        table = _cached(table, header_values(rate, info, shards), parsed.sha256, path)
+        table = _cached(table, header_values(rate, info, shards), parsed.sha256, path=path)
     return Manifest(path.parent, rate, shards, clips=table, info=info, digest=parsed.sha256[:16])
 
 
@@ -218,7 +218,7 @@ def _cached(table: ClipTable, values: dict[str, Any], sha256: str, path: Path) -
     """
     with contextlib.suppress(OSError, ValueError):
         for columns in cached_columns(sha256):
-            write_columns(columns, table, values, sha256)
+            write_columns(columns, table, values, manifest_sha256=sha256)
             log.info("%s has no columns beside it: they are kept in %s from now on", path, columns)
             return map_columns(columns).table
     return table
@@ -246,4 +246,4 @@ def _how_to_make_one(folder: Path) -> str:
 
 def check_values(manifest: Manifest) -> None:
     """Raises ValueError for values of a wrong kind, for ones that contradict each other, and for impossible sizes."""
-    check_manifest_values(manifest.sample_rate, manifest.info, manifest.shards, manifest.table)
+    check_manifest_values(manifest.sample_rate, manifest.info, manifest.shards, clips=manifest.table)

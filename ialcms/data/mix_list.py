@@ -65,10 +65,11 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     for name, parts in sources.items():
         if len(parts) < 2:
             raise ValueError(f"{path}: mix {name} has one source only; a mix needs two or more lines")
-    return [
-        EvaluationMix(number, *(tuple(part[n] for part in parts) for n in range(3)))
-        for number, parts in enumerate(sources.values())
-    ]
+    mixes = []
+    for number, parts in enumerate(sources.values()):
+        clips, boxes, starts = zip(*parts)
+        mixes.append(EvaluationMix(number, clips, boxes, starts=starts))
+    return mixes
 
 
 def _indices_of(keys: Collection[str | None], manifest: Manifest) -> dict[str | None, int]:

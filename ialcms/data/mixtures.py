@@ -46,6 +46,8 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     """Prepare one sample. A clip that cannot be used gives way to the plan's next choice.
 
     Raises ValueError when a shard cannot be read or no clip is left to choose.
+
+    store: decoded clips of the lane. draw: number of the sample in its `lane`. out: arrays that it is written to.
     """
     store.move_window(lane, plan.window_clips(lane, draw).tolist())
     planned = list(plan.mix(lane, draw).clips)
@@ -55,13 +57,13 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
     bad: dict[str, str] = {}
     for number, slot in enumerate(slots):
         try:
-            _solo(plan, store, lane, planned[number], solos[slot], out.objects[slot])
+            _solo(plan, store, lane, planned=planned[number], wave=solos[slot], pictures=out.objects[slot])
         except BadClip as error:
             bad[clips[planned[number].clip].key] = str(error)
             taken = {clips[other.clip].instrument for other in planned[:number] + planned[number + 1 :]}
-            for alternate in plan.alternates(lane, draw, number, taken):
+            for alternate in plan.alternates(lane, draw, number, taken=taken):
                 try:
-                    _solo(plan, store, lane, alternate, solos[slot], out.objects[slot])
+                    _solo(plan, store, lane, planned=alternate, wave=solos[slot], pictures=out.objects[slot])
                 except BadClip as next_error:
                     bad[clips[alternate.clip].key] = str(next_error)
                     continue
@@ -79,7 +81,11 @@ def make_mix(plan: Plan, store: ClipStore, lane: int, draw: int, out: MixArrays)
 def _solo(
     plan: Plan, store: ClipStore, lane: int, planned: PlannedClip, wave: np.ndarray, pictures: np.ndarray
 ) -> None:
-    """Write window (L,) float32 with its gain, clipped to [-1, 1], and pictures ([P,] 3, S, S) uint8."""
+    """Write window (L,) float32 with its gain, clipped to [-1, 1], and pictures ([P,] 3, S, S) uint8.
+
+    plan, store, lane: as in `make_mix`. planned: clip, window, crop and gain. wave, pictures: arrays that get the
+    result.
+    """
     cached = store.get(lane, planned.clip, planned.rows)
     side = plan.data.image_crop
     for row, picture in zip((planned.row, *planned.other_rows), pictures.reshape(-1, 3, side, side)):

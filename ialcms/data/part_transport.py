@@ -46,8 +46,11 @@ class PipedPart:
 
 
 def _unpickled(step: int, keys: list, bad: dict, cached_bytes: int, arrays: tuple) -> PipedPart:
+    """A part whose `arrays` come through the pipe; the other arguments are those of `Batch`."""
     nothing = torch.empty(0)
-    return PipedPart(Batch(step, nothing, nothing, nothing, keys, bad, cached_bytes), arrays)
+    return PipedPart(
+        Batch(step, nothing, nothing, objects=nothing, keys=keys, bad=bad, cached_bytes=cached_bytes), arrays
+    )
 
 
 def why_pipes(part_bytes: int, num_parts: int) -> str:

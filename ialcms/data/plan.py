@@ -98,7 +98,10 @@ class Plan:
         num_lanes: int,
         split: str = "train",
     ) -> None:
-        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments."""
+        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments.
+
+        seed: of all draws. num_lanes: mixes of the global batch. data, audio: of the configuration.
+        """
         self.manifest, self.data, self.audio = manifest, data, audio
         self.seed, self.num_lanes, self.split = seed, num_lanes, split
         self.clips_per_mix = data.num_mixtures * data.num_objects
@@ -107,7 +110,9 @@ class Plan:
         self.num_clips = len(selected)
         table = manifest.table
         names = table.distinct("instrument", selected)
-        require_instruments(manifest, split, names, self.clips_per_mix, "data.num_mixtures x data.num_objects")
+        require_instruments(
+            manifest, split, names, needed=self.clips_per_mix, fields="data.num_mixtures x data.num_objects"
+        )
         codes = {name: code for code, name in enumerate(names)}
         self._code_of = np.array([codes.get(name, -1) for name in table.names["instrument"]])  # by the table's code
         self._shards = _by_shard(selected, table.numbers["shard"][selected])
@@ -135,7 +140,7 @@ class Plan:
             lane,
             draw,
             tuple(
-                self._planned_clip(lane, current.passes[clips[number]], clips[number], numbers[1:, number])
+                self._planned_clip(lane, current.passes[clips[number]], clips[number], numbers=numbers[1:, number])
                 for number in order.tolist()
             ),
         )
@@ -175,11 +180,14 @@ class Plan:
         )
         for attempt, (number, index) in enumerate(itertools.chain(in_window, behind)):
             if index not in seen and self.manifest.clips[index].instrument not in taken:
-                yield self._planned_clip(lane, number, index, uniforms(6, *key, attempt))
+                yield self._planned_clip(lane, number, index, numbers=uniforms(6, *key, attempt))
             seen.add(index)
 
     def _planned_clip(self, lane: int, number: int, index: int, numbers: np.ndarray) -> PlannedClip:
-        """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass."""
+        """Row, window, gain, crop and flip from six numbers in [0, 1); number: of the lane's pass.
+
+        index: of the clip in the manifest.
+        """
         table = self.manifest.table
         num_boxes, num_samples = int(table.numbers["num_boxes"][index]), int(table.numbers["num_samples"][index])
         rows = permutation(num_boxes, self.seed, "pictures", lane, number, index)[: self.data.pictures_per_clip]
@@ -258,14 +266,14 @@ class Plan:
                 window,
                 self._codes(window),
                 self.draws_per_round,
-                self.clips_per_mix,
-                self.data.balance,
-                (self.seed, "round", lane, number),
+                clips_per_draw=self.clips_per_mix,
+                balance=self.data.balance,
+                key=(self.seed, "round", lane, number),
             )
             # the first position counts where a small set comes by twice
             positions = range(start + len(window) - 1, start - 1, -1)
             passes = {clip: position // self.num_clips for position, clip in zip(positions, window[::-1].tolist())}
-            current = _Round(number, start + len(window), window, passes, table)
+            current = _Round(number, start + len(window), window, passes=passes, table=table)
             self._rounds[lane] = current
         return current
 

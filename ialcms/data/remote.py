@@ -108,7 +108,7 @@ class RemoteManifest(Manifest):
                 if found == num_bytes:
                     os.replace(temporary, path)
                     return
-                failure = ValueError(self._says_of_size(name, url, temporary, num_bytes))
+                failure = ValueError(self._says_of_size(name, url, temporary, num_bytes=num_bytes))
             except OSError as error:
                 if error.errno in _CACHE_ERRORS:
                     failure = _unusable(self.folder, error)
@@ -137,6 +137,7 @@ class RemoteManifest(Manifest):
         LRUCleanup(str(self.folder), max(int(limit) - num_bytes, 1), interval=None).cleanup()
 
     def _says_of_size(self, name: str, url: str, file: Path, num_bytes: int) -> str:
+        """Why `file`, fetched as shard `name` from `url`, does not have its `num_bytes`."""
         with open(file, "rb") as content:
             page = web_page(content.read(1 << 16))
         if page:

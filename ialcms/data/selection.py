@@ -45,7 +45,10 @@ def select_clips(manifest: Manifest, split: str, instruments: Collection[str] = 
 
 
 def require_instruments(manifest: Manifest, split: str, present: Collection[str], needed: int, fields: str) -> None:
-    """Raise a ValueError unless a mix can have `needed` different instruments."""
+    """Raise a ValueError unless a mix can have `needed` different instruments.
+
+    present: instruments that the `split` has. fields: of the configuration that say how many are `needed`.
+    """
     if len(present) < needed:
         raise ValueError(
             f"a mix needs {needed} different instruments ({fields}), but the split '{split}' of {manifest.folder} has "

@@ -53,6 +53,8 @@ def write_columns(path: Path, table: ClipTable, values: dict[str, Any], manifest
     """Write the columns whole: under a temporary name, flushed, renamed. Raises OSError as the system does.
 
     values: sample_rate, info and shards, as in manifest.json. manifest_sha256: of that file's bytes.
+
+    path: of the new file. table: of the clips.
     """
     arrays = _arrays_of(table)
     layout: dict[str, list[Any]] = {}
@@ -98,11 +100,14 @@ def map_columns(path: Path, check_sum: bool = True) -> MappedColumns:
         raise Unreadable("its checksum is wrong")
     try:
         arrays = {str(name): _array(view[start:], *position) for name, position in header["arrays"].items()}
+        codes = {field: arrays[f"{field}.codes"] for field in NAMES}
+        names = {field: Texts(arrays[f"{field}.ends"], arrays[f"{field}.raw"]) for field in NAMES}
+        numbers = {field: arrays[field] for field in NUMBERS}
         table = ClipTable(
-            Texts(arrays["key.ends"], arrays["key.raw"]),
-            {field: arrays[f"{field}.codes"] for field in NAMES},
-            {field: Texts(arrays[f"{field}.ends"], arrays[f"{field}.raw"]) for field in NAMES},
-            {field: arrays[field] for field in NUMBERS},
+            key=Texts(arrays["key.ends"], arrays["key.raw"]),
+            codes=codes,
+            names=names,
+            numbers=numbers,
             source=(path.absolute(), str(header["manifest_sha256"])),
         )
         values = {name: header[name] for name in ("sample_rate", "info", "shards")}
@@ -149,6 +154,7 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, Any], int]:
 
 
 def _array(view: memoryview, kind: str, first: int, count: int) -> np.ndarray:
+    """`count` values of a NumPy type `kind` from byte `first` of `view`. Raises Unreadable where they are not there."""
     if kind not in _TYPES or type(first) is not int or type(count) is not int or not (first >= 0 and count >= 0):
         raise Unreadable("its header describes an array that is none")
     dtype = np.dtype(kind)

@@ -53,7 +53,7 @@ def train_batches(
             f"{config.audio.sample_rate}; pack them at that rate or set audio.sample_rate={manifest.sample_rate}"
         )
     check_world_size(config, world_size)
-    plan = Plan(manifest, config.data, config.audio, config.seed, config.train.global_batch)
+    plan = Plan(manifest, config.data, config.audio, seed=config.seed, num_lanes=config.train.global_batch)
     share = config.train.global_batch // world_size
     lanes = range(rank * share, (rank + 1) * share)
     num_workers = loader_workers(config, share)
@@ -64,7 +64,9 @@ def train_batches(
         f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_workers, 1))} clips or about "
         f"{cached_bytes(plan, share, num_workers) / 1e6:.0f} MB cached"
     )
-    batches = load(plan, lanes, start_step, num_workers, config.data.prefetch, torch.device(device))
+    batches = load(
+        plan, lanes, start_step, num_workers=num_workers, prefetch=config.data.prefetch, device=torch.device(device)
+    )
     return _announced(batches, summary)
 
 
@@ -116,7 +118,10 @@ class BadClips:
         logs: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """seen: those that a run has met before; logs: whether they are to be logged, too."""
+        """seen: those that a run has met before; logs: whether they are to be logged, too.
+
+        config, manifest: for how many clips there are. clock: seconds, for the pauses in the log.
+        """
         self._most = config.data.max_bad_fraction
         self._num_clips = len(select_clips(manifest, "train", config.data.instruments))
         self._logs, self._clock = logs, clock

@@ -54,7 +54,7 @@ def _bricks(rng: np.random.Generator, pixels: np.ndarray, floor_y: int) -> None:
     brightness = 1 + 0.15 * rng.normal(size=(row.max() + 1, column.max() + 1))
     pixels *= brightness[row, column][..., None]
     joint = 1.6 * scale
-    pixels[(y % brick_height < joint) | (x_in_row % brick_width < joint)] = draw_colour(rng, 0.5, 0.9, 0.1)
+    pixels[(y % brick_height < joint) | (x_in_row % brick_width < joint)] = draw_colour(rng, 0.5, 0.9, strongest=0.1)
 
 
 def _curtain(rng: np.random.Generator, pixels: np.ndarray, floor_y: int) -> None:
@@ -72,7 +72,7 @@ def _shelves(rng: np.random.Generator, pixels: np.ndarray, floor_y: int) -> None
         x = 0
         while x < pixels.shape[1]:
             book_width, book_height = max(2, int(rng.uniform(4, 16) * scale)), int(rng.uniform(20, 34) * scale)
-            pixels[max(0, board - book_height) : board, x : x + book_width] = draw_colour(rng, 0.15, 0.9, 0.8)
+            pixels[max(0, board - book_height) : board, x : x + book_width] = draw_colour(rng, 0.15, 0.9, strongest=0.8)
             x += book_width
         pixels[board : board + max(2, int(4 * scale))] = draw_colour(rng, 0.2, 0.5)
 
@@ -82,7 +82,7 @@ def _garden(rng: np.random.Generator, pixels: np.ndarray, floor_y: int) -> None:
     pixels[:floor_y] = np.array([150, 190, 230]) * rng.uniform(0.7, 1.1)
     pixels[floor_y:] = np.array([80, 130, 60]) * rng.uniform(0.6, 1.2)
     for _ in range(rng.integers(1, 4)):  # hedges, one behind the other
-        crown = 1 + 0.5 * smooth_noise(rng, 1, width, 1, int(rng.integers(5, 15)))[0]
+        crown = 1 + 0.5 * smooth_noise(rng, 1, width, rows=1, columns=int(rng.integers(5, 15)))[0]
         top = floor_y - crown * rng.uniform(0.1, 0.4) * floor_y
         hedge = np.arange(floor_y)[:, None] >= top
         pixels[:floor_y][hedge] = np.array([50, 95, 45]) * rng.uniform(0.6, 1.3)
@@ -109,7 +109,9 @@ def _furnish(rng: np.random.Generator, pixels: np.ndarray) -> None:
 def _age_and_light(rng: np.random.Generator, pixels: np.ndarray) -> None:
     """Stains, texture and light from one side."""
     height, width, _ = pixels.shape
-    stains = 0.08 * smooth_noise(rng, height, width, 6, 8) + 0.05 * smooth_noise(rng, height, width, 47, 62)
+    stains = 0.08 * smooth_noise(rng, height, width, rows=6, columns=8) + 0.05 * smooth_noise(
+        rng, height, width, rows=47, columns=62
+    )
     angle = rng.uniform(0, 2 * np.pi)
     x, y = np.arange(width) / width - 0.5, np.arange(height) / height - 0.5
     light = 0.3 * (x[None] * np.cos(angle) + y[:, None] * np.sin(angle))

@@ -46,6 +46,7 @@ def draw_metal(rng: np.random.Generator, brass_probability: float) -> Colour:
 def draw_colour(
     rng: np.random.Generator, darkest: float = 0.2, brightest: float = 0.9, strongest: float = 0.55
 ) -> Colour:
+    """darkest, brightest: limits of its brightness, in [0, 1]. strongest: limit of its saturation."""
     return hsv(rng.random(), rng.uniform(0, strongest), rng.uniform(darkest, brightest))
 
 
@@ -63,18 +64,22 @@ class Canvas:
         self._image = Image.new("RGBA", (SIZE, SIZE))
         self._pen = ImageDraw.Draw(self._image)
 
-    def ellipse(self, x: float, y: float, radius_x: float, radius_y: float, colour: Colour) -> None:
+    def ellipse(self, centre: Point, radii: Point, colour: Colour) -> None:
+        """radii: across and down."""
+        (x, y), (radius_x, radius_y) = centre, radii
         self._pen.ellipse([x - radius_x, y - radius_y, x + radius_x, y + radius_y], fill=colour)
 
-    def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        self.ellipse(x, y, radius, radius, colour)
+    def disc(self, centre: Point, radius: float, colour: Colour) -> None:
+        self.ellipse(centre, (radius, radius), colour)
 
-    def box(self, left: float, top: float, right: float, bottom: float, colour: Colour, radius: float = 0) -> None:
-        self._pen.rounded_rectangle([left, top, right, bottom], radius, fill=colour)
+    def box(self, upper_left: Point, lower_right: Point, colour: Colour, radius: float = 0) -> None:
+        """Fill the rectangle between two corners, `upper_left` and `lower_right`; `radius`: of its rounded corners."""
+        self._pen.rounded_rectangle([*upper_left, *lower_right], radius, fill=colour)
 
-    def bar(self, x: float, y: float, half_width: float, half_height: float, colour: Colour, radius: float = 0) -> None:
-        """A box given by its centre."""
-        self.box(x - half_width, y - half_height, x + half_width, y + half_height, colour, radius)
+    def bar(self, centre: Point, half_size: Point, colour: Colour, radius: float = 0) -> None:
+        """A box given by its `centre` and `half_size` (across, down); `radius`: of its rounded corners."""
+        (x, y), (half_width, half_height) = centre, half_size
+        self.box((x - half_width, y - half_height), (x + half_width, y + half_height), colour, radius=radius)
 
     def polygon(self, points: Sequence[Point] | np.ndarray, colour: Colour) -> None:
         self._pen.polygon([(float(x), float(y)) for x, y in points], fill=colour)
@@ -89,17 +94,17 @@ class Canvas:
         along = np.append(0.0, np.cumsum(np.hypot(*np.diff(corners[:, :2], axis=0).T)))
         discs = PchipInterpolator(along, corners)(np.linspace(0, along[-1], _DISCS_IN_TUBE))
         for x, y, radius in discs:
-            self.disc(x, y, radius + 2, shade(colour, 0.45))
+            self.disc((x, y), radius + 2, shade(colour, 0.45))
         for x, y, radius in discs:
-            self.disc(x, y, radius, colour)
+            self.disc((x, y), radius, colour)
         for x, y, radius in discs:
-            self.disc(x - 0.3 * radius, y - 0.3 * radius, 0.25 * radius, shade(colour, 1.25))
+            self.disc((x - 0.3 * radius, y - 0.3 * radius), 0.25 * radius, shade(colour, 1.25))
 
     def add_grain(self, strength: float, along_y: bool = True) -> None:
         """Vary the brightness of all that is drawn so far like the grain of wood."""
         rows, columns = (SIZE // 32, SIZE // 3) if along_y else (SIZE // 3, SIZE // 32)
         pixels = np.array(self._image, np.float32)
-        pixels[..., :3] *= (1 + strength * smooth_noise(self.rng, SIZE, SIZE, rows, columns))[..., None]
+        pixels[..., :3] *= (1 + strength * smooth_noise(self.rng, SIZE, SIZE, rows=rows, columns=columns))[..., None]
         self._image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
         self._pen = ImageDraw.Draw(self._image)
 

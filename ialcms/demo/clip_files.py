@@ -46,7 +46,10 @@ def is_finished(root: Path, paths: ClipPaths) -> bool:
 
 
 def write_clip(root: Path, paths: ClipPaths, clip: Clip, jpeg_quality: int) -> None:
-    """Write the clip's files, replacing those that are there."""
+    """Write the clip's files, replacing those that are there.
+
+    root: of the data set. paths: of the files in it. jpeg_quality: of the frames.
+    """
     with replacing(root / paths.audio) as temporary:
         soundfile.write(temporary, clip.wave, SAMPLE_RATE, subtype="PCM_16", format="WAV")
     with replacing(root / paths.detections) as temporary, open(temporary, "wb") as file:

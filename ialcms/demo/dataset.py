@@ -93,7 +93,7 @@ class DemoOptions:
         ]
 
 
-def make_dataset(
+def make_dataset(  # noqa: PLR0913 - options of a public function
     root: str | Path,
     videos: int,
     clips_per_video: int,
@@ -115,17 +115,27 @@ def make_dataset(
     that calls this at its top level needs `if __name__ == "__main__":`.
 
     Raises ValueError if the options are wrong or `root` holds something else.
+
+    clips_per_video: of `videos`. seed: of everything that is drawn. jpeg_quality: of the frames, up to 100.
+    instruments: names. show_progress: a bar or lines on standard error.
     """
     root = Path(root)
     width, height = frame_size
     options = DemoOptions(
-        videos, clips_per_video, seed, val_videos, test_videos, (width, height), jpeg_quality, tuple(instruments)
+        videos,
+        clips_per_video,
+        seed,
+        val_videos=val_videos,
+        test_videos=test_videos,
+        frame_size=(width, height),
+        jpeg_quality=jpeg_quality,
+        instruments=tuple(instruments),
     )
     options.check()
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is {jobs}; make it at least 1")
     _claim(root, options)
-    _make_missing_clips(root, options, jobs or available_cores(), show_progress)
+    _make_missing_clips(root, options, jobs or available_cores(), show_progress=show_progress)
     for split in SPLITS:
         _write_csv(root, options, split)
     record_dataset(root, "demo")
@@ -195,11 +205,16 @@ def _write_csv(root: Path, options: DemoOptions, split: str) -> None:
 
 
 def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progress: bool) -> None:
-    missing = {
-        video_id: [clip for clip in range(options.clips_per_video) if not is_finished(root, clip_paths(video_id, clip))]
-        for video_id in options.video_ids()
-    }
-    tasks = {video_id: clips for video_id, clips in missing.items() if clips}
+    """Make in `root` the clips of `options` that are not finished.
+
+    jobs: processes. show_progress: as in `make_dataset`.
+    """
+    tasks: dict[VideoId, list[int]] = {}
+    for video_id in options.video_ids():
+        clips = range(options.clips_per_video)
+        missing = [clip for clip in clips if not is_finished(root, clip_paths(video_id, clip))]
+        if missing:
+            tasks[video_id] = missing
     if not tasks:
         return
     count = sum(map(len, tasks.values()))
@@ -214,9 +229,10 @@ def _make_missing_clips(root: Path, options: DemoOptions, jobs: int, show_progre
 
 
 def _make_clips_of_video(root: Path, options: DemoOptions, video_id: VideoId, clip_numbers: list[int]) -> None:
+    """Make clips of one video in `root`. clip_numbers: within the video."""
     video = draw_video(video_id, options.frame_size)
     for number in clip_numbers:
-        write_clip(root, clip_paths(video_id, number), make_clip(video, number), options.jpeg_quality)
+        write_clip(root, clip_paths(video_id, number), make_clip(video, number), jpeg_quality=options.jpeg_quality)
 
 
 def main() -> None:

@@ -68,6 +68,8 @@ def detect(
     """Detections of frames whose exact boxes, (n, 4) in pixels, are given; frames count from `first_frame`.
 
     Returns float32 (D, 7): frame_index, class_id, confidence, x1, y1, x2, y2 in pixels within the frame, by frame.
+
+    detector: with its typical errors. instrument: that is to be seen. frame_size: width and height.
     """
     width, height = frame_size
     frame = np.array([width, height, width, height], float)

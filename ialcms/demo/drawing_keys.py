@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from ialcms.demo.canvas import BLACK, IVORY, SIZE, Canvas, Colour, draw_metal, draw_wood, hsv, shade
+from ialcms.demo.canvas import BLACK, IVORY, SIZE, Canvas, Colour, Point, draw_metal, draw_wood, hsv, shade
 
 _MIDDLE = SIZE / 2
 
@@ -21,25 +21,28 @@ def draw_accordion(rng: np.random.Generator) -> Image.Image:
     top, bottom = rng.uniform(95, 130), rng.uniform(390, 420)
     left, right = 130.0, rng.uniform(300, 340)
     skew = rng.uniform(-25, 25)  # how much lower the right end of the bellows hangs
-    _draw_bellows(canvas, left, right, top, bottom, skew, int(rng.integers(9, 15)), cloth)
+    num_folds = int(rng.integers(9, 15))
+    _draw_bellows(canvas, (left, top), (right, bottom), skew=skew, num_folds=num_folds, cloth=cloth)
 
     bass_y = -skew / 2
-    canvas.box(30, top - 12 + bass_y, left + 4, bottom + 12 + bass_y, case, 16)
+    canvas.box((30, top - 12 + bass_y), (left + 4, bottom + 12 + bass_y), case, radius=16)
     for column in range(3):
         for y in np.linspace(top + 30, bottom - 37, 10) + 6 * column + bass_y:
-            canvas.disc(54 + 22 * column, y, 6, IVORY)
+            canvas.disc((54 + 22 * column, y), 6, IVORY)
 
     treble_y = skew / 2
-    canvas.box(right - 2, top - 12 + treble_y, right + 86, bottom + 12 + treble_y, case, 14)
+    canvas.box((right - 2, top - 12 + treble_y), (right + 86, bottom + 12 + treble_y), case, radius=14)
     for slot in range(6):
-        canvas.bar(right + 39, top + 20 + 28 * slot + treble_y, 25, 4, BLACK, 3)
-    _draw_keyboard(canvas, right + 88, right + 160, top - 10 + treble_y, bottom + 10 + treble_y)
+        canvas.bar((right + 39, top + 20 + 28 * slot + treble_y), (25, 4), BLACK, radius=3)
+    _draw_keyboard(canvas, (right + 88, top - 10 + treble_y), (right + 160, bottom + 10 + treble_y))
     return canvas.finish(0.35)
 
 
 def _draw_bellows(
-    canvas: Canvas, left: float, right: float, top: float, bottom: float, skew: float, num_folds: int, cloth: Colour
+    canvas: Canvas, upper_left: Point, lower_right: Point, *, skew: float, num_folds: int, cloth: Colour
 ) -> None:
+    """Fill the box between two corners with `num_folds` of `cloth`; skew: how much lower the right end hangs."""
+    (left, top), (right, bottom) = upper_left, lower_right
     width = (right - left) / num_folds
     for fold in range(num_folds):
         x, ridge = left + fold * width, left + (fold + 0.5) * width
@@ -52,16 +55,17 @@ def _draw_bellows(
         canvas.line([(ridge, top + y), (ridge, bottom + y)], (205, 190, 150), 2)
 
 
-def _draw_keyboard(canvas: Canvas, left: float, right: float, top: float, bottom: float) -> None:
+def _draw_keyboard(canvas: Canvas, upper_left: Point, lower_right: Point) -> None:
+    (left, top), (right, bottom) = upper_left, lower_right
     num_keys = 19
     height = (bottom - top) / num_keys
-    canvas.box(left, top, right, bottom, (245, 243, 238), 4)
+    canvas.box((left, top), (right, bottom), (245, 243, 238), radius=4)
     for key in range(1, num_keys):
         canvas.line([(left, top + key * height), (right, top + key * height)], (90, 90, 90), 2)
     for key in range(num_keys - 1):
         if key % 7 not in (2, 6):  # no black key between E and F, B and C
             y = top + (key + 1) * height
-            canvas.box(left, y - 0.32 * height, left + 44, y + 0.32 * height, BLACK, 2)
+            canvas.box((left, y - 0.32 * height), (left + 44, y + 0.32 * height), BLACK, radius=2)
 
 
 def draw_xylophone(rng: np.random.Generator) -> Image.Image:
@@ -78,22 +82,24 @@ def draw_xylophone(rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.45:
         pipe = draw_metal(rng, brass_probability=0.3)
         for x, half_length in zip(centres, half_lengths):
-            canvas.box(x - 0.25 * pitch, _MIDDLE + 10, x + 0.25 * pitch, _MIDDLE + 60 + 1.1 * half_length, pipe, 4)
+            canvas.box(
+                (x - 0.25 * pitch, _MIDDLE + 10), (x + 0.25 * pitch, _MIDDLE + 60 + 1.1 * half_length), pipe, radius=4
+            )
     for side in (-1, 1):
         left_y, right_y = _MIDDLE + side * 0.62 * half_lengths[0], _MIDDLE + side * 0.62 * half_lengths[-1]
         canvas.line([(left - 8, left_y), (right + 8, right_y)], rail, 14)
     for bar, (x, half_length) in enumerate(zip(centres, half_lengths)):
         colour = hsv(0.85 * bar / num_bars, 0.8, 0.9) if is_toy else shade(wood, rng.normal(1, 0.08))
-        canvas.bar(x, _MIDDLE, pitch / 2 - 2, half_length, shade(colour, 0.5), 4)
-        canvas.bar(x, _MIDDLE - 1, pitch / 2 - 3.5, half_length - 2, colour, 4)
-        canvas.bar(x - pitch / 2 + 6, _MIDDLE, 1, half_length - 5, shade(colour, 1.25))
+        canvas.bar((x, _MIDDLE), (pitch / 2 - 2, half_length), shade(colour, 0.5), radius=4)
+        canvas.bar((x, _MIDDLE - 1), (pitch / 2 - 3.5, half_length - 2), colour, radius=4)
+        canvas.bar((x - pitch / 2 + 6, _MIDDLE), (1, half_length - 5), shade(colour, 1.25))
         for side in (-1, 1):
-            canvas.disc(x, _MIDDLE + side * 0.62 * half_length, 3, (220, 220, 220))
+            canvas.disc((x, _MIDDLE + side * 0.62 * half_length), 3, (220, 220, 220))
     if not is_toy:
         canvas.add_grain(0.07)
     for side in (-1, 1):
         angle = side * rng.uniform(0.5, 1.2)
         x, y = rng.uniform(120, 400), _MIDDLE + rng.uniform(-20, 40)
         canvas.line([(x, y), (x + 120 * np.sin(angle), y + 130 * np.cos(angle))], (215, 185, 130), 6)
-        canvas.disc(x, y, 13, hsv(rng.random(), 0.7, 0.6))
+        canvas.disc((x, y), 13, hsv(rng.random(), 0.7, 0.6))
     return canvas.finish(0.25)

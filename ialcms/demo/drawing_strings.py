@@ -6,16 +6,19 @@ import numpy as np
 from PIL import Image
 from scipy.interpolate import PchipInterpolator
 
-from ialcms.demo.canvas import EBONY, IVORY, SIZE, Canvas, Colour, draw_wood, hsv, shade
+from ialcms.demo.canvas import EBONY, IVORY, SIZE, Canvas, Colour, Point, draw_wood, hsv, shade
 
 _CENTRE = SIZE / 2
 _STRING: Colour = (225, 222, 212)
 
 
 def _body_outline(
-    top: float, bottom: float, upper: float, lower: float, waist: float, sharp_corners: bool
+    top: float, bottom: float, *, upper: float, lower: float, waist: float, sharp_corners: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and half widths of a waisted body; `upper`, `lower` and `waist` are half widths of its bouts."""
+    """Heights and half widths of a waisted body from `top` to `bottom`.
+
+    `upper`, `lower` and `waist` are half widths of its bouts, which meet in `sharp_corners` or run into each other.
+    """
     knots = [0, 0.02, 0.08, 0.24, 0.36, 0.46, 0.57, 0.74, 0.9, 0.97, 1]
     half_widths = [0.25 * upper, 0.5 * upper, 0.84 * upper, upper, 0.93 * upper, waist]
     half_widths += [0.93 * lower, lower, 0.84 * lower, 0.5 * lower, 0.1 * lower]
@@ -27,7 +30,9 @@ def _body_outline(
     return top + along * (bottom - top), outline
 
 
-def _fill_body(canvas: Canvas, heights: np.ndarray, left: np.ndarray, right: np.ndarray, colour: Colour) -> None:
+def _fill_body(canvas: Canvas, heights: np.ndarray, edges: tuple[np.ndarray, np.ndarray], colour: Colour) -> None:
+    """Fill with `colour` what lies between two `edges`, x of the left and of the right one at the `heights`."""
+    left, right = edges
     outline = np.concatenate([np.stack([left, heights], 1), np.stack([right, heights], 1)[::-1]])
     canvas.polygon(outline, colour)
 
@@ -40,27 +45,27 @@ def draw_guitar(rng: np.random.Generator) -> Image.Image:
     lower = rng.uniform(88, 112)
     upper = lower * rng.uniform(0.72, 0.82)
     waist = upper * rng.uniform(0.72, 0.86)
-    heights, half = _body_outline(top, bottom, upper, lower, waist, sharp_corners=False)
+    heights, half = _body_outline(top, bottom, upper=upper, lower=lower, waist=waist, sharp_corners=False)
     right_half = half.copy()
     if rng.random() < 0.25:  # a cutaway beside the neck
         right_half *= 1 - 0.55 * np.clip((top + 0.22 * (bottom - top) - heights) / 26, 0, 1)
-    _fill_body(canvas, heights, _CENTRE - half, _CENTRE + right_half, shade(wood, 0.35))
-    _fill_body(canvas, heights, _CENTRE - 0.96 * half, _CENTRE + 0.96 * right_half, wood)
+    _fill_body(canvas, heights, (_CENTRE - half, _CENTRE + right_half), colour=shade(wood, 0.35))
+    _fill_body(canvas, heights, (_CENTRE - 0.96 * half, _CENTRE + 0.96 * right_half), colour=wood)
     if rng.random() < 0.5:  # a top of lighter wood
         lighter = shade(wood, rng.uniform(1.1, 1.4))
-        _fill_body(canvas, heights, _CENTRE - 0.86 * half, _CENTRE + 0.86 * right_half, lighter)
+        _fill_body(canvas, heights, (_CENTRE - 0.86 * half, _CENTRE + 0.86 * right_half), colour=lighter)
     canvas.add_grain(0.06)
 
     hole_y = top + 0.4 * (bottom - top)
-    canvas.disc(_CENTRE, hole_y, 0.34 * lower, shade(wood, rng.uniform(0.4, 1.3)))
-    canvas.disc(_CENTRE, hole_y, 0.28 * lower, EBONY)
+    canvas.disc((_CENTRE, hole_y), 0.34 * lower, shade(wood, rng.uniform(0.4, 1.3)))
+    canvas.disc((_CENTRE, hole_y), 0.28 * lower, EBONY)
     if rng.random() < 0.4:  # pickguard
         edge = _CENTRE + 0.2 * lower
         far = _CENTRE + 0.55 * lower
         canvas.polygon([(edge, hole_y), (far, hole_y + 10), (far - 6, hole_y + 70), (edge, hole_y + 40)], EBONY)
 
     half_neck = rng.uniform(11, 14)
-    canvas.box(_CENTRE - half_neck, 62, _CENTRE + half_neck, hole_y - 20, shade(neck_wood, 0.8))
+    canvas.box((_CENTRE - half_neck, 62), (_CENTRE + half_neck, hole_y - 20), shade(neck_wood, 0.8))
     for fret in range(13):
         y = 66 + (top - 40) * (1 - 2 ** (-fret / 9))
         canvas.line([(_CENTRE - half_neck, y), (_CENTRE + half_neck, y)], (200, 200, 190), 1)
@@ -68,10 +73,10 @@ def draw_guitar(rng: np.random.Generator) -> Image.Image:
     canvas.polygon([(_CENTRE + x, y) for x, y in head], neck_wood)
     for side in (-1, 1):
         for peg in range(3):
-            canvas.ellipse(_CENTRE + side * (half_neck + 8), 18 + 15 * peg, 6, 5, IVORY)
+            canvas.ellipse((_CENTRE + side * (half_neck + 8), 18 + 15 * peg), (6, 5), IVORY)
 
     bridge_y = top + (bottom - top) * rng.uniform(0.7, 0.76)
-    canvas.bar(_CENTRE, bridge_y, 0.36 * lower, 7, shade(neck_wood, 0.6), 4)
+    canvas.bar((_CENTRE, bridge_y), (0.36 * lower, 7), shade(neck_wood, 0.6), radius=4)
     for x in np.linspace(-0.75, 0.75, 6) * half_neck:
         canvas.line([(_CENTRE + x, 50), (_CENTRE + 1.3 * x, bridge_y)], _STRING, 1)
     return canvas.finish(0.25)
@@ -95,10 +100,11 @@ def _draw_fiddle(rng: np.random.Generator, is_cello: bool) -> Image.Image:
     upper = lower * rng.uniform(0.78, 0.84)
     if is_cello:  # end pin
         canvas.line([(_CENTRE, bottom - 3), (_CENTRE, 510)], (150, 150, 155), 6)
-        canvas.disc(_CENTRE, bottom + 2, 9, EBONY)
-    heights, half = _body_outline(top, bottom, upper, lower, upper * rng.uniform(0.64, 0.7), sharp_corners=True)
-    _fill_body(canvas, heights, _CENTRE - half, _CENTRE + half, shade(varnish, 0.35))
-    _fill_body(canvas, heights, _CENTRE - 0.95 * half, _CENTRE + 0.95 * half, varnish)
+        canvas.disc((_CENTRE, bottom + 2), 9, EBONY)
+    waist = upper * rng.uniform(0.64, 0.7)
+    heights, half = _body_outline(top, bottom, upper=upper, lower=lower, waist=waist, sharp_corners=True)
+    _fill_body(canvas, heights, (_CENTRE - half, _CENTRE + half), colour=shade(varnish, 0.35))
+    _fill_body(canvas, heights, (_CENTRE - 0.95 * half, _CENTRE + 0.95 * half), colour=varnish)
     canvas.add_grain(0.09)
 
     waist_y = top + 0.52 * height
@@ -106,41 +112,48 @@ def _draw_fiddle(rng: np.random.Generator, is_cello: bool) -> Image.Image:
         x = _CENTRE + side * 0.38 * lower
         hole = [(-side * 9, -0.11), (-side * 3, -0.09), (0, 0), (side * 4, 0.09), (side * 10, 0.1)]
         canvas.line([(x + dx, waist_y + dy * height) for dx, dy in hole], EBONY, 5)
-        canvas.disc(x - side * 10, waist_y - 0.105 * height, 5, EBONY)
-        canvas.disc(x + side * 11, waist_y + 0.1 * height, 6, EBONY)
-    canvas.bar(_CENTRE, waist_y + 0.0425 * height, 0.27 * lower, 0.0125 * height, (225, 190, 130), 2)
+        canvas.disc((x - side * 10, waist_y - 0.105 * height), 5, EBONY)
+        canvas.disc((x + side * 11, waist_y + 0.1 * height), 6, EBONY)
+    canvas.bar((_CENTRE, waist_y + 0.0425 * height), (0.27 * lower, 0.0125 * height), (225, 190, 130), radius=2)
     tailpiece_y = waist_y + 0.17 * height
     tailpiece = [(-8, bottom - 2), (8, bottom - 2), (18, tailpiece_y), (-18, tailpiece_y)]
     canvas.polygon([(_CENTRE + x, y) for x, y in tailpiece], EBONY)
     if not is_cello:  # chin rest
-        canvas.ellipse(_CENTRE - 0.45 * lower, bottom - 26, 34, 18, EBONY)
+        canvas.ellipse((_CENTRE - 0.45 * lower, bottom - 26), (34, 18), EBONY)
 
     nut_y = 66 if is_cello else 60
     board_end_y = top + 0.4 * height
     fingerboard = [(-9, nut_y), (9, nut_y), (15, board_end_y), (-15, board_end_y)]
     canvas.polygon([(_CENTRE + x, y) for x, y in fingerboard], EBONY)
-    canvas.box(_CENTRE - 10, 20, _CENTRE + 10, nut_y + 10, varnish, 5)
-    canvas.ellipse(_CENTRE, 18, 15, 14, varnish)
-    canvas.disc(_CENTRE, 18, 6, shade(varnish, 0.5))
+    canvas.box((_CENTRE - 10, 20), (_CENTRE + 10, nut_y + 10), varnish, radius=5)
+    canvas.ellipse((_CENTRE, 18), (15, 14), varnish)
+    canvas.disc((_CENTRE, 18), 6, shade(varnish, 0.5))
     for peg, side in enumerate((-1, 1, -1, 1)):
-        canvas.bar(_CENTRE + side * 20, 33 + 9 * peg, 12, 3, EBONY, 3)
+        canvas.bar((_CENTRE + side * 20, 33 + 9 * peg), (12, 3), EBONY, radius=3)
     for x in (-7.0, -2.4, 2.2, 6.8):
         canvas.line([(_CENTRE + x, 40), (_CENTRE + 1.7 * x, tailpiece_y)], _STRING, 1)
     if rng.random() < 0.7:
         half_length = rng.uniform(170, 225) * (0.85 if is_cello else 1)
         bow_y = waist_y - height * rng.uniform(0, 0.16)
-        _draw_bow(canvas, _CENTRE + rng.uniform(-60, 60), bow_y, half_length, rng.uniform(-0.35, 0.35), (95, 45, 25), 8)
+        middle = (_CENTRE + rng.uniform(-60, 60), bow_y)
+        slope = rng.uniform(-0.35, 0.35)
+        _draw_bow(canvas, middle, half_length=half_length, slope=slope, wood=(95, 45, 25), curvature=8)
     return canvas.finish(0.3)
 
 
 def _draw_bow(
-    canvas: Canvas, x: float, y: float, half_length: float, slope: float, wood: Colour, curvature: float
+    canvas: Canvas, middle: Point, *, half_length: float, slope: float, wood: Colour, curvature: float
 ) -> None:
+    """`middle` and `half_length` (across) are those of the hair, whose `slope` is dy/dx.
+
+    curvature: how far the middle of the stick, of `wood`, stands out.
+    """
+    x, y = middle
     left, right = x - half_length, x + half_length
     left_y, right_y = y - slope * half_length, y + slope * half_length
     canvas.line([(left, left_y), (right, right_y)], IVORY, 4)
     canvas.line([(left, left_y - 9), (x, y - 9 - curvature), (right, right_y - 9)], wood, 5)
-    canvas.box(left, left_y - 12, left + 22, left_y + 4, EBONY, 2)
+    canvas.box((left, left_y - 12), (left + 22, left_y + 4), EBONY, radius=2)
 
 
 def draw_erhu(rng: np.random.Generator) -> Image.Image:
@@ -149,7 +162,7 @@ def draw_erhu(rng: np.random.Generator) -> Image.Image:
     wood = hsv(rng.uniform(0, 0.06), rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.5))
     box_y, radius = 440.0, rng.uniform(44, 56)
     canvas.polygon([(x - 60, 490), (x + 60, 490), (x + 50, 505), (x - 50, 505)], wood)  # foot
-    canvas.box(x - 8, 25, x + 8, box_y, wood, 4)
+    canvas.box((x - 8, 25), (x + 8, box_y), wood, radius=4)
     canvas.line([(x, 40), (x + rng.choice([-1, 1]) * 24, 12)], wood, 14)
     for peg_y in (70, 112):
         tip = x - rng.uniform(60, 80)
@@ -172,8 +185,9 @@ def draw_erhu(rng: np.random.Generator) -> Image.Image:
     for string in (-3, 3):
         canvas.line([(x - 18 + string, 90), (x + string, box_y + 15)], _STRING, 1)
     canvas.line([(x - 16, 190), (x + 8, 190)], (200, 60, 50), 4)
-    canvas.bar(x, box_y + 12, 10, 4, (225, 200, 150), 2)
+    canvas.bar((x, box_y + 12), (10, 4), (225, 200, 150), radius=2)
     bow_y = box_y - radius - rng.uniform(6, 26)
     bow_x, half_length = x + rng.uniform(-40, 70), rng.uniform(150, 200)
-    _draw_bow(canvas, bow_x, bow_y, half_length, rng.uniform(-0.12, 0.16), (150, 100, 45), 16)
+    slope = rng.uniform(-0.12, 0.16)
+    _draw_bow(canvas, (bow_x, bow_y), half_length=half_length, slope=slope, wood=(150, 100, 45), curvature=16)
     return canvas.finish(0.2)

@@ -27,9 +27,7 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
 
     entries: of the demo's tree. The sounds are added up; each box is the most confident one of its clip's class.
     """
-    left, right = (
-        next(entry for entry in entries if entry.split == "test" and entry.instrument == name) for name in instruments
-    )
+    left, right = (_first_test_clip(entries, name) for name in instruments)
     pictures = [_pictures(entry.frames) for entry in (left, right)]
     width, height = pictures[0][0].size
     frames = []
@@ -40,9 +38,13 @@ def make_duet(entries: Sequence[Entry], instruments: tuple[str, str], path: Path
         frames.append(both)
     waves = [soundfile.read(entry.audio, dtype="float32")[0] for entry in (left, right)]
     length = min(map(len, waves))
-    write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), KIND)
+    write_video(path, frames, np.clip(waves[0][:length] + waves[1][:length], -1, 1), kind=KIND)
     numbers = [int(frame.stem) for frame in sorted(left.frames.iterdir())]
     return [_box(entry, index * width, numbers) for index, entry in enumerate((left, right))]
+
+
+def _first_test_clip(entries: Sequence[Entry], instrument: str) -> Entry:
+    return next(entry for entry in entries if entry.split == "test" and entry.instrument == instrument)
 
 
 def _pictures(folder: Path) -> list[Image.Image]:
@@ -54,4 +56,4 @@ def _box(entry: Entry, offset: int, numbers: list[int]) -> Box:
     of_class = rows[rows[:, 1] == BY_NAME[entry.instrument].class_id]
     frame, _, _, x1, y1, x2, y2 = of_class[of_class[:, 2].argmax()].tolist()
     at_s = (numbers.index(int(frame)) + 0.5) / FRAMES_PER_SECOND  # in the middle of the time that it is on the screen
-    return Box(x1 + offset, y1, x2 + offset, y2, at_s, entry.instrument)
+    return Box(x1=x1 + offset, y1=y1, x2=x2 + offset, y2=y2, at_s=at_s, name=entry.instrument)

@@ -44,14 +44,14 @@ _FOLK = ("major", "minor", "dorian", "mixolydian", "pentatonic")
 _JAZZ = ("blues", "dorian", "mixolydian", "major", "minor")
 
 INSTRUMENTS: tuple[Instrument, ...] = (
-    Instrument("acoustic_guitar", 1, Family.GUITAR, ((40, 79),), _FOLK),
-    Instrument("clarinet", 2, Family.WIND, ((50, 86),), _CLASSICAL, vibrato_cents=3),
+    Instrument("acoustic_guitar", 1, Family.GUITAR, ranges=((40, 79),), scales=_FOLK),
+    Instrument("clarinet", 2, Family.WIND, ranges=((50, 86),), scales=_CLASSICAL, vibrato_cents=3),
     Instrument(
         "saxophone",
         3,
         Family.WIND,
-        ((58, 84), (50, 78), (45, 73), (38, 66)),  # soprano, alto, tenor, baritone
-        _JAZZ,
+        ranges=((58, 84), (50, 78), (45, 73), (38, 66)),  # soprano, alto, tenor, baritone
+        scales=_JAZZ,
         vibrato_cents=18,
         slide_probability=0.15,
     ),
@@ -59,34 +59,38 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "violin",
         4,
         Family.BOWED,
-        ((55, 93),),
-        _CLASSICAL,
+        ranges=((55, 93),),
+        scales=_CLASSICAL,
         vibrato_cents=22,
         slide_probability=0.15,
         has_double_stops=True,
     ),
-    Instrument("flute", 5, Family.WIND, ((60, 93),), _CLASSICAL, vibrato_cents=12),
+    Instrument("flute", 5, Family.WIND, ranges=((60, 93),), scales=_CLASSICAL, vibrato_cents=12),
     Instrument(
         "cello",
         6,
         Family.BOWED,
-        ((36, 69),),
-        _CLASSICAL,
+        ranges=((36, 69),),
+        scales=_CLASSICAL,
         vibrato_cents=20,
         slide_probability=0.15,
         has_double_stops=True,
         pace_weights=(0.35, 0.45, 0.2),
     ),
-    Instrument("trumpet", 7, Family.WIND, ((54, 82),), _CLASSICAL, vibrato_cents=9, slide_probability=0.05),
-    Instrument("tuba", 8, Family.WIND, ((29, 55),), _CLASSICAL, vibrato_cents=4, pace_weights=(0.25, 0.55, 0.2)),
-    Instrument("accordion", 9, Family.BELLOWS, ((43, 86),), ("major", "minor", "harmonic_minor")),
-    Instrument("xylophone", 10, Family.MALLET, ((65, 101),), _CLASSICAL, pace_weights=(0.1, 0.4, 0.5)),
+    Instrument(
+        "trumpet", 7, Family.WIND, ranges=((54, 82),), scales=_CLASSICAL, vibrato_cents=9, slide_probability=0.05
+    ),
+    Instrument(
+        "tuba", 8, Family.WIND, ranges=((29, 55),), scales=_CLASSICAL, vibrato_cents=4, pace_weights=(0.25, 0.55, 0.2)
+    ),
+    Instrument("accordion", 9, Family.BELLOWS, ranges=((43, 86),), scales=("major", "minor", "harmonic_minor")),
+    Instrument("xylophone", 10, Family.MALLET, ranges=((65, 101),), scales=_CLASSICAL, pace_weights=(0.1, 0.4, 0.5)),
     Instrument(
         "erhu",
         11,
         Family.BOWED,
-        ((62, 88),),
-        ("pentatonic", "pentatonic", "minor_pentatonic", "minor"),
+        ranges=((62, 88),),
+        scales=("pentatonic", "pentatonic", "minor_pentatonic", "minor"),
         vibrato_cents=35,
         slide_probability=0.75,
         pace_weights=(0.4, 0.45, 0.15),

@@ -64,11 +64,15 @@ class Piece:
     duration_s: float
 
     def note(self, start_s: float, duration_s: float, pitch: float, velocity: float) -> Note:
+        """A note folded into the range.
+
+        start_s, duration_s: seconds. pitch: MIDI number. velocity: loudness, up to 1.
+        """
         return Note(
             float(start_s),
             float(max(0.05, duration_s)),
             self.fold(float(pitch)),
-            float(np.clip(velocity, 0.1, 1.0)),
+            velocity=float(np.clip(velocity, 0.1, 1.0)),
         )
 
     def fold(self, pitch: float) -> float:
@@ -140,7 +144,10 @@ class _ScaleWalk:
 
 
 def melody(piece: Piece, lowest: int, articulation: float, pause_probability: float = 0.3) -> list[Note]:
-    """One voice from `lowest` up; notes last `articulation` times their written length."""
+    """One voice from `lowest` up; notes last `articulation` times their written length.
+
+    piece: to which it belongs. pause_probability: of a pause instead of a note.
+    """
     rng, style, beat_s = piece.rng, piece.style, piece.beat_s
     scale = SCALES[style.scale]
     walk = _ScaleWalk(rng, [p for p in range(lowest, style.highest + 1) if (p - style.tonic) % 12 in scale])
@@ -159,13 +166,15 @@ def melody(piece: Piece, lowest: int, articulation: float, pause_probability: fl
                 if rng.random() > 0.04:
                     start_s = now_s + rng.normal(0, 0.008)
                     notes.append(
-                        piece.note(start_s, beats * beat_s * sounding, pitch, max(0.25, rng.normal(loudness, 0.06)))
+                        piece.note(
+                            start_s, beats * beat_s * sounding, pitch, velocity=max(0.25, rng.normal(loudness, 0.06))
+                        )
                     )
                 now_s += beats * beat_s
         if notes:  # the phrase ends on a longer note, then the player takes a breath
             last = notes.pop()
             longer_s = last.duration_s + beat_s * rng.uniform(0.3, 1.2)
-            notes.append(piece.note(last.start_s, longer_s, last.pitch, last.velocity))
+            notes.append(piece.note(last.start_s, longer_s, last.pitch, velocity=last.velocity))
         now_s += min(0.8, beat_s * rng.choice([0.5, 1.0, 1.5]))
         if rng.random() < pause_probability:
             now_s += rng.uniform(0.2, 0.8)

@@ -30,12 +30,15 @@ def draw_style(rng: np.random.Generator, instrument: Instrument) -> Style:
 
 
 def compose(rng: np.random.Generator, instrument: Instrument, style: Style, duration_s: float) -> list[Note]:
-    """The notes that sound in a clip of `duration_s`, by start; all pitches are within the style's range."""
+    """The notes that sound in a clip of `duration_s`, by start; all pitches are within the style's range.
+
+    rng: of all that is drawn. instrument: for scale and family.
+    """
     pace = _PACES[rng.choice(len(_PACES), p=instrument.pace_weights)]
     tempo_bpm = style.tempo_bpm * rng.uniform(0.93, 1.07)
     if pace is Pace.SLOW:
         tempo_bpm = max(tempo_bpm, _SLOWEST_TEMPO_OF_SLOW_MUSIC)
-    piece = Piece(rng, style, pace, 60.0 / tempo_bpm, duration_s)
+    piece = Piece(rng, style, pace, beat_s=60.0 / tempo_bpm, duration_s=duration_s)
     notes = {
         Family.GUITAR: _guitar,
         Family.BELLOWS: _accordion,
@@ -61,7 +64,7 @@ def _singing(piece: Piece) -> list[Note]:
                 plain.start_s,
                 plain.duration_s,
                 plain.pitch,
-                plain.velocity,
+                velocity=plain.velocity,
                 slide_semitones=float(np.clip(interval, -5, 5)) if slides else 0.0,
                 vibrato_cents=style.vibrato_cents * float(np.clip(3 * (plain.duration_s - 0.12), 0, 1)),
             )
@@ -69,7 +72,7 @@ def _singing(piece: Piece) -> list[Note]:
         previous_pitch = plain.pitch
         if style.double_stops and plain.duration_s > 0.3 and rng.random() < 0.25:
             second = plain.pitch - rng.choice([3, 4, 5, 7, 9])
-            notes.append(piece.note(plain.start_s, plain.duration_s, second, 0.7 * plain.velocity))
+            notes.append(piece.note(plain.start_s, plain.duration_s, second, velocity=0.7 * plain.velocity))
     return notes
 
 
@@ -83,12 +86,14 @@ def _mallets(piece: Piece) -> list[Note]:
             period_s = rng.uniform(0.06, 0.09)
             for stroke_s in np.arange(plain.start_s, plain.start_s + 0.95 * plain.duration_s, period_s):
                 velocity = plain.velocity * rng.uniform(0.6, 0.85)
-                notes.append(piece.note(stroke_s + rng.normal(0, 0.004), 0.4, plain.pitch, velocity))
+                notes.append(piece.note(stroke_s + rng.normal(0, 0.004), 0.4, plain.pitch, velocity=velocity))
         else:
-            notes.append(piece.note(plain.start_s, ring_s, plain.pitch, plain.velocity))
+            notes.append(piece.note(plain.start_s, ring_s, plain.pitch, velocity=plain.velocity))
         if style.plays_intervals and rng.random() < 0.3:
             second = plain.pitch - rng.choice([3, 4, 7, 12])
-            notes.append(piece.note(plain.start_s + rng.normal(0, 0.005), ring_s, second, 0.8 * plain.velocity))
+            notes.append(
+                piece.note(plain.start_s + rng.normal(0, 0.005), ring_s, second, velocity=0.8 * plain.velocity)
+            )
     return notes
 
 
@@ -105,18 +110,19 @@ def _guitar(piece: Piece) -> list[Note]:
     while bar_s < piece.duration_s:
         chord = piece.triad(progression[bar % len(progression)], style.lowest, 72)
         if texture == 0:
-            notes += _picked_bar(piece, bar_s, chord, picking)
+            notes += _picked_bar(piece, bar_s, chord, picking=picking)
         elif texture == 1:
             notes += _strummed_bar(piece, bar_s, chord)
         else:
-            notes.append(piece.note(bar_s, 3.5 * beat_s, chord[0], 0.6))
-            notes.append(piece.note(bar_s + 2 * beat_s, 2 * beat_s, chord[1], 0.5))
+            notes.append(piece.note(bar_s, 3.5 * beat_s, chord[0], velocity=0.6))
+            notes.append(piece.note(bar_s + 2 * beat_s, 2 * beat_s, chord[1], velocity=0.5))
         bar_s += 4 * beat_s
         bar += 1
     return notes
 
 
 def _picked_bar(piece: Piece, bar_s: float, chord: list[int], picking: np.ndarray) -> list[Note]:
+    """A bar of single plucked notes from `bar_s` on. chord: pitches. picking: which of them comes when."""
     rng, beat_s = piece.rng, piece.beat_s
     upper = chord[2:7]
     notes = []
@@ -124,10 +130,12 @@ def _picked_bar(piece: Piece, bar_s: float, chord: list[int], picking: np.ndarra
         start_s = bar_s + eighth * beat_s / 2
         if eighth % 4 == 0:
             bass = chord[0] if eighth == 0 else chord[1]
-            notes.append(piece.note(start_s, 2.4 * beat_s, bass, rng.normal(0.75, 0.05)))
+            notes.append(piece.note(start_s, 2.4 * beat_s, bass, velocity=rng.normal(0.75, 0.05)))
         if rng.random() < 0.9:
             pitch = upper[picking[eighth] % len(upper)]
-            notes.append(piece.note(start_s + rng.normal(0, 0.006), 1.8 * beat_s, pitch, rng.normal(0.55, 0.08)))
+            notes.append(
+                piece.note(start_s + rng.normal(0, 0.006), 1.8 * beat_s, pitch, velocity=rng.normal(0.55, 0.08))
+            )
     return notes
 
 
@@ -142,7 +150,7 @@ def _strummed_bar(piece: Piece, bar_s: float, chord: list[int]) -> list[Note]:
         loudness = 0.65 if beat == 0 else 0.5
         for order, pitch in enumerate(strings):
             start_s = bar_s + beat * beat_s + order * rng.uniform(0.006, 0.02)
-            notes.append(piece.note(start_s, 1.2 * beat_s, pitch, rng.normal(loudness, 0.05)))
+            notes.append(piece.note(start_s, 1.2 * beat_s, pitch, velocity=rng.normal(loudness, 0.05)))
     return notes
 
 
@@ -155,7 +163,7 @@ def _accordion(piece: Piece) -> list[Note]:
         notes.append(plain)
         if style.plays_intervals and plain.duration_s > 0.18:
             second = plain.pitch - rng.choice([3, 4])
-            notes.append(piece.note(plain.start_s, plain.duration_s, second, 0.8 * plain.velocity))
+            notes.append(piece.note(plain.start_s, plain.duration_s, second, velocity=0.8 * plain.velocity))
     if rng.random() < 0.65:
         notes += _left_hand(piece)
     return notes
@@ -175,11 +183,11 @@ def _left_hand(piece: Piece) -> list[Note]:
         # in the octave from `chord_lowest` on: an inversion where the chord would reach beyond
         chord = [chord_lowest + (pitch - chord_lowest) % 12 for pitch in (root, third, fifth)]
         if sustained:
-            notes += [piece.note(bar_s, 0.97 * beats_per_bar * beat_s, pitch, 0.45) for pitch in chord]
+            notes += [piece.note(bar_s, 0.97 * beats_per_bar * beat_s, pitch, velocity=0.45) for pitch in chord]
         else:
-            notes.append(piece.note(bar_s, 0.6 * beat_s, root - 12, 0.6))
+            notes.append(piece.note(bar_s, 0.6 * beat_s, root - 12, velocity=0.6))
             for beat in range(1, beats_per_bar):
-                notes += [piece.note(bar_s + beat * beat_s, 0.4 * beat_s, pitch, 0.45) for pitch in chord]
+                notes += [piece.note(bar_s + beat * beat_s, 0.4 * beat_s, pitch, velocity=0.45) for pitch in chord]
         bar_s += beats_per_bar * beat_s
         bar += 1
     return notes

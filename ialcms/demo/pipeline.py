@@ -47,6 +47,8 @@ def run_demo(
     data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
     ranks: by default two, or one where two would have to share a GPU.
     Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
+
+    supervised: with the demo's supervised configuration. overrides: KEY=VALUE of the configuration.
     """
     config_path = own_folder("configs") / ("demo_solo.yaml" if supervised else "demo.yaml")
     shards, backbone = data / "shards", data / "backbone.pt"
@@ -71,7 +73,7 @@ def run_demo(
         make_dataset(data / "tree", VIDEOS, CLIPS_PER_VIDEO, jobs=jobs, val_videos=VAL_VIDEOS, test_videos=TEST_VIDEOS)
         announce(2, f"shards in {shards}")
         encode = EncodeOptions(dataset=load_dataset("demo"))
-        manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs)
+        manifest, _ = pack(read_index(data / "tree"), shards, PackOptions(encode, SHARD_MB), jobs=jobs)
         print(f"{len(manifest.clips)} clips in {len(manifest.shards)} shards")
         announce(3, f"backbone that knows the instruments by sight, in {backbone}")
         if backbone.is_file():

@@ -136,6 +136,8 @@ def paste_sprite(
     """Draw the sprite into the frame; returns its exact box (x1, y1, x2, y2), which may reach out of the frame.
 
     `scale` is (across, along) the sprite, of the size that it was made for.
+
+    centre: (x, y) in the frame. angle_rad: turn of the sprite.
     """
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     to_frame = np.array([[cos, -sin], [sin, cos]]) @ np.diag(scale / _ZOOM)
@@ -176,19 +178,22 @@ def _draw_motion(rng: np.random.Generator, look: Look, loudness: np.ndarray) -> 
         1,
     )
     angle_deg = look.angle_deg + _sway(rng, t, rng.uniform(1, 5)) + 3 * rng.choice([-1, 1]) * loudness
-    zoom = np.clip(1 + _sway(rng, t, 0.02, 0.03, 0.15), 0.9, _ZOOM)
-    across = zoom * (1 + _sway(rng, t, 0.07, 0.2, 0.5)) if look.is_squeezed else zoom
+    zoom = np.clip(1 + _sway(rng, t, 0.02, lowest_hz=0.03, highest_hz=0.15), 0.9, _ZOOM)
+    across = zoom * (1 + _sway(rng, t, 0.07, lowest_hz=0.2, highest_hz=0.5)) if look.is_squeezed else zoom
     walk = np.cumsum(rng.normal(0, look.shake_px, (num_frames, 2)), 0)
     margin = _margin_px(height)
     camera = np.clip(walk - walk.mean(0), -margin, margin).astype(int)
     brightness = look.brightness * rng.normal(1, 0.015, num_frames)
-    return _Motion(centre, np.deg2rad(angle_deg), np.stack([across, zoom], 1), camera, brightness)
+    return _Motion(centre, np.deg2rad(angle_deg), np.stack([across, zoom], 1), camera=camera, brightness=brightness)
 
 
 def _sway(
     rng: np.random.Generator, t: np.ndarray, amplitude: float, lowest_hz: float = 0.15, highest_hz: float = 1.1
 ) -> np.ndarray:
-    """The sum of three slow swings."""
+    """The sum of three slow swings.
+
+    t: seconds. amplitude: of the sum. lowest_hz, highest_hz: range of the swings.
+    """
     swings = (
         rng.uniform(0.3, 1) * np.sin(2 * np.pi * (rng.uniform(lowest_hz, highest_hz) * t + rng.random()))
         for _ in range(3)
@@ -214,9 +219,9 @@ def _compose_frame(look: Look, motion: _Motion, index: int) -> tuple[Image.Image
         resting = np.array([look.centre[0] - body.width / 2, height - 0.97 * body.height])
         player_corner = np.floor(resting + np.array(look.player_offset) + sway * [0.6, 0.4] + shift)
         frame.paste(body, (int(player_corner[0]), int(player_corner[1])), body)
-    box = paste_sprite(frame, look.sprite, centre, motion.angle_rad[index], motion.scale[index])
+    box = paste_sprite(frame, look.sprite, centre, angle_rad=motion.angle_rad[index], scale=motion.scale[index])
     if look.shows_hands:
-        _draw_arms(frame, look, player_corner, centre, motion.angle_rad[index])
+        _draw_arms(frame, look, player_corner, centre=centre, angle_rad=motion.angle_rad[index])
     return frame, box
 
 
@@ -227,7 +232,7 @@ def _draw_player(rng: np.random.Generator, body_height: float) -> Player:
     pen = ImageDraw.Draw(image)
     skin = hsv(rng.uniform(0.04, 0.09), rng.uniform(0.25, 0.6), rng.uniform(0.35, 0.95))
     hair = hsv(rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.7), rng.uniform(0.05, 0.6))
-    shirt = draw_colour(rng, 0.1, 0.9, 0.8)
+    shirt = draw_colour(rng, 0.1, 0.9, strongest=0.8)
     x = width / 2
     right_half = [(0.08, 0.31), (0.24, 0.36), (0.36, 0.5), (0.3, 1.0)]
     left_half = [(-side, down) for side, down in reversed(right_half)]
@@ -250,7 +255,11 @@ def _draw_player(rng: np.random.Generator, body_height: float) -> Player:
 
 
 def _draw_arms(frame: Image.Image, look: Look, player_corner: np.ndarray, centre: np.ndarray, angle_rad: float) -> None:
-    """From the shoulders over the elbows to two points on the instrument's long axis."""
+    """From the shoulders over the elbows to two points on the instrument's long axis.
+
+    frame: that is drawn on. look: sizes and colours. player_corner: of the player in the frame. centre, angle_rad: of
+    the instrument.
+    """
     assert look.player is not None
     pen = ImageDraw.Draw(frame)
     body_size = np.array(look.player.image.size)

@@ -41,22 +41,30 @@ class SustainedTimbre:
 
 
 _SUSTAINED: dict[str, SustainedTimbre] = {
-    "clarinet": SustainedTimbre(1.0, (Formant(1500, 0.5, 0.5), Formant(350, 1.0, 0.7)), 0.03, 0.012, 0.14),
+    "clarinet": SustainedTimbre(
+        1.0, (Formant(1500, 0.5, 0.5), Formant(350, 1.0, 0.7)), 0.03, breath=0.012, even_harmonics=0.14
+    ),
     "saxophone": SustainedTimbre(
-        0.75, (Formant(700, 0.6, 1.0), Formant(1900, 0.5, 0.7), Formant(3200, 0.4, 0.3)), 0.035, 0.03, brassiness=0.5
+        0.75,
+        (Formant(700, 0.6, 1.0), Formant(1900, 0.5, 0.7), Formant(3200, 0.4, 0.3)),
+        0.035,
+        breath=0.03,
+        brassiness=0.5,
     ),
     "violin": SustainedTimbre(
-        0.8, (Formant(460, 0.35, 0.8), Formant(1000, 0.4, 0.7), Formant(2700, 0.55, 0.9)), 0.06, 0.012
+        0.8, (Formant(460, 0.35, 0.8), Formant(1000, 0.4, 0.7), Formant(2700, 0.55, 0.9)), 0.06, breath=0.012
     ),
-    "flute": SustainedTimbre(2.1, (Formant(700, 1.2, 1.0),), 0.05, 0.06, 0.8),
+    "flute": SustainedTimbre(2.1, (Formant(700, 1.2, 1.0),), 0.05, breath=0.06, even_harmonics=0.8),
     "cello": SustainedTimbre(
-        0.85, (Formant(230, 0.5, 1.0), Formant(600, 0.5, 0.8), Formant(1500, 0.5, 0.5)), 0.07, 0.012
+        0.85, (Formant(230, 0.5, 1.0), Formant(600, 0.5, 0.8), Formant(1500, 0.5, 0.5)), 0.07, breath=0.012
     ),
-    "trumpet": SustainedTimbre(0.45, (Formant(1200, 0.7, 1.0), Formant(2300, 0.6, 0.7)), 0.025, 0.006, brassiness=1.0),
-    "tuba": SustainedTimbre(1.1, (Formant(240, 0.8, 1.0), Formant(500, 0.5, 0.4)), 0.05, 0.008, brassiness=0.7),
-    "accordion": SustainedTimbre(0.55, (Formant(900, 1.2, 0.8), Formant(2600, 0.8, 0.6)), 0.03, 0.004),
+    "trumpet": SustainedTimbre(
+        0.45, (Formant(1200, 0.7, 1.0), Formant(2300, 0.6, 0.7)), 0.025, breath=0.006, brassiness=1.0
+    ),
+    "tuba": SustainedTimbre(1.1, (Formant(240, 0.8, 1.0), Formant(500, 0.5, 0.4)), 0.05, breath=0.008, brassiness=0.7),
+    "accordion": SustainedTimbre(0.55, (Formant(900, 1.2, 0.8), Formant(2600, 0.8, 0.6)), 0.03, breath=0.004),
     "erhu": SustainedTimbre(
-        0.55, (Formant(850, 0.35, 1.2), Formant(1500, 0.3, 0.6), Formant(3000, 0.35, 0.9)), 0.05, 0.02
+        0.55, (Formant(850, 0.35, 1.2), Formant(1500, 0.3, 0.6), Formant(3000, 0.35, 0.9)), 0.05, breath=0.02
     ),
 }
 _SOUNDING_WITHOUT_FORMANTS = 0.12
@@ -114,11 +122,14 @@ def draw_voice(rng: np.random.Generator) -> Voice:
 def synthesize(
     rng: np.random.Generator, instrument: Instrument, voice: Voice, notes: list[Note], duration_s: float
 ) -> np.ndarray:
-    """Float wave of `duration_s` at SAMPLE_RATE, of any level; silent where nothing is played."""
+    """Float wave of `duration_s` at SAMPLE_RATE, of any level; silent where nothing is played.
+
+    rng: of noise and phases. notes: that `instrument` plays. voice: of this specimen.
+    """
     num_samples = round(duration_s * SAMPLE_RATE)
     wave = np.zeros(num_samples)
     for note in notes:
-        sound = _sound_of(rng, instrument, voice, note)
+        sound = _sound_of(rng, instrument, voice, note=note)
         start = round(note.start_s * SAMPLE_RATE)
         sound = sound[max(0, -start) :][: num_samples - max(0, start)]
         wave[max(0, start) : max(0, start) + len(sound)] += sound
@@ -128,21 +139,24 @@ def synthesize(
 
 
 def _sound_of(rng: np.random.Generator, instrument: Instrument, voice: Voice, note: Note) -> np.ndarray:
+    """Wave of one `note` by `instrument`, with the `voice` of this specimen; rng: of noise and phases."""
     f0 = 440.0 * 2 ** ((note.pitch - 69 + voice.tuning_cents / 100) / 12)
     brightness = 1.2 * note.velocity - 0.6 + 0.6 * voice.brightness
     struck = instrument.family in (Family.GUITAR, Family.MALLET)
     release_s = 0.25 if struck else 0.07
     t = np.arange(int((note.duration_s + release_s) * SAMPLE_RATE)) / SAMPLE_RATE
     if instrument.family is Family.GUITAR:
-        sound = _plucked(rng, voice, f0, brightness, t)
+        sound = _plucked(rng, voice, f0, brightness=brightness, t=t)
     elif instrument.family is Family.MALLET:
-        sound = _struck(rng, voice, f0, brightness, t)
+        sound = _struck(rng, voice, f0, brightness=brightness, t=t)
     else:
-        sound = _sustained(rng, _SUSTAINED[instrument.name], voice, note, f0, brightness, t)
+        sound = _sustained(rng, _SUSTAINED[instrument.name], voice, note=note, f0=f0, brightness=brightness, t=t)
         if instrument.family is Family.BELLOWS:
             for detune in (-voice.reed_detune_cents, voice.reed_detune_cents):
                 reed_f0 = f0 * 2 ** (detune / 1200)
-                sound += _sustained(rng, _SUSTAINED[instrument.name], voice, note, reed_f0, brightness, t)
+                sound += _sustained(
+                    rng, _SUSTAINED[instrument.name], voice, note=note, f0=reed_f0, brightness=brightness, t=t
+                )
     num_release = min(len(t), int(release_s * SAMPLE_RATE))
     sound[len(t) - num_release :] *= np.linspace(1, 0, num_release)
     register_gain = 0.4 + 0.6 * min(1.0, f0 / 300) ** -0.2
@@ -168,7 +182,7 @@ def _resonance(frequencies_hz: np.ndarray, formants: tuple[Formant, ...], voice:
     return response
 
 
-def _sustained(
+def _sustained(  # noqa: PLR0913 - all that makes up a tone
     rng: np.random.Generator,
     timbre: SustainedTimbre,
     voice: Voice,
@@ -177,13 +191,17 @@ def _sustained(
     brightness: float,
     t: np.ndarray,
 ) -> np.ndarray:
+    """A blown or bowed tone over the times `t`, in seconds.
+
+    timbre: of the instrument. voice: of this specimen. f0: Hz. brightness: how strong high harmonics are.
+    """
     harmonics = np.arange(1, max(1, min(_MAX_HARMONICS, int(_HIGHEST_HZ / f0))) + 1)
     full = _SOUNDING_WITHOUT_FORMANTS + _resonance(harmonics * f0, timbre.formants, voice)
     full /= harmonics ** (timbre.tilt - 0.3 * brightness)
     even_weight = timbre.even_harmonics + (1 - timbre.even_harmonics) * min(1.0, f0 / 900)
     full[1::2] *= even_weight
 
-    phase = np.cumsum(_pitch_contour(rng, voice, note, f0, t)) / SAMPLE_RATE + rng.random()
+    phase = np.cumsum(_pitch_contour(rng, voice, note, f0=f0, t=t)) / SAMPLE_RATE + rng.random()
     attack_s = (timbre.attack_s + voice.extra_attack_s) / 2.2
     tone = _read_table(_cycle(full), phase)
     if timbre.brassiness:  # high harmonics come in behind the low ones
@@ -200,7 +218,10 @@ def _sustained(
 
 
 def _pitch_contour(rng: np.random.Generator, voice: Voice, note: Note, f0: float, t: np.ndarray) -> np.ndarray:
-    """Frequency in Hz over time: slide into the note, delayed vibrato, the unsteadiness of a living player."""
+    """Frequency in Hz over time: slide into the note, delayed vibrato, the unsteadiness of a living player.
+
+    voice: for vibrato and unsteadiness. f0: Hz that the `note` stands for. t: seconds.
+    """
     vibrato = np.clip((t - 0.12) / 0.25, 0, 1) * np.sin(2 * np.pi * (voice.vibrato_hz * t + rng.random()))
     slide_s = np.clip(0.4 * note.duration_s, 0.06, 0.16)
     cents = note.vibrato_cents * vibrato + 100 * note.slide_semitones * np.clip(1 - t / slide_s, 0, 1) ** 1.5
@@ -228,19 +249,25 @@ def _read_table(cycle: np.ndarray, phase: np.ndarray) -> np.ndarray:
 
 
 def _plucked(rng: np.random.Generator, voice: Voice, f0: float, brightness: float, t: np.ndarray) -> np.ndarray:
-    """A steel string: slightly stretched partials, the higher the shorter; a node where it is plucked."""
+    """A steel string: slightly stretched partials, the higher the shorter; a node where it is plucked.
+
+    f0: Hz. brightness: how strong high partials are. t: seconds. voice: of this specimen.
+    """
     k = np.arange(1, 26)
     frequencies_hz = f0 * k * np.sqrt(1 + 6e-5 * k**2)
     k, frequencies_hz = k[frequencies_hz < _HIGHEST_HZ], frequencies_hz[frequencies_hz < _HIGHEST_HZ]
     amplitudes = np.abs(np.sin(np.pi * k * voice.pluck_place)) / k ** (1.1 - 0.25 * brightness)
     amplitudes *= 1 + _resonance(frequencies_hz, _GUITAR_BODY, voice)
     decays_s = 1.6 * voice.ring * np.sqrt(200 / (f0 + 120)) / (1 + 0.09 * k)
-    string = _decaying_partials(frequencies_hz, amplitudes, decays_s, rng.random(len(k)), len(t))
+    string = _decaying_partials(frequencies_hz, amplitudes, decays_s, phases=rng.random(len(k)), num_samples=len(t))
     return string + (0.1 + 0.3 * voice.hardness) * np.exp(-t / 0.012) * rng.normal(size=len(t))
 
 
 def _struck(rng: np.random.Generator, voice: Voice, f0: float, brightness: float, t: np.ndarray) -> np.ndarray:
-    """A wooden bar: few, inharmonic partials and the click of the mallet."""
+    """A wooden bar: few, inharmonic partials and the click of the mallet.
+
+    f0: Hz. brightness: how strong high partials are. t: seconds. voice: of this specimen.
+    """
     bar = _MARIMBA_BAR if voice.is_marimba else _XYLOPHONE_BAR
     frequencies_hz = f0 * bar.ratios
     amplitudes = bar.amplitudes.copy()
@@ -248,7 +275,11 @@ def _struck(rng: np.random.Generator, voice: Voice, f0: float, brightness: float
     decays_s = bar.decays_s * (voice.ring * (700 / f0) ** 0.4)
     audible = frequencies_hz < _HIGHEST_HZ
     tone = _decaying_partials(
-        frequencies_hz[audible], amplitudes[audible], decays_s[audible], np.zeros(audible.sum()), len(t)
+        frequencies_hz[audible],
+        amplitudes[audible],
+        decays_s[audible],
+        phases=np.zeros(audible.sum()),
+        num_samples=len(t),
     )
     return tone + (0.1 + 0.3 * voice.hardness) * np.exp(-t / 0.004) * rng.normal(size=len(t))
 
@@ -260,6 +291,8 @@ def _decaying_partials(
 
     exp(pole * (a + b)) = exp(pole * a) * exp(pole * b): with a the starts of blocks and b the times within one, all
     samples of all partials are one matrix product.
+
+    frequencies_hz, amplitudes, decays_s (seconds) and phases (turns): (K,) each. Returns (num_samples,).
     """
     poles = (2j * np.pi * frequencies_hz - 1 / decays_s) / SAMPLE_RATE
     starts = np.arange(0, num_samples, _PARTIAL_BLOCK)

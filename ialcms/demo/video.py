@@ -84,16 +84,20 @@ def make_clip(video: Video, number: int) -> Clip:
     wave = make_wave(video, number)
     frames, boxes = render_frames(video.id.generator(_Part.LOOK, number), video.look, _loudness(wave))
     detections = detect(
-        video.id.generator(_Part.DETECTOR, number), video.detector, video.id.instrument, boxes, video.look.frame_size
+        video.id.generator(_Part.DETECTOR, number),
+        video.detector,
+        video.id.instrument,
+        boxes=boxes,
+        frame_size=video.look.frame_size,
     )
-    return Clip(wave, frames, boxes, detections)
+    return Clip(wave, frames, boxes, detections=detections)
 
 
 def make_wave(video: Video, number: int) -> np.ndarray:
     """The sound of a clip, without its pictures: float32 (NUM_SAMPLES,) within [-1, 1]."""
     rng = video.id.generator(_Part.SOUND, number)
-    notes = compose(rng, video.id.instrument, video.style, CLIP_SECONDS)
-    clean = synthesize(rng, video.id.instrument, video.voice, notes, CLIP_SECONDS)
+    notes = compose(rng, video.id.instrument, video.style, duration_s=CLIP_SECONDS)
+    clean = synthesize(rng, video.id.instrument, video.voice, notes=notes, duration_s=CLIP_SECONDS)
     return record(rng, video.room, clean)
 
 

@@ -54,13 +54,29 @@ class Kind:
 
 
 KINDS = (
-    Kind(".mp4", "libx264", Fraction(25), "aac", 44_100, "stereo", {"preset": "ultrafast"}),
-    Kind(".webm", "libvpx", Fraction(30), "libopus", 48_000, "stereo", {"deadline": "realtime", "cpu-used": "8"}),
-    Kind(".mkv", "mpeg4", Fraction(24_000, 1001), "ac3", 48_000, "5.1"),
+    Kind(
+        ".mp4",
+        "libx264",
+        Fraction(25),
+        audio_codec="aac",
+        sample_rate=44_100,
+        layout="stereo",
+        speed={"preset": "ultrafast"},
+    ),
+    Kind(
+        ".webm",
+        "libvpx",
+        Fraction(30),
+        audio_codec="libopus",
+        sample_rate=48_000,
+        layout="stereo",
+        speed={"deadline": "realtime", "cpu-used": "8"},
+    ),
+    Kind(".mkv", "mpeg4", Fraction(24_000, 1001), audio_codec="ac3", sample_rate=48_000, layout="5.1"),
 )
 
 
-def make_video_files(
+def make_video_files(  # noqa: PLR0913 - options of a public function
     root: str | Path,
     videos: int,
     clips_per_video: int = 2,
@@ -77,6 +93,9 @@ def make_video_files(
 
     `videos` and `box_videos` count per instrument, `box_frames` per box video; no video is of both sorts. `frame_size`
     is (width, height). Raises ValueError for numbers out of range and unknown instruments.
+
+    clips_per_video: of `videos`. seed: of everything that is drawn. jobs: processes, one per core if it is None.
+    show_progress: a bar or lines on standard error.
     """
     root = Path(root)
     if min(videos, clips_per_video) < 1 or box_videos < 0 or not 1 <= box_frames <= NUM_FRAMES:
@@ -108,6 +127,8 @@ def write_video(path: Path, frames: Iterable[Image.Image], wave: np.ndarray, kin
     """Write frames (8 per second) and sound (float32 (num_samples,) at 11,025 Hz) as a video file.
 
     A frame is on the screen until the next one comes; all channels carry the same sound.
+
+    path: of the file, whose container and codecs are of a `kind`. wave: the sound.
     """
     pictures = list(frames)
     with replacing(path) as temporary, av.open(for_ffmpeg(temporary), "w", format=_container(path)) as container:
@@ -137,6 +158,7 @@ def _container(path: Path) -> str:
 
 
 def _make_file(root: Path, video_id: VideoId, num_clips: int, frame_size: tuple[int, int]) -> None:
+    """Write video `video_id` of `num_clips` below `root`, unless it is there. frame_size: width and height."""
     kind = KINDS[(video_id.number + video_id.instrument.class_id) % len(KINDS)]
     path = root / "videos" / video_id.instrument.name / f"{video_id.name}{kind.suffix}"
     if path.is_file():
@@ -144,13 +166,16 @@ def _make_file(root: Path, video_id: VideoId, num_clips: int, frame_size: tuple[
     video = draw_video(video_id, frame_size)
     clips = [make_clip(video, number) for number in range(num_clips)]
     wave = np.concatenate([clip.wave for clip in clips])
-    write_video(path, [frame for clip in clips for frame in clip.frames], wave, kind)
+    write_video(path, [frame for clip in clips for frame in clip.frames], wave, kind=kind)
 
 
 def _make_pictures(
     root: Path, video_id: VideoId, num_frames: int, frame_size: tuple[int, int]
 ) -> list[tuple[str, list[str]]]:
-    """(ImageID, the other columns) of frames spread over a clip; their boxes are exact."""
+    """(ImageID, the other columns) of frames spread over a clip; their boxes are exact.
+
+    root: they are written below it. num_frames: of one clip of video `video_id`. frame_size: width and height.
+    """
     clip = make_clip(draw_video(video_id, frame_size), 0)
     rows = []
     for index in np.linspace(0, NUM_FRAMES - 1, num_frames).round().astype(int):

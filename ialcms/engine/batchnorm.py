@@ -125,6 +125,7 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
+        """x (n, c, ...), contiguous or not. weight, bias: (c,). layer: whose statistics are used and moved."""
         assert layer.running_mean is not None
         assert layer.running_var is not None
         assert layer.momentum is not None
@@ -161,6 +162,7 @@ class _NormaliseOnGpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
+        """x (n, c, ...), on a GPU. weight, bias: (c,). layer: whose statistics are used and moved."""
         assert layer.running_mean is not None
         assert layer.momentum is not None
         x = x if _is_channels_last(x) else x.contiguous()

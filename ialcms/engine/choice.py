@@ -48,14 +48,19 @@ def check_engine(config: Config) -> None:
 
 
 def build_learner(module: Network, optimizer: torch.optim.Optimizer, ranks: Ranks, config: Config) -> Learner[Network]:
-    """The learner of a network by the configured engine; all ranks call it."""
+    """The learner of a network by the configured engine; all ranks call it.
+
+    module: the network. optimizer: of its parameters.
+    """
     train = config.train
     options: dict[str, Any] = {"clip_norm": config.optim.clip_norm, "accumulation": train.accumulation}
     if train.engine == "deepspeed":
         from ialcms.engine.deepspeed_learner import DeepSpeedLearner  # imports DeepSpeed, which takes seconds
 
         settings = read_settings(config, ranks.world_size)
-        return DeepSpeedLearner(module, optimizer, ranks, settings, sync_batchnorm=train.sync_batchnorm, **options)
+        return DeepSpeedLearner(
+            module, optimizer, ranks, settings=settings, sync_batchnorm=train.sync_batchnorm, **options
+        )
     if train.engine == "ddp" or (train.engine == "auto" and ranks.distributed):
         return DDPLearner(
             module,

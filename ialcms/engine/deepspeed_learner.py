@@ -42,6 +42,9 @@ class DeepSpeedLearner(Learner[Network]):
         sync_batchnorm: bool = True,
         **options: Any,
     ) -> None:
+        """settings: of DeepSpeed, in the form of its JSON file. sync_batchnorm: normalise by the global batch. module,
+        optimizer and options: as in `Learner`.
+        """
         super().__init__(module, optimizer, **options)
         if sync_batchnorm and ranks.world_size > 1:
             synchronise(module, ranks)
@@ -110,7 +113,7 @@ class DeepSpeedLearner(Learner[Network]):
                 shaped = {name: values[name].reshape(parameter.shape) for name in _MOMENTS}
                 self.optimizer.state[parameter] = {"step": values["step"], **shaped}
         else:
-            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, self._ranks)
+            self._zero_norm = ZeroNorm(self._engine.optimizer, self._stage, self.clip_norm, ranks=self._ranks)
             if moments:
                 self._fill_shards(moments)
 
@@ -143,13 +146,20 @@ class DeepSpeedLearner(Learner[Network]):
             start = min(self._ranks.rank * count, parameter.ds_numel)
             count = min(count, parameter.ds_numel - start)
         else:
-            shard = next(n for n, group in enumerate(self._groups) if any(p is parameter for p in group))
+            shard = self._group_of(parameter)
             start = offset = count = 0
             if parameter._hp_mapping is not None:  # None: no part of it is this rank's
                 start = parameter._hp_mapping.lp_fragment_address.start
                 offset = parameter._hp_mapping.hp_fragment_address.start
                 count = parameter._hp_mapping.hp_fragment_address.numel
         return start, self.optimizer.state[self._flat_shards()[shard]][name].narrow(0, offset, count)
+
+    def _group_of(self, parameter: Any) -> int:
+        """Index of the parameter group that has this very tensor."""
+        for index, group in enumerate(self._groups):
+            if any(member is parameter for member in group):
+                return index
+        raise AssertionError("every parameter is in a group")
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
         """Without what ZeRO 3 has in shards at the moment."""

@@ -24,6 +24,7 @@ class ZeroNorm:
     """Takes over from a ZeRO optimizer of stage 1 to 3."""
 
     def __init__(self, zero: Any, stage: int, clip_norm: float, ranks: Ranks) -> None:
+        """zero: DeepSpeed's optimizer. stage: of ZeRO. clip_norm: longest gradient that is not shortened; 0: any."""
         self._zero, self._stage, self._clip_norm, self._ranks = zero, stage, clip_norm, ranks
         self._norm = _ON_HOST
         if stage == 3:

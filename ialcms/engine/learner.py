@@ -38,6 +38,9 @@ class Learner(Generic[Network]):
     def __init__(
         self, module: Network, optimizer: torch.optim.Optimizer, *, clip_norm: float = 0.0, accumulation: int = 1
     ) -> None:
+        """module: the network. optimizer: of its parameters. clip_norm: longest gradient that is not shortened; 0: any.
+        accumulation: micro-batches of a step.
+        """
         self.module, self.optimizer = module, optimizer
         self.clip_norm, self.accumulation = clip_norm, accumulation
         self._trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
@@ -125,6 +128,9 @@ class DDPLearner(Learner[Network]):
         compression: str = "none",
         **options: Any,
     ) -> None:
+        """sync_batchnorm: normalise by the global batch. compression: of the gradients that are sent. module, optimizer
+        and options: as in `Learner`.
+        """
         super().__init__(module, optimizer, **options)
         self._ranks, self._sync_batchnorm = ranks, sync_batchnorm
         if sync_batchnorm and ranks.world_size > 1:

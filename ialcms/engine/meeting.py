@@ -41,7 +41,7 @@ class Meeting:
         host = roster.hosts[rank]
         devices = [device for other, device in zip(roster.hosts, roster.devices) if other == host]
         is_own = "" not in devices and len(set(devices)) == len(devices)
-        return cls(store, roster.hosts[:rank].count(host), len(devices), is_own)
+        return cls(store, roster.hosts[:rank].count(host), len(devices), has_own_device=is_own)
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,12 @@ def meet(launch: Launched, host: str, port: int, device: str) -> Meeting:
     device: name of the only GPU that this rank sees, '' for none or several.
     ValueError in one line when they do not come in `join_s()`, when the port is taken, and when two processes have the
     same rank.
+
+    launch: rank and number of ranks. host: of rank 0.
     """
     waiting = _Waiting(launch, f"{host}:{port}", join_s())
     try:
-        store = _open_store(launch, host, port, waiting)
+        store = _open_store(launch, host, port, waiting=waiting)
         token = secrets.token_hex(8)
         if store.compare_set(f"claim/{launch.rank}", "", token).decode() != token:
             raise ValueError(
@@ -127,6 +129,7 @@ class _Waiting:
 
 
 def _open_store(launch: Launched, host: str, port: int, waiting: _Waiting) -> dist.TCPStore:
+    """The store of all ranks at HOST:PORT; of rank 0 it listens there. waiting: to report how long it takes."""
     timeout = datetime.timedelta(seconds=join_s())
     if launch.rank == 0:
         try:

@@ -6,6 +6,7 @@ So one copy saves them and one restores them where a step is skipped, instead of
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ class MovingState:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        by_type: dict[torch.dtype, list[tuple[nn.Module, str, Tensor]]] = {}
-        for owner, name, buffer in _moving_buffers(module):
-            by_type.setdefault(buffer.dtype, []).append((owner, name, buffer))
+        by_type: dict[torch.dtype, list[_Buffer]] = {}
+        for buffer in _moving_buffers(module):
+            by_type.setdefault(buffer.tensor.dtype, []).append(buffer)
         self._now = [_joined(buffers) for buffers in by_type.values()]
         self._saved = [torch.empty_like(tensor) for tensor in self._now]
 
@@ -38,26 +39,34 @@ class MovingState:
             now.copy_(saved if where is None else torch.where(where, saved, now))
 
 
-def _moving_buffers(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
+@dataclass(frozen=True)
+class _Buffer:
+    owner: nn.Module
+    name: str  # in its owner
+    tensor: Tensor
+
+
+def _moving_buffers(module: nn.Module) -> Iterator[_Buffer]:
     for owner in module.modules():
         is_frozen = isinstance(owner, _BatchNorm) and not any(p.requires_grad for p in owner.parameters())
         for name, buffer in owner.named_buffers(recurse=False):
             is_constant = name in owner._non_persistent_buffers_set
             if not is_frozen and not is_constant:
-                yield owner, name, buffer
+                yield _Buffer(owner, name, buffer)
 
 
-def _joined(buffers: list[tuple[nn.Module, str, Tensor]]) -> Tensor:
+def _joined(buffers: list[_Buffer]) -> Tensor:
     """The buffers end to end, each beginning where the kernels of GPUs may read it in blocks."""
-    unit = _ALIGNMENT_BYTES // buffers[0][2].element_size()
+    first = buffers[0].tensor
+    unit = _ALIGNMENT_BYTES // first.element_size()
     starts, end = [], 0
-    for _, _, buffer in buffers:
+    for buffer in buffers:
         starts.append(end)
-        end += -(-buffer.numel() // unit) * unit
-    together = buffers[0][2].new_zeros(end)
-    for start, (owner, name, buffer) in zip(starts, buffers):
-        part = together[start : start + buffer.numel()].view(buffer.shape)
-        part.copy_(buffer)
+        end += -(-buffer.tensor.numel() // unit) * unit
+    together = first.new_zeros(end)
+    for start, buffer in zip(starts, buffers):
+        part = together[start : start + buffer.tensor.numel()].view(buffer.tensor.shape)
+        part.copy_(buffer.tensor)
         # `data` has a separate count of changes; with a shared one autograd would take a change of one for one of all
-        owner._buffers[name] = part.data
+        buffer.owner._buffers[buffer.name] = part.data
     return together

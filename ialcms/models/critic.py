@@ -64,6 +64,10 @@ class _DividedBySigma(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """weight / sigma.
+
+        weight: (o, ...). sigma: its largest singular value, to which the unit vectors u and v belong.
+        """
         normalised = weight / sigma
         ctx.save_for_backward(normalised, sigma, u, v)
         return normalised

@@ -74,13 +74,13 @@ def scale_instances(
     result, mean, variance = _ScaleInstances.apply(*tensors, (norm.eps, eps, whole))
     if norm.training:
         count = x.numel() // x.shape[1] * (1 if whole is None else whole.parts)
-        move_running_statistics(norm, mean, variance, count)
+        move_running_statistics(norm, mean, variance, count=count)
     return result  # type: ignore[no-any-return]
 
 
 class _ScaleInstances(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913 - autograd takes tensors one by one
         ctx: Any,
         x: Tensor,
         weight: Tensor,
@@ -91,7 +91,11 @@ class _ScaleInstances(torch.autograd.Function):
         fixed: Tensor | None,
         settings: tuple[float, float, Whole | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode."""
+        """Result, mean and variance of the batch. fixed: the variance that BatchNorm divides by in evaluation mode.
+
+        x (n, c, h, w). weight, bias, running_mean: (c,), of the BatchNorm. gain, offset: (n, c). settings: eps of the
+        BatchNorm, eps of the instance norm, and what merges the statistics of all ranks.
+        """
         batch_eps, eps, whole = settings
         instances = instance_moments(x)
         batch = batch_moments(instances)

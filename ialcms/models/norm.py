@@ -32,7 +32,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 @torch.no_grad()
 def move_running_statistics(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
-    """As a training pass over `count` values per channel with this mean and biased variance does."""
+    """As a training pass over `count` values per channel with this mean and biased variance does.
+
+    layer: whose statistics move.
+    """
     assert layer.running_mean is not None
     assert layer.running_var is not None
     assert layer.momentum is not None

@@ -30,6 +30,9 @@ class BasicBlock(nn.Module):
     def __init__(
         self, inputs: int, channels: int, stride: int, dilations: tuple[int, int], activation: Activation
     ) -> None:
+        """inputs: channels of what it is given. channels: of what it returns. stride: of the first convolution.
+        dilations: of the first and of the second.
+        """
         super().__init__()
         first, second = dilations
         self.conv1 = nn.Conv2d(inputs, channels, 3, stride, padding=first, dilation=first, bias=False)
@@ -50,10 +53,13 @@ class BasicBlock(nn.Module):
 
 
 def stage(inputs: int, channels: int, stride: int, dilation: int = 1, activation: Activation = relu) -> nn.Sequential:
-    """Two basic blocks; the first one strides. Dilation starts behind the convolution that would have strided."""
+    """Two basic blocks; the first one strides. Dilation starts behind the convolution that would have strided.
+
+    inputs: channels of what it is given. channels: of what it returns. activation: of both blocks.
+    """
     return nn.Sequential(
-        BasicBlock(inputs, channels, stride, (1, dilation), activation),
-        BasicBlock(channels, channels, 1, (dilation, dilation), activation),
+        BasicBlock(inputs, channels, stride, dilations=(1, dilation), activation=activation),
+        BasicBlock(channels, channels, 1, dilations=(dilation, dilation), activation=activation),
     )
 
 

@@ -66,7 +66,7 @@ class Separator(nn.Module):
         if objects.dim() == 7:
             pictures = objects.shape[3]
             visual, visual_for_loss = _side_by_side(visual, pictures), _side_by_side(visual_for_loss, pictures)
-        return self.separate(spectrum, visual, visual_for_loss, (objects.shape[1], objects.shape[2]))
+        return self.separate(spectrum, visual, visual_for_loss, objects=(objects.shape[1], objects.shape[2]))
 
     def separate(
         self, spectrum: Tensor, visual: Tensor, visual_for_loss: Tensor, objects: tuple[int, int]
@@ -74,13 +74,15 @@ class Separator(nn.Module):
         """The audio half: spectrum (B, Fq, T) and visual features (N, D, H, W) of objects = (M, O) pictures a mix.
 
         Windows of one clip see the same pictures: compute the features once with `self.visual`, repeat them here.
+
+        visual_for_loss: visual features, with a dropout of their own, that are handed on to the losses.
         """
         shape = (spectrum.shape[0], *objects)
         num_objects = objects[0] * objects[1]
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
         features = self.encoder(arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach())))
         fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
-        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features)
+        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features=features)
         mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)
         return SeparatorOutput(
             mask=mask,

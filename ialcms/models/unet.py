@@ -44,7 +44,7 @@ class AdaptiveInstanceNorm(nn.Module):
     def forward(self, x: Tensor, context: Tensor, norm: _BatchNorm) -> Tensor:
         """Of norm(x), in one pass over x with it; x (n, c, h, w), context (n, C)."""
         gain, offset = self.gain(context).float(), self.offset(context).float()
-        return scale_instances(x, norm, gain, offset, whole=getattr(norm, "whole", None))
+        return scale_instances(x, norm, gain, offset=offset, whole=getattr(norm, "whole", None))
 
 
 class UpBlock(nn.Module):

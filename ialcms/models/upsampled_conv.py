@@ -33,7 +33,10 @@ FORMS = ("auto", "full", "product", "half", "direct")
 
 
 def _constant(build: Build) -> Build:
-    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer."""
+    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer.
+
+    Arguments are passed by position, as they are the key of what is built.
+    """
     known: dict[tuple[Any, ...], Tensor] = {}
 
     def constant(*key: Any) -> Tensor:
@@ -58,13 +61,19 @@ def _shifted_upsampling(cells: int, size: int) -> Tensor:
 
 @_constant
 def row_matrix(cells: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(size, 3 * cells): the rows of the three taps, one after the other, to the rows of the result."""
+    """(size, 3 * cells): the rows of the three taps, one after the other, to the rows of the result.
+
+    cells: rows that are given. size: rows of the result. dtype, device: of the matrix.
+    """
     return _shifted_upsampling(cells, size).transpose(0, 1).reshape(size, 3 * cells).to(device, dtype)
 
 
 @_constant
 def column_matrices(cells: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(3, cells, size): the columns of each tap to the columns of the result."""
+    """(3, cells, size): the columns of each tap to the columns of the result.
+
+    cells: columns that are given. size: columns of the result. dtype, device: of the matrices.
+    """
     return _shifted_upsampling(cells, size).transpose(1, 2).contiguous().to(device, dtype)
 
 
@@ -78,7 +87,10 @@ def border_sums(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 @_constant
 def border_cells(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(9, height * width): spreads the nine values of `border_sums` over a picture of at least 2 x 2."""
+    """(9, height * width): spreads the nine values of `border_sums` over a picture of at least 2 x 2.
+
+    dtype, device: of the result.
+    """
 
     def line(size: int) -> Tensor:
         first, last = F.pad(torch.ones(1), (0, size - 1)), F.pad(torch.ones(1), (size - 1, 0))
@@ -115,6 +127,7 @@ def _prefers_half(x: Tensor, weight: Tensor) -> bool:
 
 
 def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool) -> Tensor:
+    """x (n, c, h, w), weight (o, c, 3, 3) -> (n, o, *size). by_product: mix channels by a matrix product."""
     (count, channels, h, w), outputs = x.shape, weight.shape[0]
     height, width = size
     mixing = weight.permute(3, 0, 2, 1).reshape(9 * outputs, channels, 1, 1)  # (s, o, t), c

@@ -18,6 +18,7 @@ from ialcms.models.upsampled_conv import UpsampledConv2d
 
 class AtrousBranch(nn.Sequential):
     def __init__(self, inputs: int, channels: int, kernel: int, dilation: int) -> None:
+        """inputs: channels of what it is given. channels: of what it returns. kernel: size, 1 or 3."""
         padding = dilation if kernel == 3 else 0
         super().__init__(
             nn.Conv2d(inputs, channels, kernel, padding=padding, dilation=dilation, bias=False),
@@ -32,7 +33,8 @@ class ASPP(nn.Module):
     def __init__(self, inputs: int, channels: int, outputs: int) -> None:
         super().__init__()
         self.branches = nn.ModuleList(
-            [AtrousBranch(inputs, channels, 1, 1)] + [AtrousBranch(inputs, channels, 3, d) for d in (3, 6, 9)]
+            [AtrousBranch(inputs, channels, 1, dilation=1)]
+            + [AtrousBranch(inputs, channels, 3, dilation=d) for d in (3, 6, 9)]
         )
         self.pooling = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),

@@ -65,6 +65,8 @@ class StepProfile:
     ) -> None:
         """num_steps: 0 for none. folder: for trace and table. networks: name -> module, none where passes are compiled.
         first_step: finished steps at the start of the loop.
+
+        device: that the steps run on.
         """
         self._num_steps, self._folder, self._networks, self._device = num_steps, folder, networks, device
         self._step = first_step
@@ -204,7 +206,10 @@ def _named(event: FunctionEvent) -> str | None:
 
 
 def format_costs(costs: list[ModuleCost], num_steps: int, device: str, count: int = 10) -> str:
-    """A table of the `count` costliest modules, and what else there is."""
+    """A table of the `count` costliest modules, and what else there is.
+
+    costs: of `num_steps` steps. device: whose time is meant, for the heading.
+    """
     total = sum(cost.total_ms for cost in costs) or 1.0
     modules = [cost for cost in costs if not cost.name.startswith("(")]
     others = [cost for cost in costs if cost.name.startswith("(")]

@@ -97,7 +97,8 @@ class Curves:
             self._writer.add_image(f"mixes/{title}", draw_view(view), step, dataformats="HWC")
             peak = max(float(np.abs(wave).max()) for wave in view.waves.values())
             for name, wave in view.waves.items():
-                self._writer.add_audio(printable(f"{title}/{name}"), wave / max(peak, 1.0), step, self._sample_rate)
+                tag = printable(f"{title}/{name}")
+                self._writer.add_audio(tag, wave / max(peak, 1.0), step, sample_rate=self._sample_rate)
 
     def flush(self) -> None:
         self._writer.flush()

@@ -44,7 +44,10 @@ class View:
 
 @torch.inference_mode()
 def view_mix(separator: Separator, item: EvaluationItem, sample_rate: int, device: torch.device) -> View:
-    """Pass one window, item.sources (M, L), through a separator in evaluation mode."""
+    """Pass one window, item.sources (M, L), through a separator in evaluation mode.
+
+    sample_rate: of the sources, Hz. device: of the separator.
+    """
     sources = torch.as_tensor(item.sources).to(device)
     pictures = torch.as_tensor(item.pictures[:, 0]).to(device)
     output = separator(sources.sum(0, keepdim=True), pictures[None, :, None])
@@ -79,9 +82,9 @@ def draw_view(view: View) -> Picture:
     figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     in_levels = (top - LEVEL_RANGE_DB, top)
-    levels = _spectrogram(axes[0, 2], view, view.levels["mix"], "mix", limits=in_levels)
+    levels = _spectrogram(axes[0, 2], view, view.levels["mix"], title="mix", limits=in_levels)
     together = "sum of estimates"
-    _spectrogram(axes[0, 3], view, view.levels[together], together, limits=in_levels)
+    _spectrogram(axes[0, 3], view, view.levels[together], title=together, limits=in_levels)
     for column in (0, 1, 4):
         axes[0, column].set_axis_off()
     for row, name in enumerate(view.names, start=1):
@@ -92,9 +95,9 @@ def draw_view(view: View) -> Picture:
         _picture(axes[row, 1], lay_heat(picture, view.localisation[n]), f"where: {lowest:.2f} to {highest:.2f}")
         for column, kind in ((2, "target"), (3, "estimate")):
             title = f"{name} {kind}"
-            _spectrogram(axes[row, column], view, view.levels[title], title, limits=in_levels)
+            _spectrogram(axes[row, column], view, view.levels[title], title=title, limits=in_levels)
         title = f"{name} mask, up to {np.nanmax(view.masks[n]):.2f}"
-        _spectrogram(axes[row, 4], view, view.masks[n], title, limits=(0.0, 1.0))
+        _spectrogram(axes[row, 4], view, view.masks[n], title=title, limits=(0.0, 1.0))
     for column in (2, 3, 4):
         axes[-1, column].set_xlabel("time (s)", fontsize=7)
     for row in range(rows):
@@ -125,7 +128,10 @@ def _picture(axes: Axes, picture: Picture, title: str) -> None:
 def _spectrogram(
     axes: Axes, view: View, values: NDArray[np.floating], title: str, limits: tuple[float, float]
 ) -> AxesImage:
-    """values (F, T), the lowest frequency in row 0; rows are evenly spaced, and the ticks say where a frequency is."""
+    """values (F, T), the lowest frequency in row 0; rows are evenly spaced, and the ticks say where a frequency is.
+
+    axes: that are drawn on. view: for the frequencies. title: above it. limits: of the colours.
+    """
     num_rows = len(values)
     image = axes.imshow(
         np.nan_to_num(values),

@@ -79,13 +79,16 @@ class Progress:
 
 
 def save(root: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> Path:
-    """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't."""
+    """Write the checkpoint of a step into `root`, whole or not at all; returns its folder. OSError when it can't.
+
+    config: of the run. manifest_digest: of the data. state: all tensors. progress: with the step that names the folder.
+    """
     folder = root / f"{_STEP}{progress.step:08d}"
     # a random name: if another job writes this step here, one of both checkpoints is there then, never a mixture
     temporary = root / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     temporary.mkdir(parents=True)
     try:
-        _write_files(temporary, config, manifest_digest, state, progress)
+        _write_files(temporary, config, manifest_digest, state=state, progress=progress)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk it would take the room of the next one
         raise
@@ -100,6 +103,7 @@ def save(root: Path, config: Config, manifest_digest: str, state: State, progres
 
 
 def _write_files(folder: Path, config: Config, manifest_digest: str, state: State, progress: Progress) -> None:
+    """Write into an existing `folder`; the other arguments are those of `save`."""
     save_tensors(state, folder / _STATE)
     meta = {
         "format": FORMAT,

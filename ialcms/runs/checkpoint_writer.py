@@ -28,6 +28,9 @@ class CheckpointWriter:
     """
 
     def __init__(self, root: Path, config: Config, manifest_digest: str, lease: Lease | None = None) -> None:
+        """root: folder of the checkpoints. config, manifest_digest: written with each. lease: of the run's folder;
+        None: not held.
+        """
         self._root, self._config, self._manifest_digest, self._lease = root, config, manifest_digest, lease
         self._thread: threading.Thread | None = None
         self.failures = 0  # writes that failed since the last good one
@@ -98,7 +101,7 @@ class CheckpointWriter:
             needed, free = _num_bytes(state), shutil.disk_usage(self._root).free
             if free < 1.1 * needed:
                 raise OSError(f"it needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free")
-            folder = checkpoint.save(self._root, self._config, self._manifest_digest, state, progress)
+            folder = checkpoint.save(self._root, self._config, self._manifest_digest, state=state, progress=progress)
         except (OSError, RuntimeError) as error:  # torch turns some write errors into RuntimeError
             self.failures += 1
             self.last_failure = str(error).partition("\n")[0]

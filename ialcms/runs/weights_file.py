@@ -41,22 +41,24 @@ def fill_networks(source: Path, separator: Separator, critic: Critic | None) -> 
     weights = read_published(source)
     content = weights.content
     if isinstance(content, dict) and isinstance(content.get("separator"), dict):
-        return fill_from_state(content, source, separator, critic)
+        return fill_from_state(content, source, separator, critic=critic)
     own = separator.state_dict()
     for prefix in weights.prefixes_of(list(own))[:1]:
         part = weights.under(prefix)
         named = {f"separator.{name}": part.state.get(name, value) for name, value in own.items()}
         account = load_into(named, separator, critic, rename=str)
-        return _checked(Filled(source, OUR_NAMES, account, part.notes, _step(content)))
+        return _checked(Filled(source, OUR_NAMES, account, notes=part.notes, step=_step(content)))
     weights = with_usual_prefixes(weights, separator, critic)
     account = load_into(weights.state, separator, critic)
-    return _checked(Filled(source, PUBLISHED_NAMES, account, weights.notes, _step(content)))
+    return _checked(Filled(source, PUBLISHED_NAMES, account, notes=weights.notes, step=_step(content)))
 
 
 def fill_from_state(content: Mapping[str, Any], source: Path, separator: Separator, critic: Critic | None) -> Filled:
     """As `fill_networks`, from the content of a checkpoint or an export of ours.
 
     source: where it was read from, for messages. ValueError as there, and for tensors that our networks do not have.
+
+    separator, critic: networks that get the weights; critic: None for the separator alone.
     """
     state: dict[str, Any] = {}
     for network in ("separator", "critic") if critic is not None else ("separator",):
@@ -69,7 +71,7 @@ def fill_from_state(content: Mapping[str, Any], source: Path, separator: Separat
     account = load_into(state, separator, critic, rename=str)
     if account.unexpected:
         raise _misfit(source, account, ())
-    return _checked(Filled(source, OUR_NAMES, account, (), _step(content)))
+    return _checked(Filled(source, OUR_NAMES, account, notes=(), step=_step(content)))
 
 
 def _checked(filled: Filled) -> Filled:

@@ -39,8 +39,10 @@ class ConsistencyLoss:
             visual, audio = visual.bfloat16(), audio.bfloat16()
         gathered = ranks.gather(audio, "features")
         best = losses.best_cells(visual, gathered)
-        terms = row_and_column_terms(best.scores, ranks, config.loss.temperature, config.loss.excluded_negatives)
-        gradients = losses.embedding_gradients(visual, gathered, best.cells, terms.gradient)
+        terms = row_and_column_terms(
+            best.scores, ranks, config.loss.temperature, excluded=config.loss.excluded_negatives
+        )
+        gradients = losses.embedding_gradients(visual, gathered, best.cells, score_gradient=terms.gradient)
         d_audio = reduce_scatter(gradients.audio, ranks, "features")
         self.loss = terms.loss
         self._visual_gradient = gradients.visual.view(components.visual.shape)
@@ -65,6 +67,8 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     """What `losses.consistency_loss` computes from the whole table, from this rank's rows of it.
 
     scores: (n, N). temperature, excluded: of the loss. Equal scores may be excluded in another order than there.
+
+    ranks: whose rows make up the table.
     """
     count, total = scores.shape
     first = ranks.rank * count  # the sound of row i is column first + i
@@ -78,7 +82,7 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     gradient = logits.sub_(row_logsumexp.unsqueeze(1)).exp_()
 
     top = negatives.topk(min(excluded, count), dim=0)
-    columns = _columns(scores, top.values, top.indices, ranks, temperature=temperature, excluded=excluded)
+    columns = _columns(scores, top.values, top.indices, ranks=ranks, temperature=temperature, excluded=excluded)
     rank_in_top = torch.arange(len(top.values), device=scores.device).unsqueeze(1)
     kept = top.values.masked_fill(rank_in_top < columns.num_excluded, -torch.inf)
     logits = _with_diagonal(scores.scatter(0, top.indices, kept), scores, first).div_(temperature)

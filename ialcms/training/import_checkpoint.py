@@ -84,10 +84,10 @@ def import_checkpoint(source: Path, config: Config, out: Path, step: int | None 
                 progress=progress,
             )
             checkpoint.keep_as_best(saved)
-            write_whole(temporary / ACCOUNT, json.dumps(_account(source, config, filled, step), indent=1) + "\n")
+            write_whole(temporary / ACCOUNT, json.dumps(_account(source, config, filled, step=step), indent=1) + "\n")
     except OSError as error:
         raise ValueError(f"cannot write {out}: {error.strerror or error}; give another folder with --out") from error
-    return Imported(out, config, filled, step, critic is not None)
+    return Imported(out, config, filled, step=step, has_critic=critic is not None)
 
 
 def _state(config: Config, separator: Separator, critic: Critic | None) -> dict[str, Any]:
@@ -111,6 +111,10 @@ def _check_finite(source: Path, *networks: nn.Module | None) -> None:
 
 
 def _account(source: Path, config: Config, filled: Filled, step: int) -> dict[str, Any]:
+    """What is written beside the checkpoint.
+
+    source: the imported file. filled: what it gave. step: that it counts as.
+    """
     with open(source, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {

@@ -21,5 +21,5 @@ def init_from(experiment: Experiment, source: Path) -> str:
     critic = None if experiment.critic is None else experiment.critic.module
     if source.is_dir():
         folder = find_checkpoint(source)
-        return str(fill_from_state(checkpoint.load_state(folder), folder, separator, critic))
+        return str(fill_from_state(checkpoint.load_state(folder), folder, separator, critic=critic))
     return str(fill_networks(source, separator, critic))

@@ -48,7 +48,10 @@ class MemoryBank:
     def __init__(
         self, capacity: int, spectrogram: tuple[int, int], *, num_mixes: int, per_mix: int, seed: int, ranks: Ranks
     ) -> None:
-        """capacity: slots. spectrogram: F and T. num_mixes: of the global batch. per_mix: K. seed: of the draws."""
+        """capacity: slots. spectrogram: F and T. num_mixes: of the global batch. per_mix: K. seed: of the draws.
+
+        ranks: that share the slots.
+        """
         self._per_mix, self._seed, self._ranks = per_mix, seed, ranks
         self._layout = BankLayout(capacity, num_mixes * per_mix, ranks.world_size)
         self._num_rows = self._layout.num_rows(ranks.rank)
@@ -75,7 +78,7 @@ class MemoryBank:
         layout = self._layout
         draws = uniforms(2 * layout.num_components, self._seed, "pairs", step).reshape(2, -1)
         plan = plan_pairs(draws, self._per_mix, self.filled, next_slot=self.next_slot, capacity=layout.capacity)
-        exchange = plan_exchange(plan, layout, self.next_slot, self._ranks.rank)
+        exchange = plan_exchange(plan, layout, self.next_slot, rank=self._ranks.rank)
         index = self._indices(plan, exchange)
 
         from_batch = entering.index_select(0, index.member)

@@ -81,4 +81,7 @@ class Components:
     @classmethod
     def joined(cls, parts: Sequence[Components]) -> Components:
         """All micro-batches together, given in order."""
-        return cls(*(join([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+        joined = {}
+        for field in fields(cls):
+            joined[field.name] = join([getattr(part, field.name) for part in parts])
+        return cls(**joined)

@@ -114,7 +114,10 @@ class Exchange:
 
 
 def plan_exchange(plan: PairPlan, layout: BankLayout, next_slot: int, rank: int) -> Exchange:
-    """The part of a rank. Where a component has no partner (a lone mix, so on one rank) anything is sent."""
+    """The part of a rank. Where a component has no partner (a lone mix, so on one rank) anything is sent.
+
+    plan: of all ranks. layout: of the bank, whose next component enters at `next_slot`.
+    """
     per_rank = layout.per_rank
     in_bank = plan.slot >= 0
     of_member = plan.member.clip(min=0) // per_rank

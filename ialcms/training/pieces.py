@@ -30,6 +30,9 @@ class Pieces:
     def __init__(
         self, separator: Learner[Separator], critic: Learner[Critic] | None, config: Config, ranks: Ranks
     ) -> None:
+        """separator, critic: learners; critic: None where there is none. config: for `train.compile` and
+        `train.cuda_graphs`.
+        """
         compiles, records = _supported(config, ranks)
         # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
         self.separate: Call = separator.module

@@ -101,7 +101,10 @@ def _targets(batch: Batch, label: dict[str, int]) -> Tensor:
 def _held_out_accuracy(
     network: nn.Module, config: Config, manifest: Manifest, *, instruments: list[str], device: torch.device
 ) -> float:
-    """Share of the validation solos whose picture is named right."""
+    """Share of the validation solos whose picture is named right.
+
+    instruments: names in the order of the classes. manifest, config: for the solos. device: of the network.
+    """
     network.eval()
     mixes = list_mixes(
         manifest, "val", 1, draws=config.eval.draws, seed=config.eval.seed, seconds=1.0, instruments=instruments

@@ -19,7 +19,7 @@ class Checkpoints:
         self._ranks, self._experiment, self._last_step = job.ranks, experiment, job.config.train.steps
         self._root = job.folder.checkpoints
         lease = job.lease if job.ranks.is_first else None
-        self._writer = CheckpointWriter(self._root, job.config, job.manifest.digest, lease)
+        self._writer = CheckpointWriter(self._root, job.config, job.manifest.digest, lease=lease)
 
     @property
     def is_urgent(self) -> bool:

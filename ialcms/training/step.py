@@ -14,6 +14,7 @@ log-frequency spectrograms, D channels and H x W cells of the visual feature.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,11 +51,11 @@ class Experiment:
                 network.to(ranks.device)
                 # equal by the seed, up to the rounding of machines of different kinds
                 ranks.copy_from_first([*network.parameters(), *network.buffers()])
-        self.separator = build_learner(separator, separator_optimizer(separator, config), ranks, config)
+        self.separator = build_learner(separator, separator_optimizer(separator, config), ranks, config=config)
         self.critic: Learner[Critic] | None = None
         self.bank: MemoryBank | None = None
         if critic is not None:
-            self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config)
+            self.critic = build_learner(critic, critic_optimizer(critic, config), ranks, config=config)
             audio = config.audio
             self.bank = MemoryBank(
                 config.loss.bank_size,
@@ -65,7 +66,7 @@ class Experiment:
                 ranks=ranks,
             )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
-        self._pieces = Pieces(self.separator, self.critic, config, ranks)
+        self._pieces = Pieces(self.separator, self.critic, config, ranks=ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -81,7 +82,7 @@ class Experiment:
         self.settle()
         now = step_schedule(batch.step, self.config)
         critic_optimizer = None if self.critic is None else self.critic.optimizer
-        set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, self.config.optim)
+        set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, optim=self.config.optim)
         if not self._agreed or batch.step % self.config.train.check_every == 0:
             self._check_agreement(batch.step)
         scalars: Scalars = {}
@@ -92,14 +93,14 @@ class Experiment:
             if now.ema_decay is not None and self.average is None:
                 self.average = AveragedSeparator(self.separator.inference_module())
             health = Health()
-            self._learn(batch, now, scalars, health)
+            self._learn(batch, now, scalars, health=health)
             self.separator.average_running_statistics()
             for learner in learners:
                 learner.restore_buffers(where=health.is_bad)
             if now.ema_decay is not None and self.average is not None:
                 self.average.update(self.separator.inference_module(), now.ema_decay, skipped=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
-            self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs, batch.keys))
+            self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs=inputs, keys=batch.keys))
             if not self.ranks.reads_late:
                 self.settle()
         return scalars
@@ -141,7 +142,10 @@ class Experiment:
             self.bank.load_state_dict(state["bank"])
 
     def _learn(self, batch: Batch, now: StepSchedule, scalars: Scalars, health: Health) -> None:
-        """Adds to `scalars` the terms of the losses, and to `health` what decides whether the step is skipped."""
+        """Let the networks learn from `batch` that learn `now`, the critic first.
+
+        Adds to `scalars` the terms of the losses, and to `health` what decides whether the step is skipped.
+        """
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
         if len(parts) == 1:
@@ -157,9 +161,10 @@ class Experiment:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
         if now.train_critic:
             assert pairs is not None
-            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health)
+            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health=health)
         if now.train_separator:
-            self._learn_separator(parts, outputs, components, pairs, now, scalars, health)
+            separated = _SeparatedBatch(parts, outputs, components)
+            self._learn_separator(separated, pairs, now, scalars=scalars, health=health)
 
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
         # Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore.
@@ -180,26 +185,34 @@ class Experiment:
         pairs = self.bank.pair(components, step, check)
         return split_pairs(pairs, self.config.clips_per_mix, self.config.train.accumulation)
 
-    def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of the independent and of the dependent pairs, each distinct component passing g once; ||w||^2."""
+    def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> _PairScores:
+        """Each distinct component passes g once."""
         both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
+            # All by position: a recorded CUDA graph takes its inputs so.
             scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, pairs.partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
-        return independent, dependent, weight_penalty
+        return _PairScores(independent, dependent, weight_penalty)
 
     def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars, health: Health) -> None:
+        """One step of the critic; all arguments but the last two are lists of the micro-batches.
+
+        magnitudes: of the components, (B, M, O, F, T). scalars: gets the terms of the loss and the gradient's norm.
+        health: gets what decides whether the step is skipped.
+        """
         critic = self.critic
         assert critic is not None
         means = _Means(len(pairs), scalars)
         for part, (magnitude, of_part) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
             assert self._pieces.score_to_learn is not None
-            independent, dependent, weight_penalty = self._score(self._pieces.score_to_learn, magnitude, of_part)
-            loss = losses.critic_loss(independent, dependent, weight_penalty, self.config.loss.critic_c)
+            scores = self._score(self._pieces.score_to_learn, magnitude, of_part)
+            loss = losses.critic_loss(
+                scores.independent, scores.dependent, scores.weight_penalty, c=self.config.loss.critic_c
+            )
             means.add("loss/critic", loss)
-            means.add("critic/independent_score", losses.mean_score(independent))
-            means.add("critic/dependent_score", losses.mean_score(dependent))
+            means.add("critic/independent_score", losses.mean_score(scores.independent))
+            means.add("critic/dependent_score", losses.mean_score(scores.dependent))
             critic.backward(loss, health.taint)
         norm = critic.step()
         health.watch("the norm of the gradient of the critic is {}", norm)
@@ -207,16 +220,21 @@ class Experiment:
 
     def _learn_separator(
         self,
-        parts: list[Batch],
-        outputs: list[SeparatorOutput] | None,
-        components: Components,
+        separated: _SeparatedBatch,
         pairs: list[Pairs] | None,
         now: StepSchedule,
+        *,
         scalars: Scalars,
         health: Health,
     ) -> None:
-        """outputs: with their graphs, None to separate each micro-batch (again) when it is needed."""
-        consistency = ConsistencyLoss(components, self.config, self.ranks) if now.lambda_avc > 0 else None
+        """One step of the separator on the losses of all micro-batches.
+
+        pairs: of each micro-batch; None without a critic. now: what learns at this step, and the losses' weights.
+        scalars: gets the terms of the losses and the gradient's norm. health: gets what decides whether the step is
+        skipped.
+        """
+        parts, outputs = separated.parts, separated.outputs
+        consistency = ConsistencyLoss(separated.components, self.config, self.ranks) if now.lambda_avc > 0 else None
         means = _Means(len(parts), scalars)
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
@@ -252,9 +270,9 @@ class Experiment:
         assert self.critic is not None
         frozen = self.critic.module.eval().requires_grad_(False)
         assert self._pieces.score is not None
-        independent, dependent, _ = self._score(self._pieces.score, output.magnitude, pairs)
+        scores = self._score(self._pieces.score, output.magnitude, pairs)
         frozen.requires_grad_(True)
-        return losses.independence_loss(independent, dependent)
+        return losses.independence_loss(scores.independent, scores.dependent)
 
     def _check_agreement(self, step: int) -> None:
         tensors = {f"separator.{name}": tensor for name, tensor in self.separator.replicas()}
@@ -263,8 +281,22 @@ class Experiment:
         if self.critic is not None and self.bank is not None:
             tensors |= {f"critic.{name}": tensor for name, tensor in self.critic.replicas()}
             tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.replicas()}
-        check_agreement(self.ranks, step, digest(self.config), tensors.items())
+        check_agreement(self.ranks, step, digest(self.config), tensors=tensors.items())
         self._agreed = True
+
+
+@dataclass(frozen=True)
+class _PairScores:
+    independent: Tensor  # (p,), of the independent pairs
+    dependent: Tensor  # (n,), of the dependent pairs
+    weight_penalty: Tensor  # ||w||^2 of the critic
+
+
+@dataclass(frozen=True)
+class _SeparatedBatch:
+    parts: list[Batch]  # micro-batches
+    outputs: list[SeparatorOutput] | None  # of the micro-batches with their graphs; None: separate again to learn
+    components: Components  # of the whole batch, without graphs
 
 
 class _Means:

@@ -79,10 +79,12 @@ def train(
         first_step = beginning.progress.step
         if profiled_steps:
             check_profile(profiled_steps, config.train.steps - first_step)
-        batches = train_batches(config, manifest, first_step, ranks.rank, ranks.world_size, ranks.device)
+        batches = train_batches(
+            config, manifest, first_step, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device
+        )
         # From here on the input is in order: now the run's folder comes into being.
         progress = open_folder(job, beginning)
-        with Trainer(job, beginning, validation, batches, progress=progress) as trainer:
+        with Trainer(job, beginning, validation, batches=batches, progress=progress) as trainer:
             return trainer.run(progress)
 
 
@@ -108,7 +110,7 @@ class Trainer:
         self._validation, self._batches = validation, batches
         self._validation_interval = validation_interval(job.config, job.manifest)
         self._monitor = Monitor(
-            job.folder, job.config, job.ranks, progress.step, validates_again=progress.validation_pending
+            job.folder, job.config, job.ranks, first_step=progress.step, validates_again=progress.validation_pending
         )
         self._bad_clips = GatheredBadClips(job, progress.bad_clips)
         self._checkpoints = Checkpoints(job, self._experiment)
@@ -176,7 +178,7 @@ class Trainer:
         values["memory/loader_gb"] = loaded.batch.cached_bytes / 1e9
         if self._monitor.records(step):
             self._experiment.settle()  # a skipped step has no scalars
-        self._monitor.step(step, scalars, values, loaded.waited_s)
+        self._monitor.step(step, scalars, values, waited_s=loaded.waited_s)
         self._profile.after_step()
 
     def _show_examples_if_due(self, progress: Progress) -> None:

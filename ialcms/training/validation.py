@@ -132,7 +132,7 @@ class Validation:
         items = [self._first_usable(self._mixes[start:end]) for start, end in itertools.pairwise([*starts, None])]
         with _evaluating(separator):
             return [
-                view_mix(separator, item, self._config.audio.sample_rate, self._ranks.device)
+                view_mix(separator, item, self._config.audio.sample_rate, device=self._ranks.device)
                 for item in items
                 if item is not None
             ]
@@ -146,7 +146,7 @@ class Validation:
         return None
 
     def _load(self, mix: EvaluationMix) -> EvaluationItem:
-        return load_mix(self._manifest, mix, self._config.data, self._config.audio.num_samples)
+        return load_mix(self._manifest, mix, self._config.data, num_samples=self._config.audio.num_samples)
 
     def _score(self, separator: Separator, mix: EvaluationMix) -> ScoredMix:
         device = self._ranks.device

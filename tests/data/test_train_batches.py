@@ -102,9 +102,9 @@ def test_a_start_reads_the_clips_of_its_batch_and_nothing_else(
     reads: list[str] = []
     read_clip = store.read_clip
 
-    def counted(manifest: Manifest, index: int, *args: object) -> object:
+    def counted(manifest: Manifest, index: int, *args: object, **options: object) -> object:
         reads.append(manifest.clips[index].key)
-        return read_clip(manifest, index, *args)  # type: ignore[arg-type]
+        return read_clip(manifest, index, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "read_clip", counted)
     (batch,) = take(1, train_batches(small_config(), shards, start))

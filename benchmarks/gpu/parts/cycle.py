@@ -31,11 +31,14 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         if recorder.seconds_left < 8:
             recorder.missing(" ".join(options), "no time was left")
             continue
-        _call(setting, recorder, options, Path(setting.work) / f"cycle-{number}")
+        _call(setting, recorder, options, out=Path(setting.work) / f"cycle-{number}")
 
 
 def _call(setting: Setting, recorder: Recorder, options: Sequence[str], out: Path) -> None:
-    """Its results are written as they come; those of a call that is cut off count, too."""
+    """Its results are written as they come; those of a call that is cut off count, too.
+
+    out: folder of its results. options: of `benchmarks.cycle`. setting, recorder: of the part that calls it.
+    """
     command = [sys.executable, "-m", "benchmarks.cycle", "--device", setting.device, "--out", str(out), *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment_of(setting.device), stdin=subprocess.DEVNULL, start_new_session=True
@@ -63,7 +66,9 @@ def _record(recorder: Recorder, result: dict[str, Any]) -> None:
         return
     label = f"{result['precision'].replace('tf32', 'TF32')}, batch {result['batch']}"
     for form, seconds in result["seconds"].items():
-        recorder.add(f"{form}, {label}: cycle", 1e3 * statistics.median(seconds), "ms", f"median of {len(seconds)}")
+        recorder.add(
+            f"{form}, {label}: cycle", 1e3 * statistics.median(seconds), "ms", note=f"median of {len(seconds)}"
+        )
     if "ratio" in result:
         recorder.add(f"naive / ours, {label}", result["ratio"], note="median ratio of cycles")
     units = {"multiply_adds": (1e9, "G"), "num_bytes": (1e9, "GB"), "memory_bytes": (1e9, "GB"),

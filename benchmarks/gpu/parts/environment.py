@@ -29,14 +29,16 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     device, side = setting.torch_device, 512 if setting.small else 8_192
     if setting.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
-        recorder.add("TF32 matrix products", products_per_s(side, torch.float32, device), "TFLOP/s", note_of(side))
+        recorder.add("TF32 matrix products", products_per_s(side, torch.float32, device), "TFLOP/s", note=note_of(side))
         torch.backends.cuda.matmul.allow_tf32 = False
-    recorder.add("bf16 matrix products", products_per_s(side, torch.bfloat16, device), "TFLOP/s", note_of(side))
-    recorder.add("float32 matrix products", products_per_s(side, torch.float32, device), "TFLOP/s", note_of(side))
-    recorder.add("memory bandwidth", copied_per_s(2**20 if setting.small else 2**28, device), "GB/s", "copy")
-    recorder.add("launch of a small operation", launch_us(device), "us", "added to one number, one after the other")
+    recorder.add("bf16 matrix products", products_per_s(side, torch.bfloat16, device), "TFLOP/s", note=note_of(side))
+    recorder.add("float32 matrix products", products_per_s(side, torch.float32, device), "TFLOP/s", note=note_of(side))
+    recorder.add("memory bandwidth", copied_per_s(2**20 if setting.small else 2**28, device), "GB/s", note="copy")
+    recorder.add(
+        "launch of a small operation", launch_us(device), "us", note="added to one number, one after the other"
+    )
     if setting.device == "cuda":
-        recorder.add("copy of one number to the host", read_us(device), "us", "waits for the device")
+        recorder.add("copy of one number to the host", read_us(device), "us", note="waits for the device")
 
 
 def device_name(device: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+from dataclasses import dataclass
 
 from benchmarks.gpu.setting import Recorder, Setting
 from benchmarks.gpu.sizes import sized_config
@@ -31,34 +32,24 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     for index, name in enumerate(known):
         seconds = recorder.seconds_left / (len(known) - index)
         try:
-            _measure_metrics(
-                setting,
-                recorder,
-                Scoring(separated, name),
-                mixes,
-                metrics=name,
-                seconds=seconds,
-                mix_seconds=options.seconds,
-            )
+            measured = _time(Scoring(separated, name), mixes, seconds, quick=setting.small)
+            _record(recorder, measured, f"{name} metrics", mix_seconds=options.seconds)
         except (RuntimeError, ValueError) as error:
             recorder.missing(name, error)
     if "mir_eval" not in known:
         recorder.missing("mir_eval", "mir_eval is not installed")
 
 
-def _measure_metrics(
-    setting: Setting,
-    recorder: Recorder,
-    scoring: Scoring,
-    mixes: list[EvaluationMix],
-    *,
-    metrics: str,
-    seconds: float,
-    mix_seconds: float,
-) -> None:
-    """From the third result on, as the first ones wait for processes to start and for kernels to be chosen.
+@dataclass(frozen=True)
+class _Measured:
+    spent: EvaluationTime
+    problems: list[str]  # of mixes that were not scored
 
-    seconds: that this may take. mix_seconds: length of a mix.
+
+def _time(scoring: Scoring, mixes: list[EvaluationMix], seconds: float, *, quick: bool) -> _Measured:
+    """Score `mixes`, timed from the third result on: the first ones wait for processes and for the choice of kernels.
+
+    seconds: that this may take. quick: stop after the fourth result.
     """
     before = EvaluationTime()
     scored = scoring(mixes)
@@ -67,19 +58,23 @@ def _measure_metrics(
         problems += [scores.problem] if scores.problem else []
         if number == 3:
             before = copy.deepcopy(scoring.time)
-        if number > 3 and setting.small:
+        if number > 3 and quick:
             break
         if number > 3 and scoring.time.elapsed_s > 0.8 * seconds:
             break
     scored.close()
-    spent = scoring.time.since(before)
-    label = f"{metrics} metrics"
+    return _Measured(scoring.time.since(before), problems)
+
+
+def _record(recorder: Recorder, measured: _Measured, label: str, *, mix_seconds: float) -> None:
+    """Record rates and shares of `measured` under `label`, in mixes of `mix_seconds`."""
+    spent = measured.spent
     rate = spent.num_mixes / spent.elapsed_s
-    recorder.add(f"{label}: rate", rate, "mixes/s", f"{spent.num_mixes} mixes of {mix_seconds:g} s")
-    recorder.add(f"{label}: sound", rate * mix_seconds, "s/s", "seconds of mixes in a second")
+    recorder.add(f"{label}: rate", rate, "mixes/s", note=f"{spent.num_mixes} mixes of {mix_seconds:g} s")
+    recorder.add(f"{label}: sound", rate * mix_seconds, "s/s", note="seconds of mixes in a second")
     if spent.beside_s:
-        recorder.add(f"{label}: of a process", spent.beside_s / spent.num_mixes, "s", "for each mix")
+        recorder.add(f"{label}: of a process", spent.beside_s / spent.num_mixes, "s", note="for each mix")
     for part, share in spent.shares().items():
-        recorder.add(f"{label}: {part}", 100 * share, "%", "of the time")
-    if problems:
-        recorder.add(f"{label}: not scored", len(problems), note=problems[0])
+        recorder.add(f"{label}: {part}", 100 * share, "%", note="of the time")
+    if measured.problems:
+        recorder.add(f"{label}: not scored", len(measured.problems), note=measured.problems[0])

@@ -31,12 +31,13 @@ def measure(setting: Setting, recorder: Recorder) -> None:
             recorder.missing(name, "compiling takes longer than what is left")
             continue
         try:
-            _measure_form(setting, recorder, name, fields)
+            _measure_form(setting, recorder, name, fields=fields)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             recorder.missing(name, error)
 
 
 def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[str, Any]) -> None:
+    """Record what a cycle makes the host do. name: of the form. fields: of the configuration in which it differs."""
     config = sized_config(setting.small, 4 if setting.small else 8, **fields)
     device = setting.torch_device
     set_arithmetic(config, fixed_shapes=True)
@@ -48,9 +49,9 @@ def _measure_form(setting: Setting, recorder: Recorder, name: str, fields: dict[
         synchronise(device)
         for title, batch in (("both learn", cycle[0]), ("critic only", cycle[1])):
             batch.step += config.train.separator_every
-            count_step(recorder, f"{name}, {title}", lambda batch=batch: experiment.step(batch), device)
+            count_step(recorder, f"{name}, {title}", lambda batch=batch: experiment.step(batch), device=device)
         if device.type == "cuda":
             batch = cycle[0]
             batch.step += config.train.separator_every
             for line, count in lines_that_wait(lambda: experiment.step(batch)).most_common(20):
-                recorder.add(f"{name}, both learn: waits at", count, "times", line)
+                recorder.add(f"{name}, both learn: waits at", count, "times", note=line)

@@ -31,12 +31,12 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         label = f"{count} loader worker{'' if count == 1 else 's'}"
         seconds = 5.0 if setting.small else recorder.seconds_left / (len(counts) - index)
         try:
-            rate, first_s = rate_of(config, manifest, setting, seconds)
+            rate, first_s = rate_of(config, manifest, setting, seconds=seconds)
         except (RuntimeError, ValueError) as error:
             recorder.missing(label, error)
             continue
         rates[count] = rate
-        recorder.add(f"{label}: rate", rate, "mixes/s", f"the first batch after {first_s:.1f} s")
+        recorder.add(f"{label}: rate", rate, "mixes/s", note=f"the first batch after {first_s:.1f} s")
     for kind in ("steps eager", "steps graphs", "steps compiled"):
         for row in setting.earlier.get(kind, []):
             name = row["name"].removesuffix(": rate")
@@ -48,10 +48,12 @@ def rate_of(config: Config, manifest: Manifest, setting: Setting, seconds: float
     """Mixes per second after the first batches, and how long the first one took.
 
     The loader's windows fill in the meantime: later, a clip is decoded once for `data.reuse` uses.
+
+    seconds: that this may take. setting: of the part, for the device and the size.
     """
     began = time.perf_counter()
     device = setting.torch_device
-    with closing(train_batches(config, manifest, 0, 0, 1, device)) as batches:
+    with closing(train_batches(config, manifest, 0, rank=0, world_size=1, device=device)) as batches:
         next(batches)
         first_s = time.perf_counter() - began
         counted = 0

@@ -26,7 +26,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         make_dataset(tree, 3, 1, jobs=jobs, instruments=INSTRUMENTS, show_progress=False)
     else:
         make_dataset(tree, 8, 2, jobs=jobs, frame_size=(640, 360), jpeg_quality=90, show_progress=False)
-    recorder.add("clips made", time.monotonic() - began, "s", f"{jobs} processes, in the background")
+    recorder.add("clips made", time.monotonic() - began, "s", note=f"{jobs} processes, in the background")
     manifest, _ = pack(read_index(tree), Path(setting.shards), PackOptions(_options(), 16.0), jobs=jobs)
     size = sum(clip.size for clip in manifest.clips) / 1e6
     recorder.add("clips", len(manifest.clips), note=f"{len(manifest.of_split('train'))} for training, {size:.0f} MB")

@@ -62,7 +62,13 @@ def measure(setting: Setting, recorder: Recorder) -> None:
             recorder.missing(form.name, error)
             continue
         if form.device == "cuda" and "cpu float32" in known:
-            _record(recorder, form.name, known[form.name], known["cpu float32"], "float32 on the CPU")
+            _record(
+                recorder,
+                form.name,
+                known[form.name],
+                reference=known["cpu float32"],
+                name_of_reference="float32 on the CPU",
+            )
         if not setting.small:
             worst = max(
                 difference(value, torch.from_numpy(GOLDEN[f"train/{name}"]).double())
@@ -72,7 +78,7 @@ def measure(setting: Setting, recorder: Recorder) -> None:
             recorder.add(f"{form.name}: published numbers", worst, note="largest relative difference; 1e-4 is allowed")
     reference = numbers_of(Form("float64", "cpu", torch.float64), networks, inputs)
     for name, numbers in known.items():
-        _record(recorder, name, numbers, reference, "float64 on the CPU")
+        _record(recorder, name, numbers, reference=reference, name_of_reference="float64 on the CPU")
 
 
 def _golden_networks() -> tuple[Separator, Critic]:
@@ -106,7 +112,7 @@ def numbers_of(form: Form, networks: Networks, inputs: dict[str, Tensor]) -> Num
             buffers = {n: b.double().cpu() for n, b in trained.buffers.items() if n.rpartition(".")[2] == "running_var"}
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-    return Numbers(_on_cpu(evaluated.values), _on_cpu(trained.values), gradients, buffers)
+    return Numbers(_on_cpu(evaluated.values), _on_cpu(trained.values), gradients, buffers=buffers)
 
 
 @contextmanager
@@ -129,6 +135,7 @@ def difference(value: Tensor, reference: Tensor) -> float:
 
 
 def _record(recorder: Recorder, form: str, numbers: Numbers, reference: Numbers, name_of_reference: str) -> None:
+    """Record how far `numbers` of a `form` are from `reference`, which the lines call `name_of_reference`."""
     beside = f"{form} beside {name_of_reference}"
     groups = {
         "outputs in evaluation mode": (numbers.evaluation, reference.evaluation),

@@ -42,9 +42,9 @@ def measure(setting: Setting, recorder: Recorder) -> None:
             continue
         result = json.loads(out.read_text())
         rates[count] = result["rate"]
-        recorder.add(f"{name}: rate", result["rate"], "mixes/s", f"{result['batch']} mixes a step on each")
+        recorder.add(f"{name}: rate", result["rate"], "mixes/s", note=f"{result['batch']} mixes a step on each")
         for kind, num_bytes in result["sent"].items():
-            recorder.add(f"{name}: sent, {kind}", num_bytes / 1e6, "MB", "by each rank in a step")
+            recorder.add(f"{name}: sent, {kind}", num_bytes / 1e6, "MB", note="by each rank in a step")
     if len(rates) == 2:
         recorder.add(
             "efficiency", rates[num_ranks] / rates[1] / num_ranks, note=f"rate of {num_ranks} / {num_ranks} x 1"
@@ -59,7 +59,7 @@ def rank_program() -> None:
         config = sized_config(small, local * ranks.world_size, precision="bf16")
         set_arithmetic(config, fixed_shapes=True)
         experiment = Experiment(config, ranks, pretrained=False)
-        cycle = [make_batch(config, step, ranks.device, local) for step in range(config.train.separator_every)]
+        cycle = [make_batch(config, step, ranks.device, lanes=local) for step in range(config.train.separator_every)]
         times = []
         for number in range(4 if small else 13):
             began = time.perf_counter()

@@ -56,9 +56,9 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
                 setting,
                 recorder,
                 label,
-                sized_config(setting.small, size, **fields),
-                recorder.seconds_left / (len(todo) - index),
-                kind,
+                config=sized_config(setting.small, size, **fields),
+                seconds=recorder.seconds_left / (len(todo) - index),
+                kind=kind,
             )
         except (RuntimeError, ValueError, NotImplementedError) as error:  # out of memory is a RuntimeError
             recorder.missing(label, error)
@@ -68,7 +68,10 @@ def measure(setting: Setting, recorder: Recorder, kind: str) -> None:
 
 
 def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Config, seconds: float, kind: str) -> None:
-    """seconds: for everything about this form."""
+    """seconds: for everything about this form.
+
+    label: how the lines begin. kind: of the form. setting, recorder: of the part that calls it.
+    """
     began = time.monotonic()
     device = setting.torch_device
     set_arithmetic(config, fixed_shapes=True)
@@ -85,22 +88,22 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
         times, issued = [], []
         most = least if setting.small else 50
         while len(times) < least or (len(times) < most and time.monotonic() - began < 0.8 * seconds):
-            issue_s, cycle_s = timed_cycle(experiment, cycle, len(times) + 3, device)
+            issue_s, cycle_s = timed_cycle(experiment, cycle, len(times) + 3, device=device)
             times.append(cycle_s)
             issued.append(issue_s)
             if time.monotonic() - began > 2 * seconds:
                 break
         cycle_s = statistics.median(times)
         mixes = config.train.global_batch * len(cycle)
-        recorder.add(f"{label}: rate", mixes / cycle_s, "mixes/s", f"median of {len(times)} cycles")
-        recorder.add(f"{label}: cycle", 1e3 * cycle_s, "ms", f"{len(cycle)} steps, from {1e3 * min(times):.4g} ms")
+        recorder.add(f"{label}: rate", mixes / cycle_s, "mixes/s", note=f"median of {len(times)} cycles")
+        recorder.add(f"{label}: cycle", 1e3 * cycle_s, "ms", note=f"{len(cycle)} steps, from {1e3 * min(times):.4g} ms")
         recorder.add(f"{label}: host", statistics.median(issued) / cycle_s, note="share of a cycle until it is issued")
         if device.type == "cuda":
             recorder.add(f"{label}: peak memory", torch.cuda.max_memory_allocated() / 1e9, "GB")
         if kind != "eager":  # those of eager forms are a part of their own
             for title, batch in (("both learn", cycle[0]), ("critic only", cycle[1])):
                 step = functools.partial(experiment.step, _at(batch, batch.step + len(cycle)))
-                count_step(recorder, f"{label}, {title}", step, device)
+                count_step(recorder, f"{label}, {title}", step, device=device)
         elif config.train.precision == "float32" and not config.train.tf32:
             flops = counted_flops(experiment, cycle)
             recorder.add(f"{label}: multiply-adds of a cycle", flops / 2e9, "G")
@@ -113,7 +116,10 @@ def run_cycle(experiment: Experiment, cycle: list[Batch], number: int) -> None:
 
 
 def timed_cycle(experiment: Experiment, cycle: list[Batch], number: int, device: torch.device) -> tuple[float, float]:
-    """Seconds until the host has issued a cycle, and until the device has finished it."""
+    """Seconds until the host has issued a cycle, and until the device has finished it.
+
+    experiment: takes the steps on `device`. cycle: batches of a cycle. number: of its first step.
+    """
     began = time.perf_counter()
     run_cycle(experiment, cycle, number)
     issued = time.perf_counter() - began

@@ -32,10 +32,14 @@ def measure(setting: Setting, recorder: Recorder) -> None:
         todo = {"float32": {}}
     for index, (name, fields) in enumerate(todo.items()):
         last = index == len(todo) - 1
-        _train(setting, recorder, name, fields, recorder.seconds_left * (1.0 if last else 0.5))
+        _train(setting, recorder, name, fields=fields, seconds=recorder.seconds_left * (1.0 if last else 0.5))
 
 
 def _train(setting: Setting, recorder: Recorder, name: str, fields: dict[str, Any], seconds: float) -> None:
+    """Train for `seconds` in a process of its own and record rates.
+
+    name: of the lines. fields: of the configuration.
+    """
     if seconds < 3 * _END_S and not setting.small:
         recorder.missing(name, f"only {seconds:.0f} s were left")
         return
@@ -55,7 +59,7 @@ def _train(setting: Setting, recorder: Recorder, name: str, fields: dict[str, An
     except subprocess.TimeoutExpired:
         process.kill()
         code = None
-    _record(recorder, name, folder, code)
+    _record(recorder, name, folder, code=code)
 
 
 def write_config(setting: Setting, path: Path, fields: dict[str, Any]) -> Path:
@@ -71,6 +75,10 @@ def write_config(setting: Setting, path: Path, fields: dict[str, Any]) -> Path:
 
 
 def _record(recorder: Recorder, name: str, folder: Path, code: int | None) -> None:
+    """Record the speed that the run in `folder` logged.
+
+    name: how the lines begin. code: exit code of the process, None if it was killed.
+    """
     records = []
     metrics = folder / "metrics.jsonl"
     for line in metrics.read_text().splitlines() if metrics.is_file() else []:
@@ -88,11 +96,11 @@ def _record(recorder: Recorder, name: str, folder: Path, code: int | None) -> No
         return statistics.median(record[key] for record in warm)
 
     steps = warm[-1]["step"] - records[0]["step"]
-    recorder.add(f"{name}: rate", median_of("speed/mixes_per_second"), "mixes/s", f"{steps} steps")
+    recorder.add(f"{name}: rate", median_of("speed/mixes_per_second"), "mixes/s", note=f"{steps} steps")
     recorder.add(f"{name}: step", 1e3 * median_of("speed/step_seconds"), "ms")
     waiting = statistics.mean(record["speed/longest_share_waiting_for_data"] for record in warm)
     worst = max(record["speed/longest_share_waiting_for_data"] for record in warm)
-    recorder.add(f"{name}: waiting for data", 100 * waiting, "%", f"of the time; worst record {100 * worst:.3g} %")
+    recorder.add(f"{name}: waiting for data", 100 * waiting, "%", note=f"of the time; worst record {100 * worst:.3g} %")
     for key, title in (("memory/device_gb", "peak memory of the device"), ("memory/process_gb", "memory of the host")):
         if key in warm[-1]:
             recorder.add(f"{name}: {title}", warm[-1][key], "GB")
