@@ -141,9 +141,10 @@ def test_separation(trained: RunFolder, tmp_path: Path, monkeypatch: pytest.Monk
     os.rename("v.mp4", f"{name}.mp4")
     box = Box(2, 2, 30, 30, name=f"a/b: %d{name}" + "ü" * 200)
     found = separate_file(f"{name}.mp4", trained.path, [box], out=f"o: {name[:99]}", device="cpu")
-    files = [*found.stems, found.remainder, *found.videos]
+    assert found.page is not None
+    files = [*found.stems, found.remainder, *found.videos, found.page]
     assert all(path.is_file() and path.parent == Path(f"o: {name[:99]}") for path in files)
-    assert len(os.listdir(found.remainder.parent)) == 4
+    assert len(os.listdir(found.remainder.parent)) == len(files) + 1  # separation.json
 
 
 @pytest.mark.parametrize("name", ["p: %d.png", "x%d.jpg", f"{NO_UTF8}.webp", "IMG_1.JPG", "a\nb.PNG", "-a.png"])

@@ -135,7 +135,8 @@ def _box(sounding: SoundObject) -> Box | None:
 
 def _read(path: Path, count: int) -> NDArray[np.float32]:
     """(n, C): the first `count` samples, or as many as there are, filled up with silence."""
-    samples, _ = soundfile.read(path, frames=count, dtype="float32", always_2d=True, fill_value=0.0)
+    with open(path, "rb") as file:  # libsndfile opens no names that are not UTF-8
+        samples, _ = soundfile.read(file, frames=count, dtype="float32", always_2d=True, fill_value=0.0)
     return samples
 
 
