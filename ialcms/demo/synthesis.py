@@ -287,12 +287,12 @@ def _struck(rng: np.random.Generator, voice: Voice, f0: float, brightness: float
 def _decaying_partials(
     frequencies_hz: np.ndarray, amplitudes: np.ndarray, decays_s: np.ndarray, phases: np.ndarray, num_samples: int
 ) -> np.ndarray:
-    """Sum of amplitude * exp(-t / decay) * sin(2 pi (frequency t + phase)) over the K partials.
+    """Sum of amplitude * exp(-t / decay) * sin(2 pi (frequency t + phase)) over the P partials.
 
     exp(pole * (a + b)) = exp(pole * a) * exp(pole * b): with a the starts of blocks and b the times within one, all
     samples of all partials are one matrix product.
 
-    frequencies_hz, amplitudes, decays_s (seconds) and phases (turns): (K,) each. Returns (num_samples,).
+    frequencies_hz, amplitudes, decays_s (seconds) and phases (turns): (P,) each. Returns (num_samples,).
     """
     poles = (2j * np.pi * frequencies_hz - 1 / decays_s) / SAMPLE_RATE
     starts = np.arange(0, num_samples, _PARTIAL_BLOCK)

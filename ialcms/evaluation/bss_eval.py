@@ -3,7 +3,7 @@
 The same figures as mir_eval's `bss_eval_sources` without permutation, to 1e-6 dB and better, in a fraction of the time:
 the correlations of the references are factorised once, for all estimates and for the mix as an estimate.
 
-Shapes: M references and estimates of S samples, K taps of the distortion filters, E signals to project.
+Shapes: M references and estimates of S samples, J taps of the distortion filters, E signals to project.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def bss_eval(references: Tensor, estimates: Tensor, mix: Tensor, taps: int = TAP
     reference_spectra, signal_spectra = torch.fft.rfft(references, size), torch.fft.rfft(signals, size)
 
     gram = _gram(reference_spectra, size, taps)
-    # (M, E, K): of each signal with each reference delayed by 0 ... K-1 samples
+    # (M, E, J): of each signal with each reference delayed by 0 ... J-1 samples
     correlations = torch.fft.irfft(reference_spectra.conj()[:, None] * signal_spectra, size)[..., :taps]
 
-    explained = _solve(gram, correlations.transpose(0, 1).flatten(1).T).T  # (E, M*K): filters of all references
+    explained = _solve(gram, correlations.transpose(0, 1).flatten(1).T).T  # (E, M*J): filters of all references
     explained = _filter(reference_spectra, explained.unflatten(1, (num_sources, taps)), size=size, length=length)
     own_estimate, own_mix = [], []
     for n in range(num_sources):
         block = gram[n * taps : (n + 1) * taps, n * taps : (n + 1) * taps]
-        filters = _solve(block, correlations[n, [n, num_sources]].T).T  # (2, K): for the estimate and for the mix
+        filters = _solve(block, correlations[n, [n, num_sources]].T).T  # (2, J): for the estimate and for the mix
         own = _filter(reference_spectra[n : n + 1], filters.unsqueeze(1), size=size, length=length)
         own_estimate.append(own[0])
         own_mix.append(own[1])
@@ -61,13 +61,13 @@ def bss_eval(references: Tensor, estimates: Tensor, mix: Tensor, taps: int = TAP
 
 
 def _gram(spectra: Tensor, size: int, taps: int) -> Tensor:
-    """(M*K, M*K): inner products of the references delayed by 0 ... K-1 samples."""
+    """(M*J, M*J): inner products of the references delayed by 0 ... J-1 samples."""
     num_sources = len(spectra)
     correlation = torch.fft.irfft(
         spectra.conj()[:, None] * spectra, size
     )  # (M, M, size): [i, j, k] = <s_i(t), s_j(t+k)>
     delay = torch.arange(taps, device=spectra.device)
-    blocks = correlation[:, :, (delay[:, None] - delay) % size]  # (M, M, K, K)
+    blocks = correlation[:, :, (delay[:, None] - delay) % size]  # (M, M, J, J)
     return blocks.transpose(1, 2).reshape(num_sources * taps, num_sources * taps)
 
 
@@ -83,7 +83,7 @@ def _solve(matrix: Tensor, right: Tensor) -> Tensor:
 
 
 def _filter(spectra: Tensor, filters: Tensor, size: int, length: int) -> Tensor:
-    """Sum of the references filtered: spectra (M, bins), filters (E, M, K) -> (E, length). size: of the FFTs."""
+    """Sum of the references filtered: spectra (M, bins), filters (E, M, J) -> (E, length). size: of the FFTs."""
     return torch.fft.irfft((torch.fft.rfft(filters, size) * spectra).sum(1), size)[:, :length]
 
 

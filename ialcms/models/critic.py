@@ -109,10 +109,10 @@ class Critic(nn.Module):
     def forward(
         self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False, partners: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """magnitudes (K, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,).
+        """magnitudes (Q, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,).
 
         with_penalty: also `weight_penalty`, which an engine that keeps parameters in shards can only give in a pass.
-        partners: (K', F, T) more components, without gradients; their indices follow on.
+        partners: (Q', F, T) more components, without gradients; their indices follow on.
         """
         embeddings = self._embed(magnitudes, partners)
         first, second = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
@@ -121,7 +121,7 @@ class Critic(nn.Module):
         return (scores, self.weight_penalty()) if with_penalty else scores
 
     def _embed(self, magnitudes: Tensor, partners: Tensor | None) -> Tensor:
-        """(K + K', 16 * width)."""
+        """(Q + Q', 16 * width)."""
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
             components = magnitudes if partners is None else torch.cat([magnitudes, partners])

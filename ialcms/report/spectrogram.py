@@ -1,6 +1,6 @@
 """Pictures of sounds: level in dB over time and logarithmic frequency, as small PNGs.
 
-Shape letters: S samples, K frequency bins, R rows of the picture, C columns.
+Shape letters: S samples, Q frequency bins, R rows of the picture, C columns.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def log_spectrogram(wave: NDArray[np.float32], sample_rate: int) -> NDArray[np.f
 
 
 def _rows(power: NDArray[np.float64], bin_hz: float, highest_hz: float) -> NDArray[np.float64]:
-    """(C, K) -> (C, R) mean power of every row's band, exact for bands narrower and wider than a bin.
+    """(C, Q) -> (C, R) mean power of every row's band, exact for bands narrower and wider than a bin.
 
     The integral of the power (bin k reaches from k - 1/2 to k + 1/2) is interpolated at the bands' edges.
     """
