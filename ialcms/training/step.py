@@ -93,7 +93,7 @@ class Experiment:
             if now.ema_decay is not None and self.average is None:
                 self.average = AveragedSeparator(self.separator.inference_module())
             health = Health()
-            self._learn(batch, now, scalars, health=health)
+            scalars = self._learn(batch, now, health)
             self.separator.average_running_statistics()
             for learner in learners:
                 learner.restore_buffers(where=health.is_bad)
@@ -141,10 +141,10 @@ class Experiment:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def _learn(self, batch: Batch, now: StepSchedule, scalars: Scalars, health: Health) -> None:
-        """Let the networks learn from `batch` that learn `now`, the critic first.
+    def _learn(self, batch: Batch, now: StepSchedule, health: Health) -> Scalars:
+        """Let the networks learn from `batch` that learn `now`, the critic first; returns the terms of the losses.
 
-        Adds to `scalars` the terms of the losses, and to `health` what decides whether the step is skipped.
+        health: watches what decides whether the step is skipped.
         """
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
@@ -159,12 +159,14 @@ class Experiment:
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
+        scalars: Scalars = {}
         if now.train_critic:
             assert pairs is not None
-            self._learn_critic(split(components.magnitude, len(parts)), pairs, scalars, health=health)
+            scalars |= self._learn_critic(split(components.magnitude, len(parts)), pairs, health)
         if now.train_separator:
             separated = _SeparatedBatch(parts, outputs, components)
-            self._learn_separator(separated, pairs, now, scalars=scalars, health=health)
+            scalars |= self._learn_separator(separated, pairs, now, health=health)
+        return scalars
 
     def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
         # Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore.
@@ -194,15 +196,14 @@ class Experiment:
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return _PairScores(independent, dependent, weight_penalty)
 
-    def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], scalars: Scalars, health: Health) -> None:
-        """One step of the critic; all arguments but the last two are lists of the micro-batches.
+    def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], health: Health) -> Scalars:
+        """One step of the critic; returns the terms of its loss and the norm of its gradient.
 
-        magnitudes: of the components, (B, M, O, F, T). scalars: gets the terms of the loss and the gradient's norm.
-        health: gets what decides whether the step is skipped.
+        magnitudes: of the components of each micro-batch, (B, M, O, F, T). pairs: of each micro-batch.
         """
         critic = self.critic
         assert critic is not None
-        means = _Means(len(pairs), scalars)
+        means = _Means(len(pairs))
         for part, (magnitude, of_part) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
             assert self._pieces.score_to_learn is not None
@@ -216,7 +217,7 @@ class Experiment:
             critic.backward(loss, health.taint)
         norm = critic.step()
         health.watch("the norm of the gradient of the critic is {}", norm)
-        scalars["gradient_norm/critic"] = norm
+        return means.values | {"gradient_norm/critic": norm}
 
     def _learn_separator(
         self,
@@ -224,18 +225,16 @@ class Experiment:
         pairs: list[Pairs] | None,
         now: StepSchedule,
         *,
-        scalars: Scalars,
         health: Health,
-    ) -> None:
-        """One step of the separator on the losses of all micro-batches.
+    ) -> Scalars:
+        """One step of the separator on the losses of all micro-batches; returns their terms and the gradient's norm.
 
         pairs: of each micro-batch; None without a critic. now: what learns at this step, and the losses' weights.
-        scalars: gets the terms of the losses and the gradient's norm. health: gets what decides whether the step is
-        skipped.
+        health: watches what decides whether the step is skipped.
         """
         parts, outputs = separated.parts, separated.outputs
         consistency = ConsistencyLoss(separated.components, self.config, self.ranks) if now.lambda_avc > 0 else None
-        means = _Means(len(parts), scalars)
+        means = _Means(len(parts))
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
             waves = self.separator.module.mixture_waves(output, batch.mix.shape[-1])
@@ -263,7 +262,7 @@ class Experiment:
             self.separator.backward(total, health.taint)
         norm = self.separator.step()
         health.watch("the norm of the gradient of the separator is {}", norm)
-        scalars["gradient_norm/separator"] = norm
+        return means.values | {"gradient_norm/separator": norm}
 
     def _independence(self, output: SeparatorOutput, pairs: Pairs) -> Tensor:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
@@ -300,11 +299,12 @@ class _SeparatedBatch:
 
 
 class _Means:
-    """Means over the micro-batches of a step, added to `scalars` term by term."""
+    """Means over the micro-batches of a step, by name. What is added under one name in a micro-batch is summed."""
 
-    def __init__(self, count: int, scalars: Scalars) -> None:
-        self._count, self._scalars = count, scalars
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.values: Scalars = {}
 
     def add(self, name: str, value: Tensor) -> None:
         share = value.detach() / self._count
-        self._scalars[name] = self._scalars[name] + share if name in self._scalars else share
+        self.values[name] = self.values[name] + share if name in self.values else share
