@@ -45,8 +45,10 @@ def _constant(build: Build) -> Build:
         if torch.compiler.is_compiling():
             return build(*key)
         with torch.inference_mode(False), torch.no_grad():
-            known[key] = build(*key)
-        return known[key]
+            built = build(*key)
+        if type(built) is Tensor:  # not one without contents, as where shapes alone are asked for
+            known[key] = built
+        return built
 
     return constant  # type: ignore[return-value]
 
