@@ -409,7 +409,7 @@ def test_starting_with_the_weights_of_a_run(
     assert main([*start, "--init-from", str(whole_run), "optim.lr_audio=1e-9", "optim.lr_visual=1e-9"]) == 0
     begun, source = state(tmp_path / "run", 1)["separator"]["module"], _best_state(whole_run)["separator"]["module"]
     assert torch.allclose(begun["decoder.score.weight"], source["decoder.score.weight"], atol=1e-6)
-    assert "starting with networks of" in (tmp_path / "run" / "train.log").read_text()
+    assert "starts with networks of" in (tmp_path / "run" / "train.log").read_text()
 
     published = tmp_path / "authors.ckpt"
     assert main(["checkpoint", "export", str(whole_run), "--out", str(published)]) == 0
