@@ -257,7 +257,7 @@ class TestWithoutTrainingsDependencies:
             *boxes,
         )
         names = ["1-bell.wav", "2-object.wav", "remainder.wav", "1-bell.mp4", "2-object.mp4"]
-        assert [Path(line).name for line in printed.split()] == names
+        assert [Path(line).name for line in printed.split()] == [*names, "listen.html"]
         assert main([*arguments, "--out", str(tmp_path / "whole"), *boxes]) == 0
         for name in names[:3]:
             ours, theirs = (soundfile.read(tmp_path / position / name)[0] for position in ("alone", "whole"))
