@@ -37,7 +37,7 @@ def test_the_best_and_the_newest_of_a_run(run: RunFolder) -> None:
 
 def test_where_there_is_none(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"file is a file of weights, not a run's folder; make one of it: ialcms import"):
+    with pytest.raises(ValueError, match=r"file is a file of weights, not a run's folder; make one of it"):
         find_checkpoint(tmp_path / "file")
     with pytest.raises(ValueError, match=r"is no run's folder and no checkpoint's"):
         find_checkpoint(tmp_path / "none")
