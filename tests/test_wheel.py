@@ -118,7 +118,7 @@ def test_every_module_is_importable(run: Run) -> None:
         "            importlib.import_module(module.name)\n"
         "        print(module.name)\n"
         "    except ModuleNotFoundError as error:\n"
-        "        if error.name != 'deepspeed': raise  # an extra\n"
+        "        if error.name not in ('deepspeed', 'starlette', 'uvicorn'): raise  # of extras\n"
     )
     names = run("python", "-c", code).stdout.split()
     assert {"ialcms.shards.pack", "ialcms.launch.slurm", "ialcms.training.trainer"} <= set(names)
