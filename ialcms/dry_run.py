@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +14,8 @@ from ialcms.data.train_batches import train_batches
 from ialcms.engine import Ranks
 from ialcms.info import describe, describe_plan
 from ialcms.models.arithmetic import set_arithmetic
+from ialcms.monitoring.measurements import peak_memory_gb
+from ialcms.progress import duration
 from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from ialcms.training.schedule import StepSchedule, step_schedule
@@ -49,7 +50,7 @@ def dry_run(config: Config, folder: RunFolder, ranks: Ranks) -> str:
     text += [f"a step in which {kind}: {step_s:.3g} s" for kind, step_s in last.items()]
     mean_s = sum(last[kind] * share for kind, share in kinds.items())
     text.append(
-        f"{config.train.steps:,} steps: about {_duration(mean_s * config.train.steps)} at this rate, without "
+        f"{config.train.steps:,} steps: about {duration(mean_s * config.train.steps)} at this rate, without "
         "validations and checkpoints"
     )
     text.append(_memory(ranks.device))
@@ -87,19 +88,10 @@ def _kind(now: StepSchedule) -> str:
     return "the separator alone learns" if now.train_separator else ""
 
 
-def _duration(seconds: float) -> str:
-    for unit, length_s in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 1.5 * length_s:
-            return f"{seconds / length_s:.1f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _memory(device: torch.device) -> str:
-    process_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1_024 / 1e9
+    process_gb, device_gb = peak_memory_gb(device)
     text = f"memory of rank 0 at its peak: {process_gb:.1f} GB, without its loader workers"
-    if device.type == "cuda":
-        text += f"; of its GPU {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB"
-    return text
+    return text + (f"; of its GPU {device_gb:.1f} GB" if device.type == "cuda" else "")
 
 
 def _wait_for_device(device: torch.device) -> None:

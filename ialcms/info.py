@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # the only way in that
 
 from ialcms.config import Config, check_world_size
 from ialcms.data.clip_store import ClipStore
-from ialcms.data.evaluation_mixes import list_mixes
+from ialcms.data.evaluation_mixes import mixes_to_evaluate
 from ialcms.data.manifest import FILE_NAME, Manifest
 from ialcms.data.mixtures import empty_arrays, make_mix
 from ialcms.data.plan import Plan, PlannedClip, PlannedMix
@@ -197,14 +197,6 @@ def _coverage(config: Config, manifest: Manifest) -> list[str]:
         f"the run: {config.train.steps} steps = {config.train.steps / epoch:.1f} epochs"
     )
     options = config.eval
-    mixes = list_mixes(
-        manifest,
-        options.split,
-        options.num_sources,
-        draws=options.draws,
-        seed=options.seed,
-        seconds=options.seconds,
-        instruments=config.data.instruments,
-    )
+    mixes = mixes_to_evaluate(manifest, config)
     lines.append(f"evaluation: {len(mixes)} {options.num_sources}-mixes of the split '{options.split}'")
     return lines

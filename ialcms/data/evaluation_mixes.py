@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ialcms.config import DataConfig
+from ialcms.config import Config, DataConfig
 from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.selection import require_instruments, select_clips
@@ -38,6 +38,20 @@ class EvaluationItem:
     instruments: tuple[str, ...]
     sources: np.ndarray  # (M, S) float32; the mix is their sum
     pictures: np.ndarray  # (M, P, 3, crop, crop) uint8, centre crops, not mirrored; the mix's own detection first
+
+
+def mixes_to_evaluate(manifest: Manifest, config: Config) -> list[EvaluationMix]:
+    """The list of `eval`'s split, number of sources, draws, seed and length."""
+    options = config.eval
+    return list_mixes(
+        manifest,
+        options.split,
+        options.num_sources,
+        draws=options.draws,
+        seed=options.seed,
+        seconds=options.seconds,
+        instruments=config.data.instruments,
+    )
 
 
 def list_mixes(  # noqa: PLR0913 - options of a public function

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ialcms.config import Config
-from ialcms.data.evaluation_mixes import EvaluationMix, list_mixes, share
+from ialcms.data.evaluation_mixes import EvaluationMix, mixes_to_evaluate, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
 from ialcms.data.remote import open_manifest
@@ -82,21 +82,12 @@ def lease_of(out: Path) -> Lease:
 
 def _read_inputs(config: Config, source: Path, ranks: Ranks, mix_list: Path | None) -> _Inputs:
     """The same on all ranks; the arguments are those of `evaluate`. ValueError for what cannot be read."""
-    options = config.eval
     manifest = open_same_manifest(ranks, config.data.shards)
 
     def read_mixes() -> list[EvaluationMix]:
         if mix_list is not None:
             return read_mix_list(mix_list, manifest)
-        return list_mixes(
-            manifest,
-            options.split,
-            options.num_sources,
-            draws=options.draws,
-            seed=options.seed,
-            seconds=options.seconds,
-            instruments=config.data.instruments,
-        )
+        return mixes_to_evaluate(manifest, config)
 
     mixes = read_same(ranks, f"the list of mixes {mix_list or ''}".strip(), read_mixes, digest=_digest)
     loaded = read_same(
