@@ -6,13 +6,12 @@ makes the one of the configured engine.
 
 from ialcms.engine.agreement import check_agreement, check_same_fields
 from ialcms.engine.choice import build_learner, check_engine
-from ialcms.engine.exchange import all_to_all, reduce_scatter
+from ialcms.engine.exchange import all_to_all, exchange_rows, reduce_scatter
 from ialcms.engine.late_flags import LateFlags
 from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
-from ialcms.engine.row_exchange import exchange_rows
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 

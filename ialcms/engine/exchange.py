@@ -1,9 +1,11 @@
-"""Collectives in which each rank gets another part: all-to-all and reduce-scatter. On one rank they return the input.
+"""Collectives in which each rank gets another part: all-to-alls and reduce-scatter. On one rank they return the input.
 
-Neither carries gradients.
+None carries gradients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -34,3 +36,22 @@ def reduce_scatter(x: Tensor, ranks: Ranks, kind: Kind) -> Tensor:
     with waiting():
         dist.reduce_scatter_tensor(block, x.contiguous())
     return block
+
+
+def exchange_rows(
+    rows: Tensor, num_sent: Sequence[int], num_received: Sequence[int], *, ranks: Ranks, kind: Kind | None = None
+) -> Tensor:
+    """Send each rank its rows and return those received, in the order of the ranks: an all-to-all of unequal blocks.
+
+    rows: (sum of num_sent, ...), those for rank 0 first. num_sent, num_received: numbers of rows, one a rank; a rank
+    may have rows for itself. kind: what it is counted as in `ranks.traffic`, if at all.
+    """
+    if ranks.world_size == 1:
+        return rows
+    if kind is not None:
+        to_others = len(rows) - num_sent[ranks.rank]
+        ranks.traffic.sends(kind, to_others * rows[:1].numel() * rows.element_size())
+    received = rows.new_empty(sum(num_received), *rows.shape[1:])
+    with waiting():
+        dist.all_to_all_single(received, rows.contiguous(), list(num_received), list(num_sent))
+    return received

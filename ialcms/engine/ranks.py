@@ -99,18 +99,18 @@ class Ranks:
             dist.destroy_process_group()
 
     def gather(self, x: Tensor, kind: Kind | None = None) -> Tensor:
-        """Concatenate along the first axis over all ranks, with gradients: (n, ...) -> (W*n, ...).
+        """Concatenate along the first axis over all ranks, without gradients: (n, ...) -> (W*n, ...).
 
         kind: what it is counted as in `traffic`, if at all.
         """
         if self.world_size == 1:
             return x
         if kind is not None:
-            num_bytes = x.numel() * x.element_size()
-            self.traffic.all_gather(kind, num_bytes)
-            if x.requires_grad:
-                self.traffic.all_reduce(kind, num_bytes * self.world_size)
-        return _GatherWithGradient.apply(x)  # type: ignore[no-any-return]
+            self.traffic.all_gather(kind, x.numel() * x.element_size())
+        gathered = x.new_empty(self.world_size * len(x), *x.shape[1:])
+        with waiting():
+            dist.all_gather_into_tensor(gathered, x.detach().contiguous())
+        return gathered
 
     def gather_objects(self, value: Any) -> list[Any]:
         """Plain Python values of all ranks, in rank order."""
@@ -201,26 +201,3 @@ def _check_gpus(local_world_size: int, has_own_gpu: bool) -> None:
             f"GPU(s), and each needs one of its own; use --nproc_per_node={torch.cuda.device_count()}, or hide "
             "the GPUs with CUDA_VISIBLE_DEVICES= to compute on CPUs"
         )
-
-
-class _GatherWithGradient(torch.autograd.Function):
-    """all_gather along the first axis; backward sums the gradients that all ranks have for the local part.
-
-    The losses of all ranks count. As DDP averages the gradients of parameters, a loss that all ranks compute alike from
-    gathered values gives exactly its gradient.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.count = len(x)
-        gathered = x.new_empty(dist.get_world_size() * len(x), *x.shape[1:])
-        with waiting():
-            dist.all_gather_into_tensor(gathered, x.contiguous())
-        return gathered
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous().clone()
-        with waiting():
-            dist.all_reduce(gradient)
-        return gradient.narrow(0, dist.get_rank() * ctx.count, ctx.count)

@@ -49,10 +49,10 @@ BF16 = single(precision="bf16")
 LAUNCHES = {
     "1 rank": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16, OPTIONS_DOUBLE, OPTIONS_SINGLE]),
     "2 ranks": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
-                      "batchnorm", "gather_gradient", "bank_of_ranks", "long_run", "disagreement",
+                      "batchnorm", "gather", "bank_of_ranks", "long_run", "disagreement",
                       OPTIONS_DOUBLE]),
     "3 ranks": (3, ["bank_of_ranks", "resume"]),
-    "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather_gradient", "bank_of_ranks"]),
+    "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather", "bank_of_ranks"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
                       *(zero_with_options(stage) for stage in range(1, 4)),
                       single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
@@ -60,7 +60,7 @@ LAUNCHES = {
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),
     "1 GPU, engines": (1, [single(engine="ddp"), *(zero(stage) for stage in range(4))]),
     "2 GPUs": (2, [DOUBLE, SINGLE, LOCAL_BATCHNORM, COMPRESSED, BF16, *(zero(stage) for stage in range(4)),
-                   "batchnorm", "gather_gradient", "bank_of_ranks", "long_run", "disagreement", "not_finite",
+                   "batchnorm", "gather", "bank_of_ranks", "long_run", "disagreement", "not_finite",
                    "bf16_passes"]),
 }  # fmt: skip
 

@@ -104,9 +104,7 @@ def test_batchnorm_and_gather_on_two_gpus(launch: Launch) -> None:
     assert x.grad is not None
     gradients = torch.cat([result["batchnorm"]["input_gradient"] for result in results])
     torch.testing.assert_close(gradients, x.grad, rtol=1e-6, atol=1e-8)
-    rows = gather_rows(2).requires_grad_()
-    (rows @ rows.T).exp().mean().backward()
-    torch.testing.assert_close(torch.cat([result["gather_gradient"]["gradient"] for result in results]), rows.grad)
+    assert all(torch.equal(result["gather"], gather_rows(2)) for result in results)
 
 
 @two_gpus

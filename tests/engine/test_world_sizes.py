@@ -158,10 +158,7 @@ def test_batchnorm_of_the_joined_batch(launch: Launch, world: str) -> None:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_gather_passes_gradients_to_the_rank_whose_rows_they_are(launch: Launch, world: str) -> None:
-    results = [result["gather_gradient"] for result in launch(world)]
-    x = gather_rows(len(results)).requires_grad_()
-    (x @ x.T).exp().mean().backward()
+def test_gathered_rows_are_in_the_order_of_the_ranks(launch: Launch, world: str) -> None:
+    results = launch(world)
     for result in results:
-        assert torch.equal(result["gathered"], x.detach())
-    torch.testing.assert_close(torch.cat([result["gradient"] for result in results]), x.grad)
+        assert torch.equal(result["gather"], gather_rows(len(results)))
