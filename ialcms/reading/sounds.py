@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
-import av
 import numpy as np
 import soundfile
 
@@ -68,6 +67,8 @@ def decode_flac(source: str | io.BytesIO) -> Sound:
 
     source: its name as FFmpeg takes it, or its content. Raises Unreadable.
     """
+    import av  # only such files need it: a machine that trains can lack it
+
     parts, count = [], 0
     try:
         with av.open(source, "r", format="flac") as container:

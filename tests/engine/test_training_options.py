@@ -37,7 +37,7 @@ def test_two_ranks_in_double_precision(launch: Launch, alone: dict[str, Run]) ->
     assert_equal_in_double_precision(ours, reference)  # of the averages too
     live, average = (dict(tensors(ours["state"][part])) for part in ("separator", AVERAGE))
     moved = "module.decoder.blocks.0.conv.weight"
-    assert largest_difference(average[moved], live[moved]) > 1e-3
+    assert largest_difference(average[moved], live[moved]) > 1e-5  # an average is not the network of the last step
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
