@@ -133,7 +133,7 @@ def test_configurations_have_names(run: Run, environment: Path) -> None:
     assert (shown["data"]["num_mixtures"], shown["audio"]["hop"]) == (3, 256)
     assert "separator         41,567,895" in run("ialcms", "info", "duet").stdout
     wrong = run("ialcms", "configs", "show", "duett", code=2).stderr
-    assert "give a YAML file or one of the names audioset, demo, demo_best, demo_solo, duet," in wrong
+    assert "give a YAML file or one of the names audioset, demo, demo_best, demo_solo, demo_solo_best, duet," in wrong
 
 
 def test_batch_files_are_copied_and_find_the_launchers(run: Run, environment: Path, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ def add_demo(verbs: argparse._SubParsersAction) -> None:
         "demo",
         _demo,
         help="the whole job on synthetic data: make, pack, train, evaluate, report",
-        examples=["ialcms demo", "ialcms demo --supervised --workers 1"],
+        examples=["ialcms demo", "ialcms demo --best", "ialcms demo --supervised --workers 1"],
     )
     demo.add_argument("--supervised", action="store_true", help="train on solos with targets (configuration demo_solo)")
+    demo.add_argument("--best", action="store_true", help="train with options beyond the paper (demo_best)")
     demo.add_argument("--workers", type=int, help="training ranks (default: 2, but 1 on a machine with one GPU)")
     demo.add_argument("--data", type=Path, default=Path("data/demo"), help="folder for the data")
     demo.add_argument("--folder", type=Path, help="folder of the run (default: runs/<name>)")
@@ -26,5 +27,6 @@ def add_demo(verbs: argparse._SubParsersAction) -> None:
 def _demo(args: argparse.Namespace) -> int:
     from ialcms.demo.pipeline import run_demo
 
-    run_demo(args.data, args.folder, args.supervised, ranks=args.workers, overrides=args.overrides)
+    name = "demo" + "_solo" * args.supervised + "_best" * args.best
+    run_demo(name, args.data, args.folder, ranks=args.workers, overrides=args.overrides)
     return 0

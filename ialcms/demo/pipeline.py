@@ -39,18 +39,14 @@ DUETS = (("trumpet", "tuba"), ("flute", "violin"))
 MINUTES = 15  # as measured on two cores that had nothing else to do
 
 
-def run_demo(
-    data: Path, folder: Path | None, supervised: bool, ranks: int | None, overrides: Sequence[str] = ()
-) -> Path:
+def run_demo(name: str, data: Path, folder: Path | None, *, ranks: int | None, overrides: Sequence[str] = ()) -> Path:
     """Make the data, pack them, train, evaluate, separate a video; returns the listening page.
 
-    data: folder for tree, shards and backbone; folder: of the run, by default runs/<name of the configuration>.
-    ranks: by default two, or one where two would have to share a GPU.
-    Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
-
-    supervised: with the demo's supervised configuration. overrides: KEY=VALUE of the configuration.
+    name: of the configuration, one of the demo's. data: folder for tree, shards and backbone. folder: of the run, by
+    default runs/<its name>. ranks: by default two, or one where two would have to share a GPU. overrides: KEY=VALUE of
+    the configuration. Raises ValueError for faults in the input, CalledProcessError where training or evaluation fails.
     """
-    config_path = own_folder("configs") / ("demo_solo.yaml" if supervised else "demo.yaml")
+    config_path = own_folder("configs") / f"{name}.yaml"
     shards, backbone = data / "shards", data / "backbone.pt"
     overrides = [f"data.shards={shards}", f"model.visual.weights={backbone}", *overrides]
     config = load_config(config_path, overrides)
