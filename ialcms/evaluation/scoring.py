@@ -46,7 +46,7 @@ def protocols_of(config: Config) -> list[ProtocolConfig]:
 
 
 class SeparatedMixes:
-    """Reads mixes and separates them: one object for the scores and the page of an evaluation."""
+    """Reads mixes and separates them: one object for validation, the scores and the page of an evaluation."""
 
     def __init__(
         self,
@@ -56,12 +56,17 @@ class SeparatedMixes:
         *,
         seconds: float | None = None,
         hop: int | None = None,
+        protocols: Sequence[ProtocolConfig] | None = None,
     ) -> None:
-        """separator: in evaluation mode. seconds, hop: of the mixes and between windows, if not as in `config.eval`."""
+        """separator: in evaluation mode, with the windows of `config.audio`. manifest: of the mixes' clips.
+
+        seconds: of a mix. hop: samples between windows. protocols: from masks to sounds. What is not given is as in
+        `config.eval`.
+        """
         self.sample_rate = config.audio.sample_rate
         self.device = separator.spectrogram.window.device
         self._manifest, self._data = manifest, config.data
-        self._protocols = protocols_of(config)
+        self._protocols = protocols or protocols_of(config)
         self._num_samples = round((seconds or config.eval.seconds) * config.audio.sample_rate)
         self._separate = MixSeparator(separator, config, hop or config.eval.hop)
 
@@ -71,7 +76,7 @@ class SeparatedMixes:
         return load_mix(self._manifest, mix, self._data, num_samples=self._num_samples, num_pictures=num_pictures)
 
     def separate(self, item: EvaluationItem) -> list[Separated]:
-        """The separated sounds on the device, by each of `protocols_of`."""
+        """The separated sounds on the device, by each of the protocols."""
         mix, pictures = torch.as_tensor(item.sources).sum(0), torch.as_tensor(item.pictures)
         return self._separate(mix.to(self.device), pictures.to(self.device), self._protocols)
 

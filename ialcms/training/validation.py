@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ialcms.config import Config
-from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, load_mix, share
+from ialcms.config import PUBLISHED, Config
+from ialcms.data.evaluation_mixes import EvaluationItem, EvaluationMix, list_mixes, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.object_pictures import BadClip
 from ialcms.engine import Ranks
 from ialcms.evaluation.bss_eval import score_mix_fast
 from ialcms.evaluation.metrics import MixScores, Scores, mean_scores
-from ialcms.evaluation.windows import MixSeparator
+from ialcms.evaluation.scoring import SeparatedMixes
 from ialcms.models import Separator
 from ialcms.monitoring.visuals import View, view_mix
 from ialcms.training.schedule import validation_interval
@@ -115,11 +115,12 @@ class Validation:
         rounds = -(-len(self._mixes) // self._ranks.world_size)  # rank 0 has a mix in each of them
         local: list[ScoredMix] = []
         with _evaluating(separator):
+            separated = self._separated(separator)
             for number in range(rounds):
                 show(number * self._ranks.world_size, len(self._mixes))
                 if is_stopped():
                     return None
-                local += [self._score(separator, mix) for mix in local_mixes[number : number + 1]]
+                local += [self._score(separated, mix) for mix in local_mixes[number : number + 1]]
         gathered = itertools.chain.from_iterable(self._ranks.gather_objects(local))
         return ValidationResult.of(sorted(gathered, key=lambda scored: scored.index))
 
@@ -129,29 +130,31 @@ class Validation:
         A mix whose clips cannot be used is replaced by the next one that can.
         """
         starts = np.unique(np.linspace(0, len(self._mixes) - 1, count).round().astype(int)).tolist()
-        items = [self._first_usable(self._mixes[start:end]) for start, end in itertools.pairwise([*starts, None])]
         with _evaluating(separator):
+            mixes = self._separated(separator)
+            slices = [self._mixes[start:end] for start, end in itertools.pairwise([*starts, None])]
+            items = [_first_usable(mixes, some) for some in slices]
             return [
                 view_mix(separator, item, self._config.audio.sample_rate, device=self._ranks.device)
                 for item in items
                 if item is not None
             ]
 
-    def _first_usable(self, mixes: Iterable[EvaluationMix]) -> EvaluationItem | None:
-        for mix in mixes:
-            try:
-                return self._load(mix)
-            except BadClip:
-                continue  # run() says which one and why
-        return None
+    def _separated(self, separator: Separator) -> SeparatedMixes:
+        """One window a mix, by the published protocol: scores compare between runs, whatever `eval.protocol` is."""
+        seconds = self._config.audio.num_samples / self._config.audio.sample_rate
+        return SeparatedMixes(
+            separator,
+            self._manifest,
+            self._config,
+            seconds=seconds,
+            hop=self._config.audio.num_samples,
+            protocols=(PUBLISHED,),
+        )
 
-    def _load(self, mix: EvaluationMix) -> EvaluationItem:
-        return load_mix(self._manifest, mix, self._config.data, num_samples=self._config.audio.num_samples)
-
-    def _score(self, separator: Separator, mix: EvaluationMix) -> ScoredMix:
-        device = self._ranks.device
+    def _score(self, separated: SeparatedMixes, mix: EvaluationMix) -> ScoredMix:
         try:
-            item = self._load(mix)
+            item = separated.load(mix)
         except BadClip as error:
             clips = [self._manifest.clips[index] for index in mix.clips]
             return ScoredMix(
@@ -160,11 +163,8 @@ class Validation:
                 tuple(clip.key for clip in clips),
                 scores=MixScores(tuple({} for _ in clips), str(error)),
             )
-        sources = torch.as_tensor(item.sources).to(device)
-        pictures = torch.as_tensor(item.pictures).to(device)
-        separate = MixSeparator(separator, self._config, hop=self._config.audio.num_samples)
-        (separated,) = separate(sources.sum(0), pictures)
-        scores = score_mix_fast(sources, separated.estimates)
+        (by_published,) = separated.separate(item)
+        scores = score_mix_fast(torch.as_tensor(item.sources).to(separated.device), by_published.estimates)
         return ScoredMix(mix.index, item.instruments, item.keys, scores=scores)
 
 
@@ -172,6 +172,15 @@ def most_mixes(config: Config, manifest: Manifest) -> int:
     """The largest number of mixes in a validation: `eval.validation_mixes`, or by what is trained between two."""
     trained = validation_interval(config, manifest) * config.train.global_batch
     return config.eval.validation_mixes or max(_LEAST_MIXES, round(_SHARE * trained))
+
+
+def _first_usable(separated: SeparatedMixes, mixes: Iterable[EvaluationMix]) -> EvaluationItem | None:
+    for mix in mixes:
+        try:
+            return separated.load(mix)
+        except BadClip:
+            continue  # Validation.run says which one and why
+    return None
 
 
 def _spread(mixes: list[EvaluationMix], most: int) -> list[EvaluationMix]:
