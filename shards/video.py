@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ialcms.media.container import declared_length, open_container, picture_stream, sound_stream
-from ialcms.media.decode import Damage, seek
+from ialcms.media.damage import Damage
+from ialcms.media.decode import Decoder, seek
 from ialcms.media.mix import SoundFormat
 from ialcms.media.pictures import Shown, read_shown
 from ialcms.media.sound import read_pieces, working_rate
@@ -54,9 +55,9 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int) -> SegmentSounds:
         mono = SoundFormat(rate, 1, never_clips=True)
         assembly = SoundAssembly(wanted, rate)
         course = Course("sound", wanted, wanted.spare_s)
-        line, damage = TimeLine(container, _LONGEST_HOLE_S), Damage()
+        decoder = Decoder(container, stream, TimeLine(container, _LONGEST_HOLE_S), stop_at_damage=True)
         seek(container, path, wanted.from_s - _SEEK_AHEAD_S, wanted_s=wanted.from_s, longest_hole_s=_LONGEST_HOLE_S)
-        for piece in read_pieces(container, stream, mono, line=line, damage=damage, stop_at_damage=True):
+        for piece in read_pieces(decoder, mono):
             samples = piece.samples[0].numpy()
             num_samples += len(samples) * piece.source_channels
             num_cut += piece.num_cut
@@ -66,11 +67,11 @@ def read_sound(path: Path, wanted: Wanted, sample_rate: int) -> SegmentSounds:
             if assembly.done:
                 break
         if not assembly.done:
-            course.stop(declared_length(container, stream), damage.stopped)
-        problems = [*course.problems, *_leading(damage, "sound"), *_cut(num_cut, num_samples)]
-        if not assembly.done and not damage.packets:
-            damage.end(container, stream, line, end_s=course.end_s or 0.0)
-            problems += damage.of_file()
+            course.stop(declared_length(container, stream), decoder.damage.stopped)
+        problems = [*course.problems, *_leading(decoder.damage, "sound"), *_cut(num_cut, num_samples)]
+        if not assembly.done and not decoder.damage.packets:
+            decoder.check_end(course.end_s or 0.0)
+            problems += decoder.damage.of_file()
         for number, window in assembly.finish():
             waves[number] = _resample(window, rate, sample_rate, seconds=wanted.seconds)
     return SegmentSounds(waves, tuple(problems))
@@ -103,9 +104,10 @@ class FrameReader:
                 raise ValueError("no pictures")
             stream.codec_context.thread_count = 1  # videos are cut side by side
             assembly = FrameAssembly(self._wanted, self._fps, self._encode_shown)
-            line, from_s = TimeLine(container, _LONGEST_HOLE_S), self._wanted.from_s
+            decoder = Decoder(container, stream, TimeLine(container, _LONGEST_HOLE_S), stop_at_damage=True)
+            self._damage, from_s = decoder.damage, self._wanted.from_s
             seek(container, self._path, from_s - _SEEK_AHEAD_S, wanted_s=from_s, longest_hole_s=_LONGEST_HOLE_S)
-            for shown in read_shown(container, stream, line, damage=self._damage, stop_at_damage=True):
+            for shown in read_shown(decoder):
                 self._course.add(shown.time_s, shown.end_s)
                 yield from assembly.add(shown)
                 if assembly.done:

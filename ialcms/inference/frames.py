@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ialcms.inference.sound import open_media
 from ialcms.media.container import picture_stream
-from ialcms.media.decode import Damage, seek
+from ialcms.media.damage import Damage
+from ialcms.media.decode import Decoder, seek
 from ialcms.media.pictures import Frame, Shown, read_shown
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
@@ -40,10 +41,11 @@ class Frames(Iterator[TimedFrame]):
         with open_media(path) as container:
             stream = picture_stream(container)
             assert stream is not None
-            line, end_s = TimeLine(container, LONGEST_HOLE_S), 0.0
+            decoder, end_s = Decoder(container, stream, TimeLine(container, LONGEST_HOLE_S)), 0.0
+            self.damage = decoder.damage
             seek(container, path, from_s, wanted_s=from_s, longest_hole_s=LONGEST_HOLE_S)
             before: Shown | None = None
-            for shown in read_shown(container, stream, line, damage=self.damage):
+            for shown in read_shown(decoder):
                 end_s = max(end_s, shown.end_s)
                 if shown.time_s <= from_s:
                     before = shown
@@ -54,7 +56,7 @@ class Frames(Iterator[TimedFrame]):
                 yield shown.time_s, shown.picture()
             if before is not None:
                 yield before.time_s, before.picture()
-            self.damage.end(container, stream, line, end_s=end_s)
+            decoder.check_end(end_s)
 
 
 def frame_at(path: Path, at_s: float) -> Frame:

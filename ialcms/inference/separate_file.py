@@ -24,7 +24,7 @@ from ialcms.inference.overlay import Overlay, still_frames, write_overlays
 from ialcms.inference.sound import SoundInfo, StemWriter, measure_sound, read_blocks
 from ialcms.inference.stems import ABOVE, BEST, Localisation, StemMaker
 from ialcms.lease import Lease
-from ialcms.media.decode import Damage
+from ialcms.media.damage import Damage
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ialcms.inference.levels import SILENT, Levels
 from ialcms.media.container import open_container, sound_stream
-from ialcms.media.decode import Damage
+from ialcms.media.damage import Damage
+from ialcms.media.decode import Decoder
 from ialcms.media.mix import SoundFormat
 from ialcms.media.sound import Piece, first_rate, read_pieces, silence, working_rate
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
@@ -48,25 +49,25 @@ class SoundInfo:
 
 def measure_sound(path: Path, model_rate: int) -> SoundInfo:
     """Read the sound once to its end; ValueError where there is none, or nothing to hear in it."""
-    damage = Damage()
     with open_media(path) as container:
         stream = sound_stream(container)
         if stream is None:
             raise ValueError(f"{path} has no sound; there is nothing to separate")
         rate = working_rate(first_rate(container, stream), model_rate)
+    sound = _WholeSound(path, SoundFormat(rate, 2))
     count, levels, num_channels = 0, Levels(), 1
-    for piece in _follow_each_other(path, SoundFormat(rate, 2), damage):
+    for piece in sound:
         if not bool(piece.samples.isfinite().all()):
             raise ValueError(f"the sound of {path} holds values that are no numbers; export it again")
         count += piece.samples.shape[1]
         levels.add(piece.samples)
         num_channels = max(num_channels, min(piece.source_channels, 2))
-    if levels.peak < SILENT and damage.packets:
-        raise ValueError(f"nothing can be heard in {path} ({damage}); get the file again, or export it again")
+    if levels.peak < SILENT and sound.damage.packets:
+        raise ValueError(f"nothing can be heard in {path} ({sound.damage}); get the file again, or export it again")
     if levels.peak < SILENT:
         raise ValueError(f"{path} is silent; there is nothing to separate")
     levels.check(path)
-    return SoundInfo(rate, num_channels, count, damage=damage)
+    return SoundInfo(rate, num_channels, count, damage=sound.damage)
 
 
 def read_blocks(path: Path, info: SoundInfo) -> Generator[Block, None, None]:
@@ -76,40 +77,47 @@ def read_blocks(path: Path, info: SoundInfo) -> Generator[Block, None, None]:
     down to two. Silence stands for what is missing: packets that cannot be decoded, and holes in the time stamps.
     """
     wanted = SoundFormat(info.sample_rate, info.num_channels)
-    for piece in _follow_each_other(path, wanted, Damage()):
+    for piece in _WholeSound(path, wanted):
         yield piece.samples
 
 
-def _follow_each_other(path: Path, wanted: SoundFormat, damage: Damage) -> Iterator[Piece]:
-    """The pieces of the sound and silence in between, from sample 0 on; what would lie over an earlier one is cut."""
-    end = 0
-    with open_media(path) as container:
-        stream = sound_stream(container)
-        assert stream is not None
-        line = TimeLine(container, LONGEST_HOLE_S)
-        try:
-            for piece in read_pieces(container, stream, wanted, line=line, damage=damage):
-                _note_hole(damage, piece.position - end, end, rate=wanted.sample_rate)
-                for samples in silence(wanted.num_channels, piece.position - end):
-                    yield Piece(end, samples, 1)
-                    end += samples.shape[1]
-                samples = piece.samples[:, max(end - piece.position, 0) :]
-                yield Piece(end, samples, piece.source_channels)
-                end += samples.shape[1]
-        except ValueError as error:
-            raise ValueError(f"the sound of {path}: {error}") from error
-        damage.end(container, stream, line, end_s=end / wanted.sample_rate)
+class _WholeSound:
+    """The pieces of the sound and silence in between, from sample 0 on; what would lie over an earlier one is cut.
 
-
-def _note_hole(damage: Damage, gap: int, end: int, rate: int) -> None:
-    """gap: samples between the end of what was read and a new piece; negative: it lies over what was read.
-
-    end: of what was read, in samples. rate: in Hz.
+    `damage` is complete when the pieces have been read to their end.
     """
-    if gap > _NAMED_HOLE_S * rate and end:
-        damage.add_hole(end / rate, gap / rate)
-    if gap < -_NAMED_HOLE_S * rate:
-        damage.overlap_s -= gap / rate
+
+    def __init__(self, path: Path, wanted: SoundFormat) -> None:
+        self.damage = Damage()
+        self._path, self._wanted = path, wanted
+
+    def __iter__(self) -> Iterator[Piece]:
+        end, num_channels = 0, self._wanted.num_channels
+        with open_media(self._path) as container:
+            stream = sound_stream(container)
+            assert stream is not None
+            decoder = Decoder(container, stream, TimeLine(container, LONGEST_HOLE_S))
+            self.damage = decoder.damage
+            try:
+                for piece in read_pieces(decoder, self._wanted):
+                    self._note_gap(piece.position - end, end)
+                    for samples in silence(num_channels, piece.position - end):
+                        yield Piece(end, samples, 1)
+                        end += samples.shape[1]
+                    samples = piece.samples[:, max(end - piece.position, 0) :]
+                    yield Piece(end, samples, piece.source_channels)
+                    end += samples.shape[1]
+            except ValueError as error:
+                raise ValueError(f"the sound of {self._path}: {error}") from error
+            decoder.check_end(end / self._wanted.sample_rate)
+
+    def _note_gap(self, gap: int, end: int) -> None:
+        """gap: samples between `end`, where the sound read so far ends, and a new piece; negative: they overlap."""
+        gap_s = gap / self._wanted.sample_rate
+        if gap_s > _NAMED_HOLE_S and end:
+            self.damage.add_hole(end / self._wanted.sample_rate, gap_s)
+        if gap_s < -_NAMED_HOLE_S:
+            self.damage.overlap_s -= gap_s
 
 
 def audio_frame(block: Block, sample_rate: int, first: int, packed: bool = False) -> av.AudioFrame:

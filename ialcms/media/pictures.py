@@ -14,8 +14,7 @@ import av
 import torch
 from torch import Tensor
 
-from ialcms.media.decode import Damage, Decoded, decode
-from ialcms.media.time_line import TimeLine
+from ialcms.media.decode import Decoded, Decoder
 
 Frame = Tensor  # (H, W, 3) uint8
 
@@ -54,19 +53,15 @@ class Shown:
         return oriented(pixels, display_matrix(frame)).contiguous()
 
 
-def read_shown(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    line: TimeLine,
-    damage: Damage,
-    stop_at_damage: bool = False,
-) -> Iterator[Shown]:
-    """The frames of a video in order; all parameters are as for `decode`."""
+def read_shown(decoder: Decoder) -> Iterator[Shown]:
+    """The frames of a video in order. decoder: of a stream of pictures."""
+    stream = decoder.stream
+    assert isinstance(stream, av.VideoStream)
     coded, guessed = stream.codec_context.sample_aspect_ratio, stream.sample_aspect_ratio
     # the guess is what the container says, or else what the first picture says: later pictures may say something else
     of_container = guessed if guessed and guessed != coded else None
     usual_s = float(1 / (stream.average_rate or 25))
-    for decoded in decode(container, stream, line, damage=damage, stop_at_damage=stop_at_damage):
+    for decoded in decoder:
         if decoded.time_s is None:
             continue
         ratio = _pixel_ratio(of_container or decoded.pixel_ratio)

@@ -16,7 +16,7 @@ import av
 import torch
 from torch import Tensor
 
-from ialcms.media.decode import Damage, Decoded, decode
+from ialcms.media.decode import Decoded, Decoder
 from ialcms.media.mix import Mixer, SoundFormat, SoundKind
 from ialcms.media.time_line import LONGEST_HOLE_S, TimeLine
 
@@ -33,9 +33,7 @@ class Piece:
     position: int  # of its first sample, from the beginning of the file; may be negative, or before an earlier one
     samples: Tensor  # (C, n) float32
     source_channels: int  # as many as it was mixed from
-    num_cut: int = (
-        0  # samples of the source that were cut off at full scale, audibly; as `SoundFormat.never_clips` does
-    )
+    num_cut: int = 0  # samples of the source cut off at full scale, audibly (see `SoundFormat.never_clips`)
 
 
 def has_filter(rate: int, target_rate: int) -> bool:
@@ -51,28 +49,21 @@ def working_rate(source_rate: int, target_rate: int) -> int:
 
 def first_rate(container: av.container.InputContainer, stream: av.AudioStream) -> int:
     """The rate that a stream begins with; what the container says of it may be that of a later part."""
-    decoded = decode(container, stream, TimeLine(container, LONGEST_HOLE_S), damage=Damage())
+    decoded = Decoder(container, stream, TimeLine(container, LONGEST_HOLE_S))
     # not of the first one: FFmpeg's MP3 decoder gives it the container's rate
     rates = [int(entry.frame.sample_rate) for entry in itertools.islice(decoded, _FIRST_FRAMES)]
     return statistics.mode(rates) if rates else int(stream.rate)
 
 
-def read_pieces(
-    container: av.container.InputContainer,
-    stream: av.AudioStream,
-    wanted: SoundFormat,
-    line: TimeLine,
-    damage: Damage,
-    stop_at_damage: bool = False,
-) -> Iterator[Piece]:
+def read_pieces(decoder: Decoder, wanted: SoundFormat) -> Iterator[Piece]:
     """The sound in order; where its kind changes on the way, it is mixed and resampled anew from there on.
 
-    wanted: the format of the pieces. The other parameters are as for `decode`. ValueError where the sound is of no kind
-    that can be read.
+    decoder: of a stream of sound. wanted: the format of the pieces. ValueError where the sound is of no kind that can
+    be read.
     """
     run: _Run | None = None
     due: int | None = None  # where the next sample belongs, by counting
-    for decoded in decode(container, stream, line, damage=damage, stop_at_damage=stop_at_damage):
+    for decoded in decoder:
         kind = SoundKind.of(decoded.frame)
         position = _position(decoded, due, wanted.sample_rate)
         if run is not None and (kind != run.kind or position != due):
@@ -85,13 +76,13 @@ def read_pieces(
             except ValueError:
                 if due is None:
                     raise
-                damage.add(decoded.time_s)  # a packet with a damaged header looks like this
+                decoder.reject(decoded)  # a packet with a damaged header looks like this
                 continue
         try:
             yield from run.add(decoded.frame)
             due = run.due
         except av.FFmpegError:
-            damage.add(decoded.time_s)
+            decoder.reject(decoded)
             run = None
     if run is not None:
         yield from run.finish()
