@@ -14,7 +14,6 @@ weights. --set section.key=value changes the configuration of our form.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -23,7 +22,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from ialcms.models import Separator, layout, upsampled_conv
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
+from tests.golden.precision import double_precision
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-4
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _describe_machine(options.device)
     results: list[dict[str, Any]] = []
     if options.check:
-        with _double_precision():
+        with double_precision():
             agreement = check_agreement(options)
         results.append({"agreement": agreement})
         _write(results, options.out)
@@ -143,19 +143,6 @@ def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment
     return experiment, NaiveExperiment(config, *modules, experiment.bank)
 
 
-@contextlib.contextmanager
-def _double_precision() -> Iterator[None]:
-    """What is created in or cast to float32 inside is in double precision."""
-    to_float = Tensor.float
-    Tensor.float = Tensor.double  # type: ignore[method-assign]
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        Tensor.float = to_float  # type: ignore[method-assign]
-        torch.set_default_dtype(torch.float32)
-
-
 @torch.no_grad()
 def _let_masks_differ(separator: Separator) -> None:
     """At the start of training all masks are alike: the critic's gradient would be a difference of equal terms."""
@@ -191,16 +178,13 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
         "separator": (ours.separator.optimizer, naive.separator_optimizer),
         "critic": (ours.critic.optimizer, naive.critic_optimizer),
     }
-    gradients: dict[tuple[str, int], list[Tensor]] = {}
-    for network, pair in optimizers.items():
-        for form, optimizer in enumerate(pair):
-            _keep_gradients(optimizer, gradients, (network, form))
+    gradients = {network: list(map(_SeenGradients, pair)) for network, pair in optimizers.items()}
     losses, expected = ours.step(batch), naive.step(batch)
     differences = {
         name: abs(float(losses[name]) - float(value)) / max(1.0, abs(float(value))) for name, value in expected.items()
     }
     for network in optimizers:
-        own, reference = gradients[network, 0], gradients[network, 1]
+        own, reference = (seen.tensors for seen in gradients[network])
         assert len(own) == len(reference)
         distance = math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(own, reference)))
         norm = math.sqrt(sum(float(b.double().square().sum()) for b in reference))
@@ -214,14 +198,16 @@ def check_agreement(options: argparse.Namespace) -> dict[str, float]:
     return differences
 
 
-def _keep_gradients(
-    optimizer: torch.optim.Optimizer, kept: dict[tuple[str, int], list[Tensor]], name: tuple[str, int]
-) -> None:
-    def keep(*_: Any) -> None:
-        parameters = (p for group in optimizer.param_groups for p in group["params"])
-        kept[name] = [p.grad.clone() for p in parameters if p.grad is not None]
+class _SeenGradients:
+    """The gradients by which an optimizer made its last step."""
 
-    optimizer.register_step_pre_hook(keep)
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.tensors: list[Tensor] = []
+        optimizer.register_step_pre_hook(self._keep)
+
+    def _keep(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        parameters = itertools.chain.from_iterable(group["params"] for group in optimizer.param_groups)
+        self.tensors = [p.grad.clone() for p in parameters if p.grad is not None]
 
 
 def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[str, Any]:

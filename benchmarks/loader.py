@@ -22,7 +22,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +38,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.plain_dataset import PlainDataset
 from ialcms.config import Config, DataConfig, TrainConfig
+from ialcms.data.batch import Batch
 from ialcms.data.clip_reader import read_clip
 from ialcms.data.manifest import Manifest
 from ialcms.data.train_batches import normalise_objects, train_batches
@@ -124,16 +125,13 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
     dataset = PlainDataset(tree, shards["whole frames"], config)
     plain = map(lambda batch: len(batch.mix), DataLoader(dataset, batch_size=GLOBAL_BATCH))
     sources: dict[str, Iterator[int]] = {"plain Dataset": plain}
-    cached: dict[str, float] = {}
     for name, manifest in shards.items():
         for world_size in (GLOBAL_BATCH, 1):
             lanes = GLOBAL_BATCH // world_size
             label = f"shards, {name}, {lanes} lane{'s' if lanes > 1 else ''} of {GLOBAL_BATCH}"
-            sources[label] = shard_samples(config, manifest, world_size, label=label, cached=cached)
+            sources[label] = ShardSamples(config, manifest, world_size)
     label = f"shards, whole frames, 1 lane of {GLOBAL_BATCH}, normalised on the CPU"
-    sources[label] = shard_samples(
-        config, shards["whole frames"], GLOBAL_BATCH, label=label, cached=cached, normalise=True
-    )
+    sources[label] = ShardSamples(config, shards["whole frames"], GLOBAL_BATCH, normalise=True)
     rates: dict[str, list[float]] = {name: [] for name in sources}
     for source in sources.values():
         next(source)
@@ -147,25 +145,33 @@ def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> 
     reference = statistics.median(rates["plain Dataset"])
     for name, values in rates.items():
         rate = statistics.median(values)
-        memory = f"  {cached[name] / 1e6:6.0f} MB cached" if name in cached else ""
+        source = sources[name]
+        memory = f"  {source.cached_bytes / 1e6:6.0f} MB cached" if isinstance(source, ShardSamples) else ""
         lines.append(f"  {name:<58}{rate:7.1f} /s  {rate / reference:5.2f} x{memory}")
     return lines
 
 
-def shard_samples(
-    config: Config, manifest: Manifest, world_size: int, label: str, cached: dict[str, float], normalise: bool = False
-) -> Iterator[int]:
-    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length.
+class ShardSamples(Iterator[int]):
+    """Number of samples of each batch; the first comes when the lanes' windows have moved on by their length."""
 
-    label: key in `cached`, whose value becomes the most bytes that were cached. normalise: pictures, too, as a network
-    would get them. world_size: number of ranks that share the global batch.
-    """
-    with closing(train_batches(config, manifest, 0, rank=0, world_size=world_size)) as batches:
-        for batch in itertools.islice(batches, WARM_UP, None):
-            cached[label] = max(cached.get(label, 0.0), batch.cached_bytes)
-            if normalise:
-                normalise_objects(batch.objects)
-            yield len(batch.keys)
+    def __init__(self, config: Config, manifest: Manifest, world_size: int, normalise: bool = False) -> None:
+        """world_size: number of ranks that share the global batch. manifest: of the shards.
+
+        normalise: pictures, too, as a network would get them.
+        """
+        self.cached_bytes = 0  # the most that were cached so far
+        self._counts = self._read(train_batches(config, manifest, 0, rank=0, world_size=world_size), normalise)
+
+    def __next__(self) -> int:
+        return next(self._counts)
+
+    def _read(self, batches: Generator[Batch], normalise: bool) -> Iterator[int]:
+        with closing(batches):
+            for batch in itertools.islice(batches, WARM_UP, None):
+                self.cached_bytes = max(self.cached_bytes, batch.cached_bytes)
+                if normalise:
+                    normalise_objects(batch.objects)
+                yield len(batch.keys)
 
 
 def rate_of(counts: Iterable[int], seconds: float) -> float:

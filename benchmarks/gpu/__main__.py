@@ -40,7 +40,7 @@ PARTS = (
     Part("ranks", "all GPUs of the machine", least_s=25, most_s=60, num_gpus=2),
     Part("steps", "steps of training: compiled", least_s=45, most_s=100, arguments=("compiled",)),
 )  # fmt: skip
-SHARDS = Part("made_up_shards", "synthetic shards", least_s=0, most_s=200, needs=_TO_MAKE_SHARDS)
+SHARDS = Part("synthetic_shards", "synthetic shards", least_s=0, most_s=200, needs=_TO_MAKE_SHARDS)
 _RESERVE_S = 6.0  # for the last process to end and the report
 _BETWEEN_S = 5.0  # from ending a process to the next one, at the worst
 

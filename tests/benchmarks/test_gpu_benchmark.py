@@ -42,7 +42,7 @@ def test_all_parts_on_a_cpu(tmp_path: Path) -> None:
     assert time.monotonic() - began < 6 * 60
     report = report_of(tmp_path)
     states = {entry["part"]: entry["status"] for entry in report["parts"]}
-    assert set(states) == {part.key for part in PARTS} | {"made_up_shards"}
+    assert set(states) == {part.key for part in PARTS} | {"synthetic_shards"}
     assert states.pop("ranks") == "left out"  # it needs two GPUs
     assert set(states.values()) <= {"done", "out of time"}, (tmp_path / "log.txt").read_text()
     assert (

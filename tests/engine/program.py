@@ -14,7 +14,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from ialcms.engine import Ranks, check_same_fields
 from ialcms.engine.batchnorm import synchronise
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
+from tests.golden.precision import double_precision
 from tests.support import make_batch, small_config
 
 STEPS = 20
@@ -73,7 +74,7 @@ def alternate_steps_with_options(
 def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> dict[str, Any]:
     """The same in double precision, BatchNorm by its running statistics: they depend on the size of a pass."""
     config = equality_config(accumulation=accumulation)
-    with precision("float64"), batchnorm_in_evaluation_mode():
+    with double_precision(), batchnorm_in_evaluation_mode():
         return _alternate_steps(ranks, config)
 
 
@@ -101,7 +102,7 @@ def few_steps(ranks: Ranks) -> dict[str, Any]:
     """Like `alternate_steps` in double precision, for many ranks: tiny networks, 32 mixes of 2 components, 3 steps."""
     config = tiny_config(ranks, global_batch=32, separator_every=2)
     config = replace(config, data=replace(config.data, num_objects=1), loss=replace(config.loss, bank_size=100))
-    with precision("float64"):
+    with double_precision():
         return _alternate_steps(ranks, config, num_steps=3)
 
 
@@ -447,21 +448,8 @@ def gather_rows(world_size: int) -> Tensor:
     return torch.randn(2 * world_size, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
 
-@contextmanager
-def precision(dtype: str) -> Iterator[None]:
-    """With "float64", what is created in or cast to float32 is double precision instead: rounding all but vanishes, so
-    that what is left of a difference is a difference of the method."""
-    if dtype != "float64":
-        yield
-        return
-    to_float = Tensor.float
-    Tensor.float = Tensor.double  # type: ignore[method-assign]
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        Tensor.float = to_float  # type: ignore[method-assign]
-        torch.set_default_dtype(torch.float32)
+def precision(dtype: str) -> AbstractContextManager[None]:
+    return double_precision() if dtype == "float64" else nullcontext()
 
 
 def batch_of(config: Config, step: int, lanes: slice = slice(None)) -> Batch:

@@ -15,8 +15,6 @@ from ialcms.data.remote import open_manifest
 from ialcms.data.train_batches import loader_workers, train_batches
 from ialcms.processes import cores_of_a_rank
 
-RATES = ("float32, batch 8", "TF32, batch 8", "bf16, batch 8", "bf16, batch 32")
-
 
 def measure(setting: Setting, recorder: Recorder) -> None:
     manifest = open_manifest(setting.shards)

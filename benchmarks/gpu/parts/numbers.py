@@ -6,8 +6,8 @@ what a GPU is off by has to be of the size of what a CPU is off by.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from ialcms.models import Critic, Separator
 from ialcms.models.build import build_networks
 from tests.golden.case import GOLDEN, golden_inputs, golden_networks, run
 from tests.golden.deterministic import batch
+from tests.golden.precision import double_precision
 
 Networks = Callable[[], tuple[Separator, Critic]]
 
@@ -103,7 +104,7 @@ def numbers_of(form: Form, networks: Networks, inputs: dict[str, Tensor]) -> Num
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = form.tf32
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=form.bf16)
     try:
-        with default_precision(form.dtype):
+        with double_precision() if form.dtype == torch.float64 else nullcontext():
             separator, critic = (network.to(device, form.dtype) for network in networks())
             with torch.inference_mode():
                 evaluated = run(separator.eval(), critic.eval(), placed, autocast)
@@ -113,20 +114,6 @@ def numbers_of(form: Form, networks: Networks, inputs: dict[str, Tensor]) -> Num
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
     return Numbers(_on_cpu(evaluated.values), _on_cpu(trained.values), gradients, buffers=buffers)
-
-
-@contextmanager
-def default_precision(dtype: torch.dtype) -> Iterator[None]:
-    """With float64, what is made in float32 or cast to it is float64 instead."""
-    cast = Tensor.float
-    if dtype == torch.float64:
-        Tensor.float = Tensor.double  # type: ignore[method-assign]
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        Tensor.float = cast  # type: ignore[method-assign]
-        torch.set_default_dtype(torch.float32)
 
 
 def difference(value: Tensor, reference: Tensor) -> float:
