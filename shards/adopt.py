@@ -44,7 +44,7 @@ _LARGEST_CLIP = 1 << 32  # bytes of one key's members, which are all in memory a
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"\x28\xb5\x2f\xfd": "unzstd", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class FoundShard:
     """What a tar holds."""
 
@@ -187,47 +187,55 @@ def _recall(path: Path, digest: str) -> FoundShard | None:
 
 def scan_tar(path: Path, reading: Reading) -> FoundShard:
     """Read a tar from front to back. What is wrong with it, or with its clips, is in the result."""
-    found = FoundShard(path.name)
     try:
         with open(path, "rb") as file:
-            _scan(file, os.fstat(file.fileno()).st_size, found, reading=reading)
+            return _scan(file, path.name, reading)
     except OSError as error:
-        found.problem = f"cannot be read: {error.strerror or error}"
-    return found
+        return FoundShard(path.name, problem=_refused(error))
 
 
-def _scan(file: BinaryIO, num_bytes: int, found: FoundShard, reading: Reading) -> None:
-    """Read an open tar of `num_bytes` bytes into `found`. reading: how clips are recognised."""
-    sha256, hashed = hashlib.sha256(), 0
-    found.num_bytes = num_bytes
-    start = file.read(8)
-    for magic, program in _COMPRESSED.items():
-        if start.startswith(magic):
-            found.problem = f"is compressed, so that clips cannot be read one by one; decompress it ({program})"
-            return
+def _scan(file: BinaryIO, name: str, reading: Reading) -> FoundShard:
+    """Read the open tar of a file name. reading: how clips are recognised. OSError where it has no size."""
+    num_bytes = os.fstat(file.fileno()).st_size
+    clips: list[FoundClip] = []
+    digest, problem = "", ""
 
     def read(offset: int, length: int) -> bytes:
         file.seek(offset)
         return file.read(length)
 
     try:
-        for group in _groups(iter_members(read, 0, num_bytes)):
-            offset, end = group[0].offset, group[-1].end
-            if end - offset > _LARGEST_CLIP:
-                raise Unreadable(f"the members of '{group[0].name}' have {end - offset} bytes")
-            raw = read(offset, end - offset)
-            _hash_up_to(file, sha256, start=hashed, end=offset)
-            sha256.update(raw)
-            hashed = offset + len(raw)
-            found.clips.append(_examined(group, raw, found.name, reading=reading))
-    except Unreadable as error:
-        found.problem = f"is no whole tar: {error}"
-    _hash_up_to(file, sha256, start=hashed, end=num_bytes)
-    found.sha256 = sha256.hexdigest()
+        start = file.read(8)
+        for magic, program in _COMPRESSED.items():
+            if start.startswith(magic):
+                problem = f"is compressed, so that clips cannot be read one by one; decompress it ({program})"
+                return FoundShard(name, num_bytes, problem=problem)
+        sha256, hashed = hashlib.sha256(), 0
+        try:
+            for group in _groups(iter_members(read, 0, num_bytes)):
+                offset, end = group[0].offset, group[-1].end
+                if end - offset > _LARGEST_CLIP:
+                    raise Unreadable(f"the members of '{group[0].name}' have {end - offset} bytes")
+                raw = read(offset, end - offset)
+                _hash_up_to(file, sha256, start=hashed, end=offset)
+                sha256.update(raw)
+                hashed = offset + len(raw)
+                clips.append(_examined(group, raw, name, reading=reading))
+        except Unreadable as error:
+            problem = f"is no whole tar: {error}"
+        _hash_up_to(file, sha256, start=hashed, end=num_bytes)
+        digest = sha256.hexdigest()
+    except OSError as error:  # in the middle: the clips before it are whole
+        problem = _refused(error)
+    return FoundShard(name, num_bytes, digest, clips=clips, problem=problem)
+
+
+def _refused(error: OSError) -> str:
+    return f"cannot be read: {error.strerror or error}"
 
 
 def _hash_up_to(file: BinaryIO, sha256: Any, start: int, end: int) -> None:
-    """Update `sha256` with the bytes of the file from `start` up to `end`."""
+    """Let `sha256` take in the bytes of the file from `start` up to `end`."""
     file.seek(start)
     while start < end and (block := file.read(min(1 << 20, end - start))):
         sha256.update(block)

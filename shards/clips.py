@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -22,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import torch
 from PIL import Image
 
 from ialcms.files import CLIPS_REPORT, claim, write_whole
@@ -192,8 +190,6 @@ def cut_videos(
 
 def cut_video(video: Video, tree: Path, options: ClipOptions) -> VideoResult:
     """Cut one video. What is wrong with it is in the result; ValueError is for a disk that refuses."""
-    if multiprocessing.parent_process() is not None:
-        torch.set_num_threads(1)  # the processes are the threads
     av.logging.set_level(av.logging.PANIC)  # what is wrong with a video goes into the report
     segment = video.segment
     result = VideoResult(video.instrument, video.name, segment=None if segment is None else segment.number)

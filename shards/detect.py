@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,6 +214,4 @@ def read_picture(path: Path) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=1)
 def _model(options: DetectOptions, device: str) -> FasterRCNN | PublishedDetector:
-    if multiprocessing.parent_process() is not None and device == "cpu":
-        torch.set_num_threads(1)  # the processes are the threads
     return open_detector(options).model.to(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from benchmarks.gpu.part import Outcome
 from benchmarks.gpu.setting import shown
 from benchmarks.gpu.summary import summary_rows
+from ialcms.files import write_whole
 
 TEXT, JSON, LOG = "report.txt", "report.json", "log.txt"
 
@@ -20,8 +20,8 @@ def write_report(folder: Path, about: dict[str, Any], outcomes: Sequence[Outcome
     """report.txt and report.json, each whole at any moment."""
     parts = [dataclasses.asdict(outcome) for outcome in outcomes]
     values = {**about, "summary": summary_rows(outcomes), "parts": parts}
-    _write(folder / JSON, json.dumps(values, indent=1) + "\n")
-    _write(folder / TEXT, format_report(about, outcomes))
+    write_whole(folder / JSON, json.dumps(values, indent=1) + "\n")
+    write_whole(folder / TEXT, format_report(about, outcomes))
 
 
 def format_report(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -46,9 +46,3 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"  {row['name']:<{width}}  {shown(row['value']):>12} {row['unit']:<8} {row['note']}".rstrip() for row in rows
     ]
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -7,10 +7,9 @@ Shapes: K objects, h x w cells of a heat map.
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from av.audio.resampler import AudioResampler
 from torch import Tensor
 
+from ialcms.files import replacing
 from ialcms.heatmap import lay_heat
 from ialcms.inference.frames import TimedFrame
 from ialcms.inference.objects import Region, SoundObject, resize
@@ -64,7 +64,7 @@ def write_overlays(
     maps = torch.stack([window.maps for window in localisation])  # (windows, K, h, w)
     limits = [(float(maps[:, n].min()), float(maps[:, n].max())) for n in range(len(overlays))]
     with ExitStack() as stack:
-        writers = [stack.enter_context(_Mp4(overlay.path, overlay.stem, info)) for overlay in overlays]
+        writers = [stack.enter_context(_open_mp4(overlay, info)) for overlay in overlays]
         canvas: tuple[int, int] | None = None
         for time_s, frame in frames:
             canvas = canvas or _canvas(frame)
@@ -160,17 +160,23 @@ def _coded(frame: Frame) -> av.VideoFrame:
     return coded
 
 
+@contextmanager
+def _open_mp4(overlay: Overlay, info: SoundInfo) -> Iterator[_Mp4]:
+    """A video that grows frame by frame; it has its name when it is whole."""
+    with replacing(overlay.path) as temporary, _Mp4(temporary, overlay.stem, info) as video:
+        yield video
+
+
 class _Mp4:
-    """One video in the making; it has its name when it is whole."""
+    """Writes a video with the sound of a stem."""
 
     def __init__(self, path: Path, stem: Path, info: SoundInfo) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.stem}.tmp.mp4")
-        self._info, self._stem = info, stem
+        self._path, self._stem, self._info = path, stem, info
         self._read = 0  # samples of the stem
         self._last_pts = -1
 
     def __enter__(self) -> _Mp4:
-        self._container = av.open(for_ffmpeg(self._temporary), "w", format="mp4")
+        self._container = av.open(for_ffmpeg(self._path), "w", format="mp4")
         self._video = self._container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
         self._video.pix_fmt = "yuv420p"
         context = self._video.codec_context
@@ -215,15 +221,13 @@ class _Mp4:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            while self._write_sound():
-                pass
-            self._encode(self._resampler.resample(None))
-            self._container.mux(self._video.encode(None))
-            self._container.mux(self._audio.encode(None))
-        self._blocks.close()
-        self._container.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                while self._write_sound():
+                    pass
+                self._encode(self._resampler.resample(None))
+                self._container.mux(self._video.encode(None))
+                self._container.mux(self._audio.encode(None))
+        finally:
+            self._blocks.close()
+            self._container.close()

@@ -21,7 +21,7 @@ from ialcms.inference.listening_page import SeparatedFiles, write_listening_page
 from ialcms.inference.model import Model, load_model
 from ialcms.inference.objects import Box, Click, SoundObject, object_in_video, object_of_picture, spread_over
 from ialcms.inference.overlay import Overlay, still_frames, write_overlays
-from ialcms.inference.sound import SoundInfo, StemWriter, measure_sound, read_blocks
+from ialcms.inference.sound import SoundInfo, measure_sound, open_stem, read_blocks
 from ialcms.inference.stems import ABOVE, BEST, Localisation, StemMaker
 from ialcms.lease import Lease
 from ialcms.media.damage import Damage
@@ -219,7 +219,7 @@ def _write_stems(job: _Job, batch_windows: int, earlier: set[str]) -> list[Local
         batch_windows=batch_windows,
     )
     with ExitStack() as stack:
-        writers = [stack.enter_context(StemWriter(path, job.info)) for path in (*job.stems, job.remainder)]
+        writers = [stack.enter_context(open_stem(path, job.info)) for path in (*job.stems, job.remainder)]
         bar = stack.enter_context(Progress(maker.num_windows, "separate", unit="window"))
         for piece in maker(lambda: read_blocks(job.source, job.info)):
             for writer, samples in zip(writers, (*piece.stems, piece.original - piece.stems.sum(0))):

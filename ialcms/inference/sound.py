@@ -5,7 +5,7 @@ Shapes: C channels (1 or 2), n samples of a block.
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,6 +16,7 @@ import av
 import torch
 from torch import Tensor
 
+from ialcms.files import replacing
 from ialcms.inference.levels import SILENT, Levels
 from ialcms.media.container import open_container, sound_stream
 from ialcms.media.damage import Damage
@@ -144,20 +145,25 @@ def open_media(path: Path) -> av.container.InputContainer:
         raise ValueError(f"{path} cannot be read as video or sound ({error.strerror})") from error
 
 
+@contextlib.contextmanager
+def open_stem(path: Path, info: SoundInfo) -> Iterator[StemWriter]:
+    """A 32-bit float WAV that grows block by block; it has its name when it is whole. info: of its samples."""
+    with replacing(path) as temporary, StemWriter(temporary, info) as writer:
+        yield writer
+
+
 class StemWriter:
-    """A 32-bit float WAV that grows block by block; it has its name when it is whole. Use as a context manager."""
+    """Writes the blocks of a 32-bit float WAV. Use as a context manager."""
 
     def __init__(self, path: Path, info: SoundInfo) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         large = 4 * info.num_channels * info.num_samples > _WAV_LIMIT_BYTES
-        self._container = av.open(
-            for_ffmpeg(self._temporary), "w", format="wav", options={"rf64": "always" if large else "never"}
-        )
+        self._container = av.open(for_ffmpeg(path), "w", format="wav", options={"rf64": "always" if large else "never"})
         layout = _LAYOUTS[info.num_channels]
         self._stream = self._container.add_stream("pcm_f32le", rate=info.sample_rate, layout=layout)
         self._rate, self._written = info.sample_rate, 0
 
     def write(self, block: Block) -> None:
+        """Append samples of as many channels as the file has."""
         for part in block.split(_WRITTEN_SAMPLES, dim=1):
             self._container.mux(self._stream.encode(audio_frame(part, self._rate, self._written, packed=True)))
             self._written += part.shape[1]
@@ -168,10 +174,8 @@ class StemWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()

@@ -21,6 +21,8 @@ from torch import nn
 from torch.autograd.profiler_util import DeviceType, FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from ialcms.files import replacing
+
 log = logging.getLogger(__name__)
 
 SKIPPED = 6  # steps before those that are looked at; in the last of them the profiler itself gets ready
@@ -119,11 +121,9 @@ class StepProfile:
         table = format_costs(costs_by_module(events, self._device.type == "cuda"), count, self._device.type)
         # the name by which TensorBoard's profiler plugin knows a trace: rank.number.pt.trace.json.gz
         path = self._folder / f"{platform.node()}_{os.getpid()}.{first}.pt.trace.json.gz"
-        unfinished = path.with_name(f".{path.name}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            seen.export_chrome_trace(str(unfinished))
-            os.replace(unfinished, path)
+            with replacing(path, suffix=".gz") as unfinished:  # torch compresses by the name's end
+                seen.export_chrome_trace(str(unfinished))
             (self._folder / "modules.txt").write_text(table + "\n")
         except OSError as error:  # a profile is not worth a run
             log.warning("the profile cannot be written to %s (%s); training continues", self._folder, error.strerror)
