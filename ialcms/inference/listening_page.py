@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -23,6 +22,7 @@ from ialcms.inference.frames import Frames, TimedFrame
 from ialcms.inference.objects import SoundObject
 from ialcms.inference.sound import SoundInfo
 from ialcms.inference.stems import Localisation
+from ialcms.media.h264 import TIME_BASE, add_h264, for_h264
 from ialcms.media.pictures import Frame
 from ialcms.names import printable
 from ialcms.report.figures import clock_time, instrument_label
@@ -32,8 +32,6 @@ from ialcms.report.separated import Box, SeparatedPage, Stem, playback_note, wri
 LONGEST_S = 180.0
 LARGEST_BYTES = 40_000_000
 _VIDEO_SIDE = 640  # px, of the longer side
-_TIME_BASE = Fraction(1, 90_000)
-_BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
 _KEY_FRAMES = "48"  # from one to the next, so that jumps are quick
 
 
@@ -148,15 +146,11 @@ def _flac(wave: NDArray[np.float32], gain: float, sample_rate: int) -> bytes:
 
 
 def _preview(frames: Iterable[TimedFrame], seconds: float) -> _Video:
-    """The video until `seconds`, small and without sound: H.264 with the colours of BT.709."""
+    """The video until `seconds`, small and without sound."""
     file, size, last_pts = io.BytesIO(), (0, 0), -1
     with av.open(file, "w", format="mp4") as container:
         options = {"crf": "26", "preset": "veryfast", "g": _KEY_FRAMES}
-        stream = container.add_stream("libx264", rate=30, options=options)
-        stream.pix_fmt = "yuv420p"
-        context = stream.codec_context
-        context.time_base, context.color_range = _TIME_BASE, _LIMITED
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        stream = add_h264(container, options)
         for time_s, frame in frames:
             if time_s > seconds and last_pts >= 0:
                 break
@@ -164,8 +158,8 @@ def _preview(frames: Iterable[TimedFrame], seconds: float) -> _Video:
                 size = _preview_size(frame)
                 stream.height, stream.width = size
             picture = _fitted(frame, size)
-            picture.pts = 0 if last_pts < 0 else max(round(time_s / _TIME_BASE), last_pts + 1)
-            picture.time_base, last_pts = _TIME_BASE, picture.pts
+            picture.pts = 0 if last_pts < 0 else max(round(time_s / TIME_BASE), last_pts + 1)
+            picture.time_base, last_pts = TIME_BASE, picture.pts
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return _Video(file.getvalue(), size)
@@ -192,8 +186,4 @@ def _fitted(frame: Frame, size: tuple[int, int]) -> av.VideoFrame:
         top, left = (size[0] - small.shape[0]) // 2, (size[1] - small.shape[1]) // 2
         canvas[top : top + small.shape[0], left : left + small.shape[1]] = small
         picture = av.VideoFrame.from_ndarray(canvas, format="rgb24")
-    coded = picture.reformat(
-        width=size[1], height=size[0], format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
-    )
-    coded.color_primaries = coded.color_trc = _BT709
-    return coded
+    return for_h264(picture, width=size[1], height=size[0])

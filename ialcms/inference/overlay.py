@@ -1,7 +1,5 @@
 """Videos to see and hear one object: the frames with its heat map, the sound of its stem.
 
-They are H.264 with the colours of BT.709 (matrix, primaries, transfer; limited range), and say so.
-
 Shapes: K objects, h x w cells of a heat map.
 """
 
@@ -26,18 +24,17 @@ from ialcms.inference.frames import TimedFrame
 from ialcms.inference.objects import Region, SoundObject, resize
 from ialcms.inference.sound import SoundInfo, audio_frame, read_blocks
 from ialcms.inference.stems import Localisation
+from ialcms.media.h264 import TIME_BASE, add_h264, for_h264
 from ialcms.media.pictures import Frame
 from ialcms.names import for_ffmpeg
 
 STILL_FRAMES_PER_SECOND = 8
-_TIME_BASE = Fraction(1, 90_000)
 _AAC_RATES = frozenset(
     {7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
 )  # fmt: skip
 _OTHER_RATE = 48_000
 _STILL_SIDE = 480  # px
 _LINE_SHARE = 1 / 240  # of the frame's shorter side: width of the line around an object
-_BT709, _LIMITED = 1, 1  # as FFmpeg numbers them
 
 
 @dataclass(frozen=True)
@@ -155,9 +152,7 @@ def _coded(frame: Frame) -> av.VideoFrame:
     plane = picture.planes[0]
     rows = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)
     rows[:, : 3 * width] = frame.flatten(1)
-    coded = picture.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
-    coded.color_primaries = coded.color_trc = _BT709
-    return coded
+    return for_h264(picture)
 
 
 @contextmanager
@@ -177,12 +172,7 @@ class _Mp4:
 
     def __enter__(self) -> _Mp4:
         self._container = av.open(for_ffmpeg(self._path), "w", format="mp4")
-        self._video = self._container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
-        self._video.pix_fmt = "yuv420p"
-        context = self._video.codec_context
-        context.time_base = _TIME_BASE
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
+        self._video = add_h264(self._container, {"crf": "20", "preset": "veryfast"})
         rate = self._info.sample_rate if self._info.sample_rate in _AAC_RATES else _OTHER_RATE
         layout = "mono" if self._info.num_channels == 1 else "stereo"
         self._audio = self._container.add_stream("aac", rate=rate, layout=layout)
@@ -195,8 +185,8 @@ class _Mp4:
         if self._last_pts < 0:
             self._video.width, self._video.height = frame.shape[1], frame.shape[0]
         picture = _coded(frame)
-        picture.pts = max(round(max(time_s, 0.0) / _TIME_BASE), self._last_pts + 1)
-        picture.time_base = _TIME_BASE
+        picture.pts = max(round(max(time_s, 0.0) / TIME_BASE), self._last_pts + 1)
+        picture.time_base = TIME_BASE
         self._last_pts = picture.pts
         self._container.mux(self._video.encode(picture))
         while self._read / self._info.sample_rate < time_s and self._write_sound():
