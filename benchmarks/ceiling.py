@@ -40,6 +40,8 @@ _Groups = dict[str, list[Sequence[Scores]]]  # by method, of each mix the scores
 
 @dataclass(frozen=True)
 class Ceiling:
+    """Scores of a run and of ideal masks on the same mixes."""
+
     num_mixes: int
     scores: Mapping[str, Sequence[Sequence[Scores]]]  # by method, of each mix the scores of its sources
 
@@ -105,6 +107,7 @@ def _without_a_model(sources: Tensor, front: Spectrogram) -> Iterator[tuple[str,
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Score a run and the ideal masks, and print the table."""
     parser = argparse.ArgumentParser(description="A run's separation beside ideal masks.")
     parser.add_argument("run", type=Path, help="folder of a run, whose best checkpoint is taken")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="like eval.num_sources=3")

@@ -17,12 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Counts:
+    """What some operations cost, whatever the device."""
+
     multiply_adds: int  # of convolutions and matrix products
     num_bytes: int  # read and written, each operator by itself, without caches
     operators: int  # that read or write memory
 
 
 def count(run: Callable[[], object]) -> Counts:
+    """Count what `run` does."""
     counter, flops = _Counter(), FlopCounterMode(display=False)
     with counter, flops:
         run()
@@ -89,6 +92,8 @@ _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchroniz
 
 @dataclass(frozen=True)
 class Launches:
+    """What some operations ask of a device."""
+
     kernels: int  # on the device, copies included
     host_waits: int  # of the host for the device
 

@@ -52,6 +52,7 @@ Step = Callable[[Batch], dict[str, Tensor]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Check that the forms agree, then time them; 2 for a device that is not there."""
     options = _parser().parse_args(arguments)
     if options.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the engine takes a GPU where there is one
@@ -131,6 +132,7 @@ def first_step(config: Config) -> int:
 
 
 def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
+    """Both forms with the same weights and a filled bank; the naive one if it is wanted."""
     set_arithmetic(config, fixed_shapes=True)
     experiment = Experiment(config, Ranks())
     assert experiment.critic is not None

@@ -91,6 +91,7 @@ def copy_clips(tree: Path, out: Path) -> int:
 
 
 def tree_bytes(folder: Path, pattern: str) -> int:
+    """Bytes of the files below `folder` whose paths match a glob pattern."""
     return sum(path.stat().st_size for path in folder.glob(pattern) if path.is_file())
 
 

@@ -101,17 +101,20 @@ def make_tree(tree: Path) -> Path:
 
 
 def write_png(path: Path) -> None:
+    """Replace a JPEG file by a PNG file."""
     with Image.open(path, formats=("JPEG",)) as picture:
         picture.save(path.with_suffix(".png"), compress_level=1)  # as OpenCV writes by default
     path.unlink()
 
 
 def pack_tree(tree: Path, out: Path, crops_only: bool) -> Manifest:
+    """Shards of a prepared tree in the folder `out`."""
     encode = EncodeOptions(dataset=load_dataset("demo"), crops_only=crops_only)
     return pack(read_index(tree), out, PackOptions(encode), jobs=os.cpu_count() or 1)[0]
 
 
 def make_demo(folder: Path) -> Path:
+    """Shards of the size that the demo makes; returns their folder."""
     make_dataset(folder / "tree", DEMO_VIDEOS, CLIPS_PER_VIDEO)
     pack(read_index(folder / "tree"), folder / "shards", PackOptions(EncodeOptions(dataset=load_dataset("demo")), 16.0))
     return folder / "shards"
@@ -121,6 +124,7 @@ def make_demo(folder: Path) -> Path:
 
 
 def measure_samples(tree: Path, shards: dict[str, Manifest], seconds: float) -> list[str]:
+    """Lines on the rate and memory of every way to load. seconds: of each measurement."""
     config = Config(data=DataConfig(loader_workers=0), train=TrainConfig(global_batch=GLOBAL_BATCH))
     dataset = PlainDataset(tree, shards["whole frames"], config)
     plain = map(lambda batch: len(batch.mix), DataLoader(dataset, batch_size=GLOBAL_BATCH))
@@ -175,6 +179,7 @@ class ShardSamples(Iterator[int]):
 
 
 def rate_of(counts: Iterable[int], seconds: float) -> float:
+    """Samples per second over `seconds`. counts: samples of each batch, as they come."""
     began, total = time.perf_counter(), 0
     for count in counts:
         total += count
@@ -184,6 +189,7 @@ def rate_of(counts: Iterable[int], seconds: float) -> float:
 
 
 def measure_parts(tree: Path, manifest: Manifest) -> list[str]:
+    """Lines on what the steps of loading take."""
     indices = range(0, len(manifest.clips), 5)
     clips = [read_clip(manifest, index) for index in indices]
     jpegs = [frame for clip in clips for frame in itertools.islice(clip.frames.values(), 3)]
@@ -208,6 +214,7 @@ def measure_parts(tree: Path, manifest: Manifest) -> list[str]:
 
 
 def milliseconds(function: Callable, items: Iterable) -> float:
+    """Median time of a call, over three calls for each of the items."""
     times = []
     for item in itertools.chain.from_iterable(itertools.repeat(list(items), 3)):
         began = time.perf_counter()
@@ -217,18 +224,21 @@ def milliseconds(function: Callable, items: Iterable) -> float:
 
 
 def decode_half(raw: bytes) -> None:
+    """Decode a JPEG file at half its size, as libjpeg can."""
     picture = open_picture(raw)
     picture.draft("RGB", (picture.width // 2, picture.height // 2))
     picture.load()
 
 
 def decode_part(source: bytes | Path) -> None:
+    """Read the samples of one training window from the middle of a sound file."""
     with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
         file.seek(22_000)
         file.read(65_535, dtype="int16")
 
 
 def encode_flac(path: Path) -> bytes:
+    """A WAV file as FLAC."""
     wave, rate = soundfile.read(path, dtype="int16")
     flac = io.BytesIO()
     soundfile.write(flac, wave, rate, format="FLAC", subtype="PCM_16")
@@ -236,6 +246,7 @@ def encode_flac(path: Path) -> bytes:
 
 
 def measure_waiting(shards: Path, work: Path, steps: int) -> list[str]:
+    """Lines on the share of a training step that is spent waiting for its batch."""
     lines = [f"3. share of step time waiting for a batch, demo training (configs/demo.yaml), {steps} steps"]
     for ranks in (2, 1):
         folder = work / f"run-{time.time_ns()}"
@@ -274,6 +285,7 @@ def describe_machine() -> list[str]:
 
 
 def describe_data(tree: Path, shards: dict[str, Manifest]) -> list[str]:
+    """Lines on what was measured with."""
     manifest = shards["whole frames"]
     pngs = list(tree.glob("solo_extract/*/*/*.png"))
     lines = [

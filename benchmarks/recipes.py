@@ -63,6 +63,8 @@ SMALL = [
 
 @dataclass(frozen=True)
 class Recipe:
+    """A configuration with overrides, under a name for the table."""
+
     name: str
     config: str
     overrides: tuple[str, ...] = ()
@@ -86,6 +88,8 @@ class Scored:
 
 @dataclass(frozen=True)
 class Difference:
+    """Of two recipes, in dB: the mean and its 95% interval."""
+
     mean: float
     low: float
     high: float
@@ -95,6 +99,7 @@ class Difference:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Train what is not trained yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--data", type=Path, help="folder with shards/ and backbone.pt, as `ialcms demo` makes it")

@@ -31,6 +31,8 @@ Form = Callable[[], Tensor]
 
 @dataclass
 class Case:
+    """One saving: the direct form and ours, on the same inputs."""
+
     name: str
     direct: Form
     ours: Form
@@ -40,6 +42,7 @@ class Case:
 
 
 def cases(batch: int, device: torch.device) -> Iterator[Case]:
+    """All savings, for a batch of `batch` mixes on a device."""
     config = Config()
     per_mix = config.clips_per_mix
     count = batch * per_mix

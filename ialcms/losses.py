@@ -69,6 +69,8 @@ def best_cells(visual: Tensor, audio: Tensor) -> BestCells:
 
 @dataclass(frozen=True)
 class EmbeddingGradients:
+    """Gradients of the scores with respect to what they are computed from."""
+
     visual: Tensor  # (n, D, H, W)
     audio: Tensor  # (N, D)
 

@@ -30,6 +30,7 @@ def for_matplotlib(text: str) -> str:
 
 
 def is_utf8(name: str) -> bool:
+    """Whether the bytes of a name are UTF-8."""
     return words.NO_UTF8.search(name) is None
 
 

@@ -57,6 +57,8 @@ class FoundShard:
 
 @dataclass(frozen=True)
 class Unusable:
+    """A tar or a clip that is left out, and why."""
+
     shard: str
     key: str  # of the clip, '' for what concerns the tar
     problem: str

@@ -65,6 +65,8 @@ def check_foreign_members(clip: Clip, members: dict[str, bytes], sample_rate: in
 
 @dataclass(frozen=True)
 class Measures:
+    """What the members of a clip say of it."""
+
     num_samples: int
     num_boxes: int
     sample_rate: int
@@ -117,6 +119,7 @@ def check_sound(content: bytes, sample_rate: int | None) -> Sound:
 
 
 def read_boxes(content: bytes) -> np.ndarray:
+    """The array in a .npy file. Raises ValueError for one that cannot be read."""
     try:
         return parse_array(content)
     except Unreadable as error:

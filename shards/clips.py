@@ -44,6 +44,8 @@ _RESAMPLER = "FFmpeg's mix of the channels to one, torchaudio.functional.resampl
 
 @dataclass(frozen=True)
 class ClipOptions:
+    """How videos are cut into clips."""
+
     seconds: float = 10.0
     min_seconds: float = 9.5  # of a clip that the video must have; silence and the last picture fill it up
     frames_per_second: int = 8
@@ -64,6 +66,8 @@ class Video:
 
 @dataclass
 class VideoResult:
+    """What was cut from a video, or why nothing was."""
+
     instrument: str
     video: str
     clips: list[str] = field(default_factory=list)

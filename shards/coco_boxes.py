@@ -29,6 +29,8 @@ OTHER_CLASSES, LOW_SCORES, GROUPS = "of other classes", "below --min-score", "of
 
 @dataclass
 class CocoBoxes:
+    """Boxes of COCO files, by clip."""
+
     clips: dict[str, list[list[float]]] = field(default_factory=dict)  # '<instrument>/<clip>' -> rows of detections
     left_out: Counter[str] = field(default_factory=Counter)
     options: dict[str, Any] = field(default_factory=dict)  # for the tree's record
@@ -41,6 +43,8 @@ class CocoBoxes:
 
 @dataclass(frozen=True)
 class Taken:
+    """What of some boxes was written into a tree."""
+
     num_clips: int
     num_boxes: int
     num_kept: int  # clips that had detections

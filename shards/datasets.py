@@ -29,12 +29,16 @@ class InstrumentRule:
 
 @dataclass(frozen=True)
 class MusicThresholds:
+    """Of the rule "music" (see `shards.clean`)."""
+
     min_confidence: float = 0.9
     classes_per_frame: int = 1
 
 
 @dataclass(frozen=True)
 class CoseparationThresholds:
+    """Of the rule "coseparation" (see `shards.clean`)."""
+
     min_confidence: float = 0.9
     max_iou: float = 0.7
     classes_per_clip: int = 2
@@ -44,6 +48,8 @@ class CoseparationThresholds:
 
 @dataclass(frozen=True)
 class Dataset:
+    """What a data set calls its instruments and which videos it uses: configs/datasets."""
+
     name: str = "none"
     classes: dict[int, str] = field(default_factory=dict)
     instruments: dict[str, InstrumentRule] = field(default_factory=dict)

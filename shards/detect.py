@@ -36,6 +36,8 @@ from shards.published_detector.network import PublishedDetector
 
 @dataclass(frozen=True)
 class DetectOptions:
+    """How a detector is run."""
+
     weights: Path
     backbone: str = "resnet50"  # of weights that do not say it
     classes: tuple[str, ...] = ()  # the same
@@ -47,12 +49,16 @@ class DetectOptions:
 
 @dataclass(frozen=True)
 class ClipToDetect:
+    """Pictures of a clip, and where their boxes go."""
+
     frames: Path  # folder
     detections: Path  # to be written
 
 
 @dataclass(frozen=True)
 class Detected:
+    """What was found in a clip, or why it could not be looked at."""
+
     clip: str
     num_boxes: int = 0
     problem: str | None = None

@@ -39,6 +39,8 @@ _PREDICTOR = "roi_heads.box_predictor."
 
 @dataclass(frozen=True)
 class Detector:
+    """An object detector with the names of its classes."""
+
     model: FasterRCNN | PublishedDetector
     classes: tuple[str, ...]  # class id 1 is the first; 0 is background
     backbone: str

@@ -33,6 +33,8 @@ _LONGEST_WAY_OUT = 0.5  # of a box over the edge, in shares of the picture's sid
 
 @dataclass(frozen=True)
 class TrainingOptions:
+    """How a detector is trained."""
+
     backbone: str = "resnet50"
     init: Path | None = None  # weights to start from, as far as they fit
     steps: int = 20_000
@@ -145,6 +147,8 @@ class _Pictures:
 
 @dataclass(frozen=True)
 class Trained:
+    """A trained detector, and what it could not learn from."""
+
     detector: Detector
     unreadable: frozenset[Path]  # pictures that could not be decoded
 

@@ -45,6 +45,8 @@ _TOO_SMALL = "smaller than a pixel"
 
 @dataclass(frozen=True)
 class EncodeOptions:
+    """How clips are stored in shards."""
+
     audio_format: str = "flac"
     sample_rate: int = 11_025  # that the sounds have; clips of another rate are refused
     crops_only: bool = False  # store each kept box's picture instead of whole frames
@@ -187,12 +189,14 @@ def tar_member(name: str, content: bytes) -> bytes:
 
 
 def encode_audio(wave: NDArray[np.int16], sample_rate: int, audio_format: str) -> bytes:
+    """16-bit mono samples as a sound file. audio_format: flac or wav."""
     buffer = io.BytesIO()
     soundfile.write(buffer, wave, sample_rate, format=audio_format.upper(), subtype="PCM_16")
     return buffer.getvalue()
 
 
 def encode_array(values: NDArray[Any]) -> bytes:
+    """An array as a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
@@ -220,6 +224,7 @@ def scaled_size(size: tuple[int, int], longest_side: int) -> tuple[int, int]:
 
 
 def encode_jpeg(image: Image.Image, size: tuple[int, int], quality: int) -> bytes:
+    """A picture, resized to (width, height), as a JPEG file. quality: as of libjpeg, 1 to 100."""
     image = to_rgb(image)
     if image.size != size:
         image = image.resize(size, Image.Resampling.LANCZOS)

@@ -54,10 +54,12 @@ class Entry:
 
 
 def video_of(clip: str) -> str:
+    """The video that a clip was cut from, by the clip's name <video>_<number>."""
     return re.sub(r"_\d+$", "", clip) or clip
 
 
 def csv_name(split: str) -> str:
+    """File name of the index of a split, as the published code calls it."""
     return f"{split}_solo_clip.csv"
 
 

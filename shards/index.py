@@ -26,6 +26,8 @@ class TreeLayout:
 
 @dataclass(frozen=True)
 class Tree:
+    """The clips of a prepared tree."""
+
     entries: list[Entry]  # complete clips, without a split, sorted by instrument and clip
     missing: dict[str, list[str]]  # "sound", "frames" or "detections" -> '<instrument>/<clip>' of those without
     empty: list[str]  # instruments without a complete clip

@@ -45,6 +45,8 @@ _RECORDS = ".packing"
 
 @dataclass(frozen=True)
 class PackOptions:
+    """How shards are made."""
+
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     shard_mb: float = 256.0  # a shard is closed when it has reached this size, in 10^6 bytes
     seed: int = 0  # of the order of the clips

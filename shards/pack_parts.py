@@ -30,6 +30,8 @@ _PARTS = ".parts"
 
 @dataclass(frozen=True)
 class Part:
+    """One of the parts that a data set is packed in, on several machines."""
+
     number: int  # from 0
     count: int  # of parts
 
@@ -42,6 +44,7 @@ class Part:
         return cls(int(number), int(count))
 
     def folder(self, out: Path) -> Path:
+        """Where its shards lie until the parts are joined."""
         return out / _PARTS / f"{self.number}-of-{self.count}"
 
 

@@ -17,6 +17,8 @@ from shards.entries import Entry
 
 @dataclass
 class Report:
+    """What cleaning and packing kept, and what they left out."""
+
     num_clips: int = 0
     num_kept: int = 0
     num_boxes: int = 0
@@ -52,6 +54,7 @@ class Report:
                 self.boxes_rejected["clip dropped"] += len(cleaned.boxes)
 
     def merge(self, other: Report) -> None:
+        """Add the counts of another part of the same data set."""
         self.num_clips += other.num_clips
         self.num_kept += other.num_kept
         self.num_boxes += other.num_boxes
@@ -104,6 +107,7 @@ class Report:
         )
 
     def write(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
         write_whole(path, (json.dumps(self.to_dict(), indent=1) + "\n").encode())
 
     @classmethod

@@ -68,6 +68,7 @@ class Course:
         self.end_s: float | None = None
 
     def add(self, begin_s: float, end_s: float) -> None:
+        """A piece of the stream was read."""
         if self.end_s is None and begin_s - self._wanted.from_s > self._longest_gap_s:
             self.problems.append(f"{self._what} begins at {begin_s:.1f} s")
         if self.end_s is not None and abs(begin_s - self.end_s) > self._longest_gap_s and not self._jumped:
@@ -100,6 +101,7 @@ class SoundAssembly:
         return self._next is None and not self._open
 
     def add(self, position: int, samples: NDArray[np.float32]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Samples from `position` on -> (number, window) of the segments that are complete."""
         end = position + len(samples)
         while self._next is not None and self._first_sample(self._next) < end:
             if self._first_sample(self._next) + self._length > position:

@@ -17,6 +17,7 @@ END_OF_ARCHIVE = bytes(1024)  # two empty blocks
 
 
 def shard_name(split: str, number: int) -> str:
+    """File name of shard `number` of a split."""
     return f"{split}-{number:06d}.tar"
 
 
@@ -51,6 +52,7 @@ class ShardWriter:
             self._file: BinaryIO = open(temporary, "wb")  # noqa: SIM115 - stays open until finish or abandon
 
     def add(self, encoded: EncodedClip) -> None:
+        """Append a clip."""
         entry = encoded.entry
         clip = Clip(
             key=entry.key,
@@ -68,6 +70,7 @@ class ShardWriter:
         self._clips.append(clip)
 
     def finish(self) -> tuple[Shard, list[Clip]]:
+        """Give the shard its name; returns it with its clips."""
         self._write(END_OF_ARCHIVE)
         with self._explained():
             self._file.flush()
@@ -77,6 +80,7 @@ class ShardWriter:
         return Shard(self._path.name, self.offset, self._sha256.hexdigest(), num_clips=len(self._clips)), self._clips
 
     def abandon(self) -> None:
+        """Remove what was written."""
         with contextlib.suppress(OSError):  # closing flushes, which a full disk refuses again
             self._file.close()
         self._temporary.unlink(missing_ok=True)

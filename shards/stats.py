@@ -79,6 +79,8 @@ class SplitBalance:
 
 @dataclass(frozen=True)
 class Stats:
+    """Counts of a data set, of each instrument and split."""
+
     instruments: list[InstrumentStats]  # by name
     total: InstrumentStats
     balance: list[SplitBalance]  # of the splits that have shards
@@ -110,6 +112,7 @@ def table_lines(stats: Stats) -> list[str]:
 
 
 def table_csv(stats: Stats) -> bytes:
+    """The table as a CSV file."""
     text = io.StringIO()
     rows = [COLUMNS, *(item.row() for item in stats.instruments), stats.total.row()]
     csv.writer(text, lineterminator="\n").writerows([[text_cell(row[0]), *row[1:]] for row in rows])

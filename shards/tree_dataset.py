@@ -24,6 +24,8 @@ DEFAULT = "music"
 
 @dataclass(frozen=True)
 class Chosen:
+    """The data set of a tree, and why it is that one."""
+
     dataset: Dataset
     reason: str  # for people
 

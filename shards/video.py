@@ -34,6 +34,8 @@ _LONGEST_HOLE_S = math.inf  # clips are numbered by their time
 
 @dataclass(frozen=True)
 class SegmentSounds:
+    """The sound of the segments of a video."""
+
     waves: dict[int, NDArray[np.int16]]  # number of the segment -> (seconds * sample_rate,) mono sound
     problems: tuple[str, ...]  # what costs a part of the sound
 

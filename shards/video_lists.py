@@ -42,6 +42,8 @@ class Listed:
 
 @dataclass(frozen=True)
 class VideoList:
+    """The videos that a list names."""
+
     entries: list[Listed]
     num_other: int  # rows without an instrument that is asked for
     num_several: int  # rows with several of them

@@ -25,6 +25,8 @@ _UNKNOWN_BYTES = 0x7FFF0000  # programs that write to a pipe put this or more in
 
 @dataclass(frozen=True)
 class Sound:
+    """The sound of a clip, as shards store it."""
+
     wave: NDArray[np.int16]  # (num_samples,)
     clipped: str | None = None  # how much of it was cut off at full scale, where one can hear it
 

@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Run:
+    """Runs the parts one after the other, within the time that there is."""
+
     def __init__(
         self, parts: Sequence[Part], out: Path, work: Path, about: dict[str, Any], log: IO[str], deadline: float
     ) -> None:
@@ -111,6 +113,7 @@ class _Run:
         self.outcomes: list[Outcome] = []
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """A signal handler: `all` ends at once."""
         raise KeyboardInterrupt
 
     def all(self) -> None:
@@ -132,6 +135,7 @@ class _Run:
             self._run_part(part, seconds)
 
     def leave_out(self, reason: str) -> None:
+        """Record all parts that have not begun as left out, for a reason."""
         for part in self._left:
             self.outcomes.append(Outcome(part.key, part.title, "left out", reason=reason))
         self._left.clear()

@@ -51,10 +51,12 @@ def _profiled(action: Any, device: torch.device) -> tuple[profile, Counter[str]]
 
 
 def matching(counts: Counter[str], names: re.Pattern[str]) -> int:
+    """Calls of the functions whose names match."""
     return sum(count for name, count in counts.items() if names.match(name))
 
 
 def listed(counts: Counter[str], names: re.Pattern[str]) -> str:
+    """Those functions with their numbers of calls, as text."""
     return ", ".join(f"{name} {count}" for name, count in counts.items() if names.match(name))
 
 

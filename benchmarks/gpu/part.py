@@ -22,6 +22,8 @@ _GRACE_S = 3.0  # between asking a process to end and ending it
 
 @dataclass(frozen=True)
 class Part:
+    """A part of the benchmark: what it needs, and the bounds of its time."""
+
     name: str  # also its module in benchmarks.gpu.parts, where none is named
     title: str
     least_s: float  # it is left out where less is left; what later parts need at least is kept for them

@@ -25,6 +25,7 @@ def write_report(folder: Path, about: dict[str, Any], outcomes: Sequence[Outcome
 
 
 def format_report(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
+    """The table for people."""
     lines = [f"GPU benchmark: {about['command']}", f"started {about['started']}, {about['elapsed_s']:.0f} s so far", ""]
     lines += [f"  {outcome.title:<52}{_state(outcome)}" for outcome in outcomes]
     if rows := summary_rows(outcomes):

@@ -27,6 +27,8 @@ __all__ = ["BadClip", "LoadedClip", "ReadBuffer", "read_clip"]
 
 @dataclass(frozen=True)
 class LoadedClip:
+    """A clip with its sound decoded and its pictures compressed."""
+
     name: str  # shard and key, for messages
     wave: np.ndarray  # (num_samples,) or the part that was asked for; int16, or float32 if the file has more bits
     detections: np.ndarray  # (D, 7) float32: frame_index, class_id, confidence, x1, y1, x2, y2 in pixels

@@ -51,6 +51,7 @@ class CachedClip:
             del self.clip.frames[number]
 
     def frame(self, row: int) -> int:
+        """Number of the frame that a detection is in."""
         return int(self.clip.detections[row, 0])
 
     @property

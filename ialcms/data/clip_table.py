@@ -24,6 +24,8 @@ CHUNK = 1 << 15  # clips that are made, or checked, at a time
 
 @dataclass(frozen=True)
 class Shard:
+    """A tar of a data set."""
+
     name: str  # file name in the manifest's folder
     num_bytes: int
     sha256: str
@@ -32,6 +34,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Clip:
+    """Ten seconds of a video: its names, and where its bytes lie."""
+
     key: str  # WebDataset key, without dots; unique in the manifest
     instrument: str
     video: str
@@ -59,6 +63,7 @@ class Texts(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Texts:
+        """Texts stored one behind the other."""
         encoded = [text.encode(errors="surrogatepass") for text in texts]
         ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
         return cls(narrowed(ends), np.frombuffer(b"".join(encoded), np.uint8))

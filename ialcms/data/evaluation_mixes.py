@@ -33,6 +33,8 @@ class EvaluationMix:
 
 @dataclass(frozen=True)
 class EvaluationItem:
+    """A mix with its sounds and pictures decoded."""
+
     mix: EvaluationMix
     keys: tuple[str, ...]
     instruments: tuple[str, ...]

@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Manifest:
+    """What the shards of a folder hold. Immutable: a changed one is written as a new file."""
+
     folder: Path  # where manifest and shards lie
     sample_rate: int
     shards: tuple[Shard, ...]
@@ -74,6 +76,7 @@ class Manifest:
         return np.flatnonzero(self.table.is_any("split", [split]))
 
     def of_split(self, split: str) -> Sequence[Clip]:
+        """The clips of a split, in the order of the manifest."""
         return OfSplit(self.table, self.indices_of(split))
 
     def instruments(self, split: str | None = None) -> list[str]:
@@ -90,6 +93,7 @@ class Manifest:
         return self
 
     def shard_path(self, clip: Clip) -> Path:
+        """The tar that holds a clip."""
         return self.folder / self.shards[clip.shard].name
 
 

@@ -23,6 +23,8 @@ _BLOCK = 1 << 22  # bytes of lines that are parsed at a time
 
 @dataclass(frozen=True)
 class ParsedManifest:
+    """What a manifest.json holds."""
+
     values: dict[str, Any]  # all but the clips
     table: ClipTable
     sha256: str  # of the file

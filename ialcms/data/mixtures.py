@@ -34,6 +34,7 @@ class MadeOf:
 
 
 def empty_arrays(plan: Plan) -> MixArrays:
+    """Fresh memory for one sample of the plan."""
     data = plan.data
     return MixArrays(
         np.empty(plan.audio.num_samples, dtype=np.float32),

@@ -72,6 +72,8 @@ class PlannedClip:
 
 @dataclass(frozen=True)
 class PlannedMix:
+    """What a training mix is made of."""
+
     lane: int
     draw: int  # = global step
     clips: tuple[PlannedClip, ...]  # M * O of different instruments; mixture m has clips [m * O, (m + 1) * O)

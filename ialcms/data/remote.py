@@ -51,6 +51,7 @@ class RemoteManifest(Manifest):
         return dataclasses.replace(self, folder=_cache_of(self.digest))
 
     def shard_path(self, clip: Clip) -> Path:
+        """The tar that holds a clip, in the cache; fetched first if it is not there. Raises as `fetch`."""
         return self.fetch(clip.shard)
 
     def fetch(self, shard_index: int) -> Path:

@@ -29,15 +29,18 @@ def hsv(hue: float, saturation: float, value: float) -> Colour:
 
 
 def shade(colour: Colour, factor: float) -> Colour:
+    """A colour made darker (factor below 1) or lighter."""
     red, green, blue = (int(min(255.0, max(0.0, factor * channel))) for channel in colour)
     return red, green, blue
 
 
 def draw_wood(rng: np.random.Generator) -> Colour:
+    """A random colour of wood."""
     return hsv(rng.uniform(0.03, 0.1), rng.uniform(0.5, 0.9), rng.uniform(0.4, 0.9))
 
 
 def draw_metal(rng: np.random.Generator, brass_probability: float) -> Colour:
+    """A random colour of brass or silver."""
     if rng.random() < brass_probability:
         return hsv(rng.uniform(0.11, 0.14), rng.uniform(0.55, 0.8), rng.uniform(0.75, 0.95))
     return hsv(0.6, rng.uniform(0, 0.08), rng.uniform(0.7, 0.9))
@@ -70,6 +73,7 @@ class Canvas:
         self._pen.ellipse([x - radius_x, y - radius_y, x + radius_x, y + radius_y], fill=colour)
 
     def disc(self, centre: Point, radius: float, colour: Colour) -> None:
+        """Fill a circle."""
         self.ellipse(centre, (radius, radius), colour)
 
     def box(self, upper_left: Point, lower_right: Point, colour: Colour, radius: float = 0) -> None:
@@ -82,9 +86,11 @@ class Canvas:
         self.box((x - half_width, y - half_height), (x + half_width, y + half_height), colour, radius=radius)
 
     def polygon(self, points: Sequence[Point] | np.ndarray, colour: Colour) -> None:
+        """Fill the area inside some corners."""
         self._pen.polygon([(float(x), float(y)) for x, y in points], fill=colour)
 
     def line(self, points: Sequence[Point] | np.ndarray, colour: Colour, width: float) -> None:
+        """Draw a line through points. width: in pixels."""
         path = [(float(x), float(y)) for x, y in points]
         self._pen.line(path, fill=colour, width=max(1, round(width)), joint="curve")
 

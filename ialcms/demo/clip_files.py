@@ -27,6 +27,7 @@ class ClipPaths:
 
 
 def clip_paths(video_id: VideoId, number: int) -> ClipPaths:
+    """Where clip `number` of a video lies in a prepared tree."""
     instrument, clip = video_id.instrument.name, f"{video_id.name}_{number}"
     return ClipPaths(
         f"solo_audio_resample/{instrument}/{clip}.wav",
@@ -36,6 +37,7 @@ def clip_paths(video_id: VideoId, number: int) -> ClipPaths:
 
 
 def is_finished(root: Path, paths: ClipPaths) -> bool:
+    """Whether all files of a clip are there."""
     frames = root / paths.frames
     return (
         (root / paths.audio).is_file()

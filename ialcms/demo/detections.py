@@ -44,6 +44,7 @@ class Detector:
 
 
 def draw_detector(rng: np.random.Generator) -> Detector:
+    """The errors of a detector, drawn at random."""
     ghost = None
     if rng.random() < 0.2:
         x, y = rng.uniform(0, 0.7, 2)

@@ -15,6 +15,8 @@ from ialcms.demo.drawing_winds import draw_clarinet, draw_flute, draw_saxophone,
 
 @dataclass(frozen=True)
 class Drawing:
+    """How an instrument looks and is held."""
+
     draw: Callable[[np.random.Generator], Image.Image]  # RGBA, cropped to the instrument
     hold_deg: tuple[float, float]  # clockwise turn of the drawing when it is played
     extent: tuple[float, float]  # longer side of the drawing, in frame heights

@@ -38,6 +38,7 @@ def _fill_body(canvas: Canvas, heights: np.ndarray, edges: tuple[np.ndarray, np.
 
 
 def draw_guitar(rng: np.random.Generator) -> Image.Image:
+    """A random guitar, RGBA."""
     canvas = Canvas(rng)
     wood = draw_wood(rng) if rng.random() < 0.8 else hsv(rng.random(), 0.7, rng.uniform(0.15, 0.7))
     neck_wood = shade(draw_wood(rng), 0.6)
@@ -83,10 +84,12 @@ def draw_guitar(rng: np.random.Generator) -> Image.Image:
 
 
 def draw_violin(rng: np.random.Generator) -> Image.Image:
+    """A random violin, RGBA."""
     return _draw_fiddle(rng, is_cello=False)
 
 
 def draw_cello(rng: np.random.Generator) -> Image.Image:
+    """A random cello, RGBA."""
     return _draw_fiddle(rng, is_cello=True)
 
 
@@ -157,6 +160,7 @@ def _draw_bow(
 
 
 def draw_erhu(rng: np.random.Generator) -> Image.Image:
+    """A random erhu, RGBA."""
     canvas = Canvas(rng)
     x = _CENTRE + rng.uniform(-10, 10)
     wood = hsv(rng.uniform(0, 0.06), rng.uniform(0.5, 0.9), rng.uniform(0.25, 0.5))

@@ -28,6 +28,7 @@ def _draw_key(canvas: Canvas, centre: Point, radii: Point, metal: Colour) -> Non
 
 
 def draw_flute(rng: np.random.Generator) -> Image.Image:
+    """A random flute, RGBA."""
     canvas = Canvas(rng)
     metal = draw_metal(rng, brass_probability=0.25) if rng.random() < 0.85 else draw_wood(rng)
     half = rng.uniform(7, 10)
@@ -48,6 +49,7 @@ def draw_flute(rng: np.random.Generator) -> Image.Image:
 
 
 def draw_clarinet(rng: np.random.Generator) -> Image.Image:
+    """A random clarinet, RGBA."""
     canvas = Canvas(rng)
     body = shade((38, 34, 38), rng.uniform(0.6, 1.4)) if rng.random() < 0.85 else shade(draw_wood(rng), 0.6)
     metal = draw_metal(rng, brass_probability=0.25)
@@ -75,6 +77,7 @@ def draw_clarinet(rng: np.random.Generator) -> Image.Image:
 
 
 def draw_saxophone(rng: np.random.Generator) -> Image.Image:
+    """A random saxophone, RGBA."""
     canvas = Canvas(rng)
     metal = draw_metal(rng, brass_probability=0.88)
     girth = rng.uniform(0.88, 1.12)
@@ -98,6 +101,7 @@ def draw_saxophone(rng: np.random.Generator) -> Image.Image:
 
 
 def draw_trumpet(rng: np.random.Generator) -> Image.Image:
+    """A random trumpet, RGBA."""
     canvas = Canvas(rng)
     metal = draw_metal(rng, brass_probability=0.7)
     half = rng.uniform(6, 8)
@@ -122,6 +126,7 @@ def draw_trumpet(rng: np.random.Generator) -> Image.Image:
 
 
 def draw_tuba(rng: np.random.Generator) -> Image.Image:
+    """A random tuba, RGBA."""
     canvas = Canvas(rng)
     metal = draw_metal(rng, brass_probability=0.72)
     girth = rng.uniform(0.9, 1.1)

@@ -17,6 +17,8 @@ class Family(enum.Enum):
 
 
 class Pace(enum.Enum):
+    """How fast an instrument usually plays."""
+
     SLOW = "slow"
     MEDIUM = "medium"
     FAST = "fast"
@@ -24,6 +26,8 @@ class Pace(enum.Enum):
 
 @dataclass(frozen=True)
 class Instrument:
+    """What all instruments of one name have in common: range, sound and way of playing."""
+
     name: str
     class_id: int  # of the object detector; 0 is its background
     family: Family

@@ -30,6 +30,8 @@ _MELODY_STEP_WEIGHTS = (0.06, 0.12, 0.3, 0.08, 0.26, 0.1, 0.05, 0.03)
 
 @dataclass(frozen=True)
 class Note:
+    """One tone of a melody."""
+
     start_s: float  # may be negative: a clip is cut out of longer music
     duration_s: float
     pitch: float  # MIDI number; 69 is 440 Hz

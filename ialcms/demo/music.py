@@ -15,6 +15,7 @@ _SLOWEST_TEMPO_OF_SLOW_MUSIC = 84.0  # beats a minute: long notes at a lower tem
 
 
 def draw_style(rng: np.random.Generator, instrument: Instrument) -> Style:
+    """A random style of playing that fits an instrument."""
     lowest, highest = instrument.ranges[rng.integers(len(instrument.ranges))]
     return Style(
         lowest=lowest,

@@ -17,6 +17,8 @@ _PEAK = 0.98
 
 @dataclass(frozen=True)
 class EqualizerBand:
+    """A peak or a dip of a frequency response."""
+
     centre_hz: float
     gain_db: float
     quality: float
@@ -39,6 +41,7 @@ class Room:
 
 
 def draw_room(rng: np.random.Generator, instrument: Instrument) -> Room:
+    """A random room and microphone for an instrument."""
     keeps_bass = instrument.lowest < 40
     level_db = float(rng.uniform(-26, -17))
     return Room(

@@ -31,6 +31,8 @@ class Sprite:
 
 @dataclass(frozen=True, eq=False)
 class Player:
+    """A person who holds an instrument."""
+
     image: Image.Image  # RGBA, upper body
     skin: Colour
     shirt: Colour
@@ -67,6 +69,7 @@ class _Motion:
 
 
 def draw_look(rng: np.random.Generator, instrument_name: str, frame_size: tuple[int, int]) -> Look:
+    """How a video looks, drawn at random. frame_size: width and height in pixels."""
     width, height = frame_size
     margin = _margin_px(height)
     drawing = DRAWINGS[instrument_name]

@@ -23,6 +23,8 @@ _PARTIAL_BLOCK = 256  # samples
 
 @dataclass(frozen=True)
 class Formant:
+    """A resonance of a body, at the same frequency for all tones."""
+
     centre_hz: float
     width_octaves: float
     gain: float
@@ -103,6 +105,7 @@ class Voice:
 
 
 def draw_voice(rng: np.random.Generator) -> Voice:
+    """A single instrument with its own tuning and tone, drawn at random."""
     return Voice(
         tuning_cents=float(rng.normal(0, 14)),
         formant_ratio=float(2 ** (rng.uniform(-1.3, 1.3) / 12)),

@@ -34,6 +34,8 @@ class _Part(enum.IntEnum):
 
 @dataclass(frozen=True)
 class VideoId:
+    """Names a video; all of it follows from this."""
+
     seed: int
     instrument: Instrument
     number: int
@@ -51,6 +53,8 @@ class VideoId:
 
 @dataclass(frozen=True, eq=False)
 class Video:
+    """What all clips of a video have in common."""
+
     id: VideoId
     style: Style
     voice: Voice
@@ -61,6 +65,8 @@ class Video:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
+    """Ten seconds of a video."""
+
     wave: np.ndarray  # float32 (NUM_SAMPLES,) within [-1, 1]
     frames: list[Image.Image]  # NUM_FRAMES
     boxes: np.ndarray  # float32 (NUM_FRAMES, 4), exact
@@ -81,6 +87,7 @@ def draw_video(video_id: VideoId, frame_size: tuple[int, int]) -> Video:
 
 
 def make_clip(video: Video, number: int) -> Clip:
+    """Clip `number` of a video: sound, frames, boxes and detections."""
     wave = make_wave(video, number)
     frames, boxes = render_frames(video.id.generator(_Part.LOOK, number), video.look, _loudness(wave))
     detections = detect(

@@ -80,6 +80,7 @@ class Journal:
         self._file.close()
 
     def write(self, index: int, scores: MixScores) -> None:
+        """Add the scores of the mix of an index."""
         best = {"best": scores.best} if scores.best else {}
         self._line({"mix": index, "sources": scores.sources, "problem": scores.problem, **best})
 

@@ -25,6 +25,8 @@ FADE_FLOOR = 1e-3  # weight at a window's very ends; the sum of weights divides 
 
 @dataclass(frozen=True)
 class Separated:
+    """What one protocol makes of a mix."""
+
     estimates: Tensor  # (M, S) float32
     localisation: Tensor  # (M, H, W) in (0, 1), of the first picture, mean over the windows
 

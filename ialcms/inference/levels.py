@@ -29,6 +29,7 @@ class Levels:
         self._energy, self._mean_energy = 0.0, 0.0  # of a channel, of the mean of all
 
     def add(self, block: Tensor) -> None:
+        """Take in the next samples (C, n)."""
         if not block.numel():
             return
         loudness = block.abs()

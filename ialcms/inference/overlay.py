@@ -182,6 +182,7 @@ class _Mp4:
         return self
 
     def write(self, time_s: float, frame: Frame) -> None:
+        """Add a frame; all frames are of one size, and the sound follows them."""
         if self._last_pts < 0:
             self._video.width, self._video.height = frame.shape[1], frame.shape[0]
         picture = _coded(frame)

@@ -33,6 +33,8 @@ _STATES_AT_WORK = ("waiting", "separating")
 
 @dataclass(frozen=True)
 class Limits:
+    """Of what the server takes."""
+
     max_bytes: int = 500_000_000  # of an upload
     max_seconds: float = 600.0  # of a video
 
@@ -48,6 +50,8 @@ class ObjectBox:
 
 @dataclass(frozen=True)
 class Video:
+    """An uploaded video and what became of it."""
+
     id: str
     folder: Path  # of this video alone
     name: str  # of the uploaded file, to be shown
@@ -136,6 +140,7 @@ class Videos:
         return found
 
     def get(self, identity: str) -> Video | None:
+        """The video of this identity, None where it was removed."""
         with self._lock:
             return self._videos.get(identity)
 

@@ -53,6 +53,7 @@ class SoundKind:
 
     @classmethod
     def of(cls, frame: av.AudioFrame) -> SoundKind:
+        """The kind of a decoded frame."""
         return cls(
             sample_format=frame.format.name,
             layout=keep_layout(frame.layout),

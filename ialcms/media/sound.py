@@ -30,6 +30,8 @@ _ROUNDING_AT_DAMAGE_S = 0.005  # where something is known to be missing
 
 @dataclass(frozen=True)
 class Piece:
+    """Consecutive samples, and where they belong."""
+
     position: int  # of its first sample, from the beginning of the file; may be negative, or before an earlier one
     samples: Tensor  # (C, n) float32
     source_channels: int  # as many as it was mixed from

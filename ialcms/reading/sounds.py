@@ -18,6 +18,8 @@ _IN_16_BITS = ("PCM_16", "PCM_S8", "PCM_U8")
 
 @dataclass(frozen=True)
 class Sound:
+    """Decoded samples, and what the header says of all of them."""
+
     wave: np.ndarray  # (samples, channels) int16 or float32: fewer samples than asked for where the sound ends
     num_samples: int  # as the header says
     sample_rate: int

@@ -21,6 +21,8 @@ Read = Callable[[int, int], "bytes | memoryview"]  # (offset, length) -> at most
 
 @dataclass(frozen=True)
 class Member:
+    """A member of a tar, by its header; offsets and sizes in bytes."""
+
     name: str
     kind: str  # file, folder, link or other
     offset: int  # of the first header that belongs to it

@@ -21,6 +21,8 @@ _WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.co
 
 @dataclass(frozen=True)
 class Weights:
+    """Tensors by name, as they were found in a file."""
+
     state: dict[str, Tensor]
     notes: tuple[str, ...] = ()  # which part of the file was taken and what was stripped, for the log
     content: Any = None  # all that the file holds

@@ -114,9 +114,11 @@ class RunFolder:
         self.finished.unlink(missing_ok=True)
 
     def finish(self, step: int) -> None:
+        """Note that the run has ended, after `step` steps."""
         write_whole(self.finished, f"{step}\n")
 
     def evaluation_of(self, config: Config) -> Path:
+        """Where the results of an evaluation with this configuration lie."""
         return self.evaluation / f"{config.eval.split}-{config.eval.num_sources}mix"
 
     def read_config(self, overrides: Sequence[str] = ()) -> Config:

@@ -43,6 +43,8 @@ class SavedSeparator:
 
 @dataclass(frozen=True)
 class LoadedSeparator:
+    """A trained separator, ready for use."""
+
     separator: Separator  # in evaluation mode and without gradients, on its device
     config: Config
     step: int

@@ -31,6 +31,8 @@ ACCOUNT = "import.json"
 
 @dataclass(frozen=True)
 class Imported:
+    """The run that was made, to be described."""
+
     folder: Path
     config: Config
     filled: Filled

@@ -37,6 +37,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Beginning:
+    """Where training starts: from nothing, other weights, or a checkpoint."""
+
     experiment: Experiment
     progress: Progress
     text: str  # for the log

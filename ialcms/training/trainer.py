@@ -90,6 +90,8 @@ def train(
 
 @dataclass(frozen=True)
 class Loaded:
+    """The next batch."""
+
     batch: Batch
     waited_s: float  # how long this rank waited for it
 

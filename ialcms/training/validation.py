@@ -29,6 +29,8 @@ _SHARE, _LEAST_MIXES = 0.1, 50
 
 @dataclass(frozen=True)
 class ScoredMix:
+    """The scores of one mix of the list."""
+
     index: int  # in the whole list
     instruments: tuple[str, ...]
     keys: tuple[str, ...]  # of the clips
@@ -37,6 +39,8 @@ class ScoredMix:
 
 @dataclass(frozen=True)
 class ValidationResult:
+    """The scores of a validation, the same on all ranks."""
+
     num_mixes: int
     means: Scores  # in dB over all scored sources; {} where none was
     per_instrument: dict[str, Scores]
@@ -44,6 +48,7 @@ class ValidationResult:
 
     @classmethod
     def of(cls, mixes: Sequence[ScoredMix]) -> ValidationResult:
+        """Means over scored mixes, which are sorted by index."""
         by_instrument: dict[str, list[Scores]] = {}
         for mix in mixes:
             for name, scores in zip(mix.instruments, mix.scores.sources):

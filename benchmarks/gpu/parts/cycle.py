@@ -24,6 +24,7 @@ SMALL_CALLS = (("--batch", "2", "--precision", "float32", "--repeats", "2", "--s
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Run `benchmarks.cycle` in processes of its own, one for each precision and batch size."""
     if importlib.util.find_spec("benchmarks.cycle") is None:
         recorder.missing("benchmarks.cycle", "this version does not have it")
         return

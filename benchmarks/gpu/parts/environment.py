@@ -19,6 +19,7 @@ from ialcms.processes import available_cores
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Record the machine, its versions and the limits of its device."""
     recorder.add("device", device_name(setting.device))
     recorder.add("revision", output_of("git", "describe", "--always", "--dirty", "--abbrev=12") or "unknown")
     recorder.add("Python", platform.python_version())
@@ -42,10 +43,12 @@ def measure(setting: Setting, recorder: Recorder) -> None:
 
 
 def device_name(device: str) -> str:
+    """As its maker calls it."""
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu ({cpu_name()})"
 
 
 def describe_gpus(recorder: Recorder) -> None:
+    """Record what the GPUs are."""
     properties = torch.cuda.get_device_properties(0)
     recorder.add("GPUs", torch.cuda.device_count())
     recorder.add("GPU memory", properties.total_memory / 2**30, "GiB")
@@ -81,10 +84,12 @@ def cpu_name() -> str:
 
 
 def note_of(side: int) -> str:
+    """The size of square matrices, as text."""
     return f"{side} x {side}"
 
 
 def products_per_s(side: int, dtype: torch.dtype, device: torch.device) -> float:
+    """TFLOP/s of products of matrices with `side` rows and columns."""
     left = torch.randn(side, side, device=device, dtype=dtype)
     return 2 * side**3 / seconds_of(lambda: left @ left, device) / 1e12
 
@@ -97,6 +102,7 @@ def copied_per_s(size: int, device: torch.device) -> float:
 
 
 def launch_us(device: torch.device, count: int = 1_000) -> float:
+    """Microseconds from one small operation to the next, over `count` of them."""
     number = torch.zeros(1, device=device)
 
     def add() -> None:
@@ -107,6 +113,7 @@ def launch_us(device: torch.device, count: int = 1_000) -> float:
 
 
 def read_us(device: torch.device, count: int = 100) -> float:
+    """Microseconds to read a number from the device, over `count` readings."""
     number = torch.zeros(1, device=device)
 
     def read() -> None:
@@ -129,5 +136,6 @@ def seconds_of(action: Callable[[], object], device: torch.device, repetitions: 
 
 
 def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

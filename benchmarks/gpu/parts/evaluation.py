@@ -18,6 +18,7 @@ from ialcms.models.build import build_networks
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Record how many mixes a second are evaluated, by the metrics of each kind."""
     manifest = open_manifest(setting.shards)
     config = sized_config(setting.small)
     if setting.small:

@@ -22,6 +22,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Record operations and waits of a step in each form."""
     for name, fields in FORMS.items():
         unknown = [field for field in fields if not has_field(field)]
         if unknown:

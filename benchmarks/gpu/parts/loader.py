@@ -17,6 +17,7 @@ from ialcms.processes import cores_of_a_rank
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Record the rate of the loader, for several numbers of loader workers."""
     manifest = open_manifest(setting.shards)
     base = sized_config(setting.small, 4 if setting.small else 8)
     auto = loader_workers(base, base.train.global_batch)

@@ -27,6 +27,8 @@ Networks = Callable[[], tuple[Separator, Critic]]
 
 @dataclass(frozen=True)
 class Form:
+    """Where and in which precision the networks run."""
+
     name: str
     device: str
     dtype: torch.dtype = torch.float32
@@ -45,6 +47,7 @@ class Numbers:
 
 
 def measure(setting: Setting, recorder: Recorder) -> None:
+    """Record how far the forms lie from each other and from the published numbers."""
     if setting.small:
         arrays = batch(101, (2, 2, 2), num_samples=16_383, side=32)
         networks, inputs = _small_networks, {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -111,6 +111,7 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
 
 
 def run_cycle(experiment: Experiment, cycle: list[Batch], number: int) -> None:
+    """Take the steps of cycle `number`, without waiting for the device."""
     for batch in cycle:
         experiment.step(_at(batch, number * len(cycle) + batch.step % len(cycle)))
 

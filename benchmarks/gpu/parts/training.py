@@ -63,6 +63,7 @@ def _train(setting: Setting, recorder: Recorder, name: str, fields: dict[str, An
 
 
 def write_config(setting: Setting, path: Path, fields: dict[str, Any]) -> Path:
+    """Write the configuration of the run to `path`. fields: of its `train` section."""
     config = sized_config(setting.small, 4 if setting.small else 8, **fields)
     values = to_dict(config)
     values["data"]["shards"] = setting.shards
