@@ -21,7 +21,7 @@ def text_cell(text: str) -> str:
 
 
 def cell_text(cell: str) -> str:
-    """The name in a cell that `text_cell` wrote, or that had no need of it."""
+    """The name in a cell: the inverse of `text_cell`."""
     return cell[1:] if cell.startswith(_QUOTE) and _is_formula(cell[1:]) else cell
 
 

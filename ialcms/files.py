@@ -53,11 +53,11 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """ValueError where a file cannot be written: asked before the work whose result it is to hold. Leaves nothing."""
+    """ValueError where a file cannot be written. For use before long work; leaves nothing."""
     try:
         if path.is_dir():
             raise ValueError(f"{path} is a folder; name a file in it, like {path / 'result.pt'}")
-        if path.exists() and not path.is_file():  # whoever may do so would replace it
+        if path.exists() and not path.is_file():  # a rename could replace it
             raise ValueError(f"{path} is a device or a pipe; name a file")
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         with tempfile.TemporaryDirectory(dir=folder, prefix=".") as probe:
@@ -90,7 +90,7 @@ def remove(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make the names in a folder last, as a rename does not by itself."""
+    """Flush a folder to the disk: a rename alone does not make its new names durable."""
     _flush(folder)
 
 

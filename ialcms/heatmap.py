@@ -14,7 +14,7 @@ from torch import Tensor
 COLOUR_MAP = "magma"
 LEVEL_RANGE_DB = 60.0  # of every spectrogram, from the darkest to the brightest colour
 OPACITY = 0.75  # where the map is highest, so that the picture stays in sight
-SMALLEST_RANGE = 0.1  # a flatter map is not stretched to look like a decision
+SMALLEST_RANGE = 0.1  # a flatter map is not amplified: it would look like a decision
 
 
 def palette(size: int = 256) -> NDArray[np.uint8]:
@@ -38,9 +38,9 @@ def lay_heat(picture: Tensor, localisation: Tensor, limits: tuple[float, float] 
     """
     finite = torch.nan_to_num(localisation.float(), nan=0.0, posinf=1.0, neginf=0.0)
     lowest, highest = limits or (float(finite.min()), float(finite.max()))
-    stretched = (finite - lowest) / max(highest - lowest, SMALLEST_RANGE)
+    scaled = (finite - lowest) / max(highest - lowest, SMALLEST_RANGE)
     smooth = torch.nn.functional.interpolate(
-        stretched[None, None], picture.shape[:2], mode="bicubic", align_corners=False, antialias=True
+        scaled[None, None], picture.shape[:2], mode="bicubic", align_corners=False, antialias=True
     )[0, 0].clamp(0, 1)
     opacity = (OPACITY * smooth).unsqueeze(-1)
     colour = _BRIGHT[(255 * smooth).round().long()]

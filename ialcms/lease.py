@@ -4,8 +4,8 @@
         ...                                  # a second one raises ValueError, which names host and process
 
 It needs no file locks, which many network file systems lack or only pretend to have: the file appears by a hard link,
-and its owner counts up a number in it. Whoever finds it watches that number by its own clock: no two hosts' clocks are
-ever compared. One that stands still for STALE_S is taken over; one whose process was on this machine and has ended, at
+and its owner counts up a number in it. Another job watches that number by its own clock: no two hosts' clocks are ever
+compared. One that stands still for STALE_S is taken over; one whose process was on this machine and has ended, at
 once. The owner sees that it was taken over by the name in the file, and must not write any more (`lost`).
 """
 
@@ -47,14 +47,14 @@ class Owner:
     host: str
     process: int
     machine: str  # equal only where process numbers mean the same processes
-    born: str  # tells processes apart that have had the same number
+    born: str  # distinguishes processes that have had the same number
     since: str  # by the owner's clock, to be shown
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host} ({self.purpose}, since {self.since})"
 
     def is_here(self) -> bool:
-        """Whether a look at this machine's processes tells if it is alive."""
+        """Whether this machine's processes show if it is alive."""
         return self.machine == _machine()
 
     def has_ended(self) -> bool:
@@ -66,7 +66,7 @@ class Lease:
     """Use as a context manager around all that writes into `folder`, which is made if it is not there.
 
     purpose: what the job is, for others to read; option: of the command line, that names another folder; name: what the
-    folder is called before its path; unwritable: how the line begins that says that it cannot be written. Entering
+    folder is called before its path; unwritable: how the message for a folder that cannot be written begins. Entering
     raises ValueError when a living job holds the folder or when it cannot be written to.
     """
 
@@ -141,7 +141,7 @@ class Lease:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _remove_folders(self) -> None:
-        """What this lease has made and nothing was put into."""
+        """Remove the folders that this lease has made, if they are empty."""
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -157,7 +157,8 @@ class Lease:
             try:
                 os.link(temporary, self._path)
             except FileExistsError:
-                # a network file system may repeat a request whose answer was lost: the number of links tells
+                # a network file system may repeat a request whose answer was lost: two links show that the first
+                # one was done
                 if temporary.stat().st_nlink != 2:
                     return False
             except OSError as error:
@@ -179,7 +180,7 @@ class Lease:
         return True
 
     def _wait_for_owner(self) -> None:
-        """Watch the file that is there until its owner is seen to run (ValueError), or has ended or stood still."""
+        """Watch the file until its owner is seen to run (ValueError), has ended, or has not renewed it for STALE_S."""
         first = _read(self._path)
         still_s, looked, is_logged = 0.0, time.monotonic(), False
         owner = _parse(first)
@@ -232,7 +233,7 @@ class Lease:
 
     def _renew_until_over(self) -> None:
         while not self._over.wait(RENEW_S):
-            with contextlib.suppress(OSError):  # tried again; whoever waits gives us STALE_S
+            with contextlib.suppress(OSError):  # tried again; another job waits for STALE_S
                 self._look()
                 if self.lost:
                     return

@@ -1,4 +1,4 @@
-"""Names of files: any that the file system allows, as other programs and people are to get them.
+"""File names for FFmpeg, matplotlib, archives and people. Any name that the file system allows works.
 
 Python holds bytes of a name that are no UTF-8 as surrogates. JSON escapes these by itself; text files of ours are
 written and read with `ENCODING_ERRORS`, so that the name's own bytes are in them.

@@ -115,7 +115,7 @@ def _expand(name: str) -> list[Path]:
 def adopt(tars: Sequence[Path], reading: Reading, jobs: int = 1) -> tuple[Manifest, list[Unusable]]:
     """Read the tars and write `manifest.json` beside them; returns it and what cannot be used.
 
-    A set that was adopted with the same words is left as it is. Raises ValueError for another manifest in the folder,
+    A set that was adopted with the same options is left as it is. Raises ValueError for another manifest in the folder,
     and where no clip can be used.
     """
     folder, names = tars[0].parent, [path.name for path in tars]

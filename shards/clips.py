@@ -113,8 +113,9 @@ def videos_of_list(folder: Path, listed: Iterable[Listed]) -> tuple[list[Video],
 
 
 def check_videos(videos: Sequence[Video], folder: Path, tree: Path) -> None:
-    """Raises ValueError for what would only come out when all is cut: names that clips cannot have, two videos whose
-    clips would have the same names, an earlier run's clips of the same name, and videos that lie in folders of clips.
+    """Raises ValueError for problems that would otherwise show only when all is cut: names that clips cannot have, two
+    videos whose clips would have the same names, an earlier run's clips of the same name, and videos that lie in
+    folders of clips.
     """
     layout = TreeLayout()
     for name in (layout.audio, layout.frames, _RECORDS):

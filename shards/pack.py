@@ -75,7 +75,7 @@ def pack(
 
 
 def pack_lease(out: Path) -> Lease:
-    """Held while shards are written into a folder."""
+    """The lease of a folder that shards are written into."""
     return Lease(out, "data pack", "--out", name="the folder of shards")
 
 

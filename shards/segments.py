@@ -1,4 +1,4 @@
-"""Segments of a video: what belongs to each of them is put together here, as sound and pictures come in."""
+"""Segments of a video: each gets its sound and pictures as these are read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Wanted:
 
     @property
     def spare_s(self) -> float:
-        """What a segment may lack."""
+        """Seconds that a segment may lack."""
         return max(self.seconds - self.min_seconds, _ROUNDING_S)
 
     @property
@@ -51,7 +51,7 @@ class Wanted:
         return self.segment or Segment(0, 0.0)
 
     def following(self, number: int, time_s: float) -> Segment | None:
-        """The next segment after the one of a number that is not over at a time."""
+        """The first segment after `number` that ends after `time_s`; None where there is none."""
         if self.segment is not None:
             return None
         number = max(number + 1, math.floor(time_s / self.seconds))

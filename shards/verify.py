@@ -88,7 +88,7 @@ def _record(manifest: Manifest, index: int, found: ShardFindings) -> None:
 
 
 def _recall(manifest: Manifest, index: int) -> ShardFindings | None:
-    """What an earlier run, which did not come to its end, found out about a shard."""
+    """What an earlier, unfinished run found out about a shard."""
     try:
         record = read_json(manifest.folder / _RECORDS / f"{manifest.shards[index].name}.json")
         found = typed(ShardFindings, record["found"]) if record["state"] == _state(manifest, index) else None

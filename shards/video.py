@@ -122,7 +122,7 @@ class FrameReader:
 
 
 def _leading(damage: Damage, what: str) -> list[str]:
-    """What is to be said of damaged packets that reading did not stop at."""
+    """The problem line of damaged packets that were left out."""
     if not damage.packets or damage.stopped:
         return []
     at_s = "" if damage.first_s is None else f", the first at {damage.first_s:.1f} s"
@@ -130,7 +130,7 @@ def _leading(damage: Damage, what: str) -> list[str]:
 
 
 def _cut(num_cut: int, num_samples: int) -> list[str]:
-    """What is to be said of samples beyond full scale. ValueError where so many are that it cannot be a sound."""
+    """The problem line of samples beyond full scale. ValueError where so many are that it cannot be a sound."""
     share = num_cut / max(num_samples, 1)
     if share > _MOST_CUT:
         raise ValueError(

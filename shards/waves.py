@@ -1,4 +1,4 @@
-"""Sound files of a prepared tree -> 16-bit samples; what cannot be right about them is refused, never repaired."""
+"""Sound files of a prepared tree -> 16-bit samples; damaged or impossible ones are refused, never repaired."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ialcms.config import Config, from_dict, to_dict
-from ialcms.config.large_batch import at_global_batch, learning_rate_factor, stretched_ramp, stretched_steps
+from ialcms.config.large_batch import at_global_batch, learning_rate_factor, scaled_ramp, scaled_steps
 from ialcms.training.learning_rates import rate_factor
 from ialcms.training.schedule import step_schedule
 from tests.support import small_config
@@ -29,13 +29,13 @@ def recipe(global_batch: int, **sections: dict[str, Any]) -> Config:
      (100, "3/2", 67)],
 )  # fmt: skip
 def test_numbers_of_steps(steps: int, ratio: int | str, expected: int) -> None:
-    assert stretched_steps(steps, Fraction(ratio)) == expected
+    assert scaled_steps(steps, Fraction(ratio)) == expected
 
 
 def test_ramps_stay_increasing() -> None:
-    assert stretched_ramp((50, 100, 150), Fraction(8)) == (6, 13, 19)
-    assert stretched_ramp((50, 100, 150), Fraction(64)) == (1, 2, 3)
-    assert stretched_ramp((), Fraction(64)) == ()
+    assert scaled_ramp((50, 100, 150), Fraction(8)) == (6, 13, 19)
+    assert scaled_ramp((50, 100, 150), Fraction(64)) == (1, 2, 3)
+    assert scaled_ramp((), Fraction(64)) == ()
 
 
 def test_learning_rate_rules() -> None:

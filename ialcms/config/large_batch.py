@@ -1,14 +1,14 @@
 """A configuration written for one batch size, at another one: steps are counted in mixes seen.
 
 A recipe for batches of R mixes (`train.reference_batch`) is run with batches of G (`train.global_batch`). With
-k = G / R the run sees the same mixes in the same stretches of training:
+k = G / R the run sees the same mixes in the same phases of training:
 
     numbers of steps      n -> n / k, rounded to the nearest, at least 1; 0 keeps its own meaning
     ramps                 the same, each step at least one after the step before it
     learning rates        lr -> lr * k^p, p = 0, 1/2 or 1 by `optim.lr_scaling` and `optim.critic_lr_scaling`
     moving average        decay -> decay^k, so that it reaches back over the same number of mixes
 
-Stretched are the fields that say `counts_steps` in the schema. Left alone are who learns at a step
+Scaled are the fields that say `counts_steps` in the schema. Left alone are who learns at a step
 (`train.critic_every`, `train.separator_every`: proportions, not lengths), Adam's betas, `train.check_every` and
 `train.max_skipped_steps`. A cosine decay stays at least one step longer than the warm-up before it.
 
@@ -47,8 +47,8 @@ def at_global_batch(config: Config) -> Config:
         if field.facts.counts_steps:
             section, name = field.name.split(".")
             steps = getattr(getattr(config, section), name)
-            stretch = stretched_ramp if isinstance(steps, tuple) else stretched_steps
-            changes[section][name] = stretch(steps, ratio)
+            scale = scaled_ramp if isinstance(steps, tuple) else scaled_steps
+            changes[section][name] = scale(steps, ratio)
     if optim.cosine_steps:
         changes["optim"]["cosine_steps"] = max(changes["optim"]["cosine_steps"], changes["optim"]["warmup_steps"] + 1)
     for network in ("audio", "visual", "critic"):
@@ -64,18 +64,18 @@ def learning_rate_factor(ratio: Fraction, rule: str) -> float:
     return float(float(ratio) ** _EXPONENTS[rule])
 
 
-def stretched_steps(steps: int, ratio: Fraction) -> int:
+def scaled_steps(steps: int, ratio: Fraction) -> int:
     """The number of steps, in batches `ratio` times as large, that see as many mixes; 0 for 0."""
     return steps and max(1, _nearest(steps / ratio))
 
 
-def stretched_ramp(steps: Sequence[int], ratio: Fraction) -> tuple[int, ...]:
+def scaled_ramp(steps: Sequence[int], ratio: Fraction) -> tuple[int, ...]:
     """The same for increasing global steps, which stay increasing."""
-    stretched: list[int] = []
+    scaled: list[int] = []
     for step in steps:
-        earliest = stretched[-1] + 1 if stretched else 1
-        stretched.append(max(earliest, _nearest(step / ratio)))
-    return tuple(stretched)
+        earliest = scaled[-1] + 1 if scaled else 1
+        scaled.append(max(earliest, _nearest(step / ratio)))
+    return tuple(scaled)
 
 
 def _nearest(value: Fraction) -> int:

@@ -1,7 +1,7 @@
 """Reading single clips out of shards, by offset.
 
 The bytes of a clip are read with one `pread` and compared with the manifest's checksum. Sound and detections are
-decoded, pictures stay compressed until somebody asks for them.
+decoded, pictures stay compressed until they are asked for.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
             step += 1
 
     def part_bytes(self, num_lanes: int) -> int:
-        """Of the tensors of a part with `num_lanes` lanes."""
+        """Bytes of the tensors of a part with `num_lanes` lanes."""
         data, samples = self.plan.data, self.plan.audio.num_samples
         pictures = math.prod(objects_shape(data))
         return num_lanes * (4 * samples * (1 + data.num_mixtures) + pictures)
@@ -104,7 +104,7 @@ class LaneParts(IterableDataset[Batch | PipedPart | Failure]):
 
 
 def most_clips(plan: Plan, num_lanes: int) -> int:
-    """Decoded clips that the process of `num_lanes` lanes holds at most: a window can reach out to twice its size."""
+    """Decoded clips that the process of `num_lanes` lanes caches at most: a window can grow to twice its size."""
     return 2 * plan.window * num_lanes
 
 
@@ -173,7 +173,7 @@ def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Gen
         while True:
             try:
                 prepared = [next(iterator) for _ in range(num_workers)]
-            except (RuntimeError, EOFError, ConnectionError) as error:  # by the moment at which it went
+            except (RuntimeError, EOFError, ConnectionError) as error:  # which one depends on when the process died
                 raise LostProcess(
                     f"a loader worker was lost ({error}); if memory ran out, lower data.window or data.loader_workers"
                 ) from error
@@ -185,7 +185,7 @@ def _joined(parts: LaneParts, num_workers: int, prefetch: int, pin: bool) -> Gen
 
 
 def _drop_quietly(error: BaseException) -> None:
-    """Let go of an iterator that could not be made: torch's own end of it stumbles over what it does not have yet."""
+    """Release an iterator that could not be made, without the error that torch's own clean-up of it prints."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda _: None
     try:

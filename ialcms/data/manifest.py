@@ -10,7 +10,7 @@ A shard is a plain WebDataset tar; a clip is the run of its members that share a
 
 A clip's members lie side by side: the `size` bytes from `offset` on hold its tar headers and contents and nothing
 else. `manifest.json` is what makes planning, exact resume and verification possible. Beside it lies `manifest.columns`
-(table_file.py), the same in a form that processes share and that is read in no time.
+(table_file.py), the same in a form that processes share and map instead of parsing it.
 """
 
 from __future__ import annotations

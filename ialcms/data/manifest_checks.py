@@ -1,4 +1,4 @@
-"""What a manifest must not claim: values of a wrong kind, names that are none, clips that cannot be."""
+"""Checks of a manifest's values: their kinds, names of files, sizes that contradict each other."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _is_removed_clip(item: Any) -> bool:
 
 
 def _check_clips(clips: ClipTable, shards: Sequence[Shard]) -> None:
-    """ValueError for the first clip that cannot be."""
+    """ValueError for the first impossible clip."""
     for field, values in clips.numbers.items():
         if len(values) and int(values.max()) >= 1 << 63:
             raise ValueError(f"{field} of a clip is {shown(int(values.max()))}")

@@ -28,7 +28,7 @@ def read_mix_list(path: Path, manifest: Manifest) -> list[EvaluationMix]:
     """The mixes of a CSV file in the order of their first lines, numbered from 0.
 
     Raises ValueError that names file and line for an unknown clip, a box that the clip does not have, a number that is
-    none, a mix of a single source, and one with a clip twice: of two sounds that belong to one picture, none is right.
+    none, a mix of a single source, and one with a clip twice: of two sounds with one picture, either could be meant.
     """
     if not path.is_file():
         raise ValueError(f"list of mixes {path} does not exist")

@@ -25,7 +25,7 @@ _FILES_OF_OTHERS = 256  # of the training process itself
 
 @dataclass(frozen=True)
 class PipedPart:
-    """A part of a batch whose tensors are plain arrays: those torch leaves alone."""
+    """A part of a batch whose tensors are plain arrays, which torch does not move to shared memory."""
 
     part: Batch  # without its tensors
     arrays: tuple[np.ndarray, np.ndarray, np.ndarray]

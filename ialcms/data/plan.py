@@ -127,7 +127,7 @@ class Plan:
         self._rounds: dict[int, _Round] = {}
 
     def __reduce__(self) -> Any:
-        """A plan goes to another process as what it is made of: some kilobytes where the manifest is mapped."""
+        """A plan is pickled as its arguments: some kilobytes where the manifest is mapped."""
         return Plan, (self.manifest, self.data, self.audio, self.seed, self.num_lanes, self.split)
 
     def mix(self, lane: int, draw: int) -> PlannedMix:

@@ -87,7 +87,7 @@ class RemoteManifest(Manifest):
     def _fetch_quietly(self, shard_index: int) -> None:
         try:
             self.fetch(shard_index)
-        except ValueError as error:  # whoever needs the shard will try again, and say so
+        except ValueError as error:  # the loader tries again when it needs the shard, and reports it
             log.debug("%s", error)
 
     def _download(self, name: str, num_bytes: int, path: Path) -> None:

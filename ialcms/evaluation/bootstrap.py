@@ -1,7 +1,7 @@
 """Confidence intervals of mean scores, by resampling mixes.
 
-The scores of one mix hang together, so whole mixes are drawn, not sources. Mixes that share a video hang together too,
-which this does not see: the interval is about other mixes of the same videos, not about other videos.
+The scores of one mix are correlated, so whole mixes are drawn, not sources. Mixes that share a video are correlated
+too, which this ignores: the interval is about other mixes of the same videos, not about other videos.
 """
 
 from __future__ import annotations

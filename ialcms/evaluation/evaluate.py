@@ -76,7 +76,7 @@ def evaluate(config: Config, source: Path, ranks: Ranks, *, out: Path, mix_list:
 
 
 def lease_of(out: Path) -> Lease:
-    """For whoever writes the results of an evaluation."""
+    """The lease that a writer of an evaluation's results needs."""
     return Lease(out, "evaluation", "--out", name="the folder of results", unwritable="no results can be written to")
 
 

@@ -9,7 +9,7 @@ from ialcms.inference.objects import Box
 from shards.detect import detect_frames
 from shards.detector import load_detector
 
-_DETECTION_FRAMES = 24  # looked at for instruments, evenly over the video
+_DETECTION_FRAMES = 24  # in which instruments are detected, evenly spread over the video
 
 
 def detect_objects(

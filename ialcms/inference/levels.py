@@ -1,4 +1,4 @@
-"""Levels of a sound that tell that something is wrong with it.
+"""Levels of a sound that show that something is wrong with it.
 
 Shapes: C channels, n samples.
 """
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Levels:
-    """Of a sound that comes in blocks (C, n)."""
+    """Peak and energies of a sound that comes in blocks (C, n)."""
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -39,7 +39,7 @@ class Levels:
         self._mean_energy += float(block.mean(dim=0).square().sum(dtype=torch.float64))
 
     def check(self, path: Path) -> None:
-        """Raises ValueError for samples that cannot be a sound in floats; warns of what one would not expect."""
+        """Raises ValueError for samples that cannot be a sound in floats; warns of unusual levels."""
         if self.peak > _LOUDEST:
             times = 10 ** math.ceil(math.log10(self.peak))
             raise ValueError(

@@ -85,7 +85,7 @@ def _canvas(frame: Frame) -> tuple[int, int]:
 
 
 class _Fit:
-    """How a frame lies in a canvas, both (height, width): as large as can be, in the middle.
+    """How a frame lies in a canvas, both (height, width): as large as possible, in the middle.
 
     One that is larger by a single row or column loses it.
     """
@@ -108,7 +108,7 @@ class _Fit:
         return fitted
 
     def region(self, region: Region) -> Region:
-        """Of the frame -> of the canvas."""
+        """A region of the frame, in pixels of the canvas."""
         x1, y1, x2, y2 = (edge * self._scale for edge in region)
         return x1 + self._left, y1 + self._top, x2 + self._left, y2 + self._top
 

@@ -1,4 +1,4 @@
-"""The whole job: a file and a trained run in, stems and videos out."""
+"""Separating a file: a video or sound and a trained run in, stems and videos out."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
 
 
 def _recorded(path: Path) -> set[str]:
-    """Names of stems in a record; none where there is none, or where it is somebody else's file."""
+    """Names of stems in a record; none where there is none, or where the file is none of ours."""
     try:
         return {str(entry["name"]) for entry in read_json(path)["objects"]}
     except (OSError, ValueError, KeyError, TypeError):

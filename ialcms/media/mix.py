@@ -26,7 +26,7 @@ _FULL_SCALE = {"fltp": 1.0, "s32p": 2.0**31}
 
 @dataclass(frozen=True)
 class SoundFormat:
-    """What sound is turned into."""
+    """The format that sound is converted to."""
 
     sample_rate: int
     num_channels: int  # 1 or 2
@@ -40,7 +40,7 @@ class SoundFormat:
 
 @dataclass(frozen=True)
 class SoundKind:
-    """What a decoder gives."""
+    """The format that a decoder gives."""
 
     sample_format: str
     layout: str
@@ -66,7 +66,7 @@ class SoundKind:
 
 
 class Mixer:
-    """Turns frames of one kind into one format. ValueError for a kind that cannot be mixed.
+    """Converts frames of one kind to one format. ValueError for a kind that cannot be mixed.
 
     Channels are mixed by FFmpeg's rules for their layout; up to 8 unnamed ones count as its usual layout of as
     many. Where it has no rules: of ambisonics, two microphones that face left and right (the one for all sides, for

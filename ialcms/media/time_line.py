@@ -14,7 +14,7 @@ import av
 from ialcms.media.container import open_container, origin_s, picture_stream, sound_stream
 
 LONGEST_HOLE_S = 600.0  # in all streams at once; a longer one is a jump of the time stamps
-_LONGEST_PAUSE_S = 60.0  # longer jumps forward are doubted if the time stamps come back from them
+_LONGEST_PAUSE_S = 60.0  # a longer jump forward counts as none if the time stamps come back from it
 _BACK_S = 0.5  # a stream whose time stamps go back by more has begun anew
 _BACK_OF_BROADCAST_S = 0.1  # in formats that are made to be cut and joined
 
@@ -37,7 +37,7 @@ class Jump:
 
 @dataclass(frozen=True)
 class Unit:
-    """Of a stream's time stamps. (Fractions of Python take as long as decoding does.)"""
+    """The unit of a stream's time stamps. (Python's fractions would take as long as decoding does.)"""
 
     numerator: int
     denominator: int
@@ -51,7 +51,7 @@ class Unit:
 
 
 class TimeLine:
-    """Puts the packets of all streams of a file, in the order in which they are read, on one line.
+    """Puts the packets of all streams of a file on one time line, in the order in which they are read.
 
     Time stamps that go back (files joined end to end) and jumps forward of all streams by more than `longest_hole_s`
     move all that follows, in all streams alike, so that it continues at the end of the longest stream. Shorter holes
@@ -83,7 +83,7 @@ class TimeLine:
             return None
         stamp_s = self.unit.seconds(packet.dts)
         last_s = self._last_s.get(stream)
-        if last_s is not None and not self._goes_on(stamp_s + self.shift_s, stamp_s + self._newest_shift_s, last_s):
+        if last_s is not None and not self._continues(stamp_s + self.shift_s, stamp_s + self._newest_shift_s, last_s):
             self.shift_s = self._newest_shift_s
         time_s = stamp_s + self.shift_s
         if last_s is not None and time_s < last_s - self._back_s:
@@ -101,7 +101,7 @@ class TimeLine:
         self._end_s = max(self._end_s, time_s + min(max(length_s, 0.0), _LONGEST_PAUSE_S))
         return time_s
 
-    def _goes_on(self, time_s: float, newest_s: float, last_s: float) -> bool:
+    def _continues(self, time_s: float, newest_s: float, last_s: float) -> bool:
         """Whether a packet belongs to its stream's latest one, and not behind the others' latest jump.
 
         Where files are joined, a stream's last packets before the joint may come after another's first ones behind it.
