@@ -28,9 +28,8 @@ from shards.detector import Detector, build_detector, load_init, save_detector
 
 _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # in capitals, too, as cameras write them
-_LONGEST_WAY_OUT = (
-    0.5  # how far a box may reach over the edge, as a share of the side; what is farther out are pixels, not shares
-)
+# How far a box may reach over the edge, as a share of the picture's side. Farther out, the numbers must be pixels.
+_LONGEST_WAY_OUT = 0.5
 
 
 @dataclass(frozen=True)

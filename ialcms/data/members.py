@@ -14,7 +14,7 @@ MEMBERS = "members"  # in a manifest's info, for shards that another program wro
 @dataclass(frozen=True)
 class Naming:
     """What follows the key and the dot. In names of pictures '*' stands for the frame's number; a picture whose name
-    has none is the one that all boxes of its clip are of.
+    has none shows all boxes of its clip.
     """
 
     sound: tuple[str, ...] = ("flac", "wav")
