@@ -28,19 +28,8 @@ from ialcms.evaluation.metrics import METRICS, MixScores
 from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import LoadedSeparator
 from ialcms.training.validation import Validation
-from tests.support import ON_CPU, ROOT, torchrun
+from tests.support import ON_CPU, ROOT, ialcms, torchrun
 from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
-
-
-def ialcms(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT,
-        env=ON_CPU,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

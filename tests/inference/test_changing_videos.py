@@ -16,15 +16,13 @@ from ialcms.inference.frames import Frames
 from ialcms.inference.overlay import _Fit
 from ialcms.inference.sound import measure_sound, read_blocks
 from ialcms.runs.run_folder import RunFolder
-from tests.support.evaluation import RATE, evaluation_config, make_run, write_evaluation_shards
+from tests.support.evaluation import RATE, make_small_run
 from tests.support.media import Recording, join, pitches, write_media
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("changing")
-    shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_small_run(tmp_path_factory.mktemp("changing"))
 
 
 def shown(path: Path) -> list[np.ndarray]:

@@ -24,14 +24,12 @@ from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import find_checkpoint
 from tests.inference.test_separate_file import write_video
 from tests.support import ROOT
-from tests.support.evaluation import evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.support.evaluation import evaluation_config, make_separator, make_small_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("export")
-    shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_small_run(tmp_path_factory.mktemp("export"))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from ialcms.inference import Box, Separation, listening_page, separate_file
 from ialcms.runs.run_folder import RunFolder
 from tests.inference.test_separate_file import write_video
 from tests.support.browser import CONTRASTS, chromium, collect_problems
-from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
+from tests.support.evaluation import make_small_run
 
 RATE = 44_100
 SECONDS = 5.5  # of 55 frames, whose grey rises from 20 to 236
@@ -29,9 +29,7 @@ BOXES = [Box(2, 2, 30, 30, name="acoustic_guitar"), Box(34, 10, 62, 44, at_s=1.0
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("listening")
-    shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_small_run(tmp_path_factory.mktemp("listening"))
 
 
 @pytest.fixture(scope="module")

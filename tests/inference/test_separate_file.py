@@ -31,7 +31,7 @@ from ialcms.runs import checkpoint
 from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import find_checkpoint
 from tests.evaluation.test_windows import separate_recording
-from tests.support.evaluation import RATE, evaluation_config, make_run, make_separator, write_evaluation_shards
+from tests.support.evaluation import RATE, evaluation_config, make_separator, make_small_run
 from tests.support.pictures import STORED, corners, turned
 
 BOXES = [Box(2, 2, 30, 30, name="bell"), Box(34, 10, 62, 44, at_s=1.0, name="harp")]
@@ -53,9 +53,7 @@ def separator(config: Config) -> Separator:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("separate")
-    shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_small_run(tmp_path_factory.mktemp("separate"))
 
 
 def pictures(count: int, each: int = 1) -> torch.Tensor:

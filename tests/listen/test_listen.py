@@ -23,7 +23,7 @@ from ialcms.runs.run_folder import RunFolder
 from tests.inference.test_separate_file import write_video
 from tests.support import ON_CPU, ROOT
 from tests.support.browser import chromium, collect_problems
-from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
+from tests.support.evaluation import make_small_run
 
 BOXES = {"objects": [{"name": "bell", "at": 0.5, "edges": [0.1, 0.1, 0.5, 0.6]}]}
 MOST_BYTES = 3_000_000
@@ -86,9 +86,7 @@ def serving(run: RunFolder, work: Path, *options: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("listen")
-    shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_small_run(tmp_path_factory.mktemp("listen"))
 
 
 @pytest.fixture(scope="module")

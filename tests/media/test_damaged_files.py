@@ -14,7 +14,7 @@ from PIL import Image
 
 from ialcms.cli import main
 from ialcms.inference.export import export_weights
-from tests.support.evaluation import evaluation_config, make_run, write_evaluation_shards
+from tests.support.evaluation import make_small_run
 from tests.support.media import Recording, write_media
 
 SECONDS = 3
@@ -53,8 +53,7 @@ def damaged(content: bytes, way: str, rng: random.Random) -> bytes:
 @pytest.fixture(scope="module")
 def separator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fuzz")
-    shards = write_evaluation_shards(folder / "shards")
-    run = make_run(folder / "run", evaluation_config(shards.folder), shards)
+    run = make_small_run(folder)
     export_weights(run.path, folder / "separator.pt")
     Image.new("RGB", (30, 30), (90, 120, 30)).save(folder / "bell.png")
     return folder / "separator.pt"

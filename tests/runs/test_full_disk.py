@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
+from tests.support import ON_CPU, ROOT, ialcms, wait_for, write_small_config
 from tests.training.kill_runs import differences
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -49,7 +49,7 @@ def fill(path: Path) -> None:
 def test_no_run_starts_on_a_full_disk(demo_shards: Path, tmp_path: Path, disk: Path) -> None:
     config = write_small_config(tmp_path / "small.yaml", demo_shards)
     fill(disk / "filler")
-    done = python("-m", "ialcms", "train", str(config), "--folder", str(disk / "run"))
+    done = ialcms("train", str(config), "--folder", str(disk / "run"))
     assert done.returncode == 2
     assert done.stderr == (
         f"ialcms: error: the run's folder {disk}/run cannot be written (No space left on device); make room there or "

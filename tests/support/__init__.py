@@ -9,13 +9,14 @@ pictures.py         picture files as people have them
 """
 
 from tests.support.configuration import SMALL, make_batch, small_config, write_small_config
-from tests.support.processes import ENVIRONMENT, ON_CPU, ROOT, python, torchrun, wait_for
+from tests.support.processes import ENVIRONMENT, ON_CPU, ROOT, ialcms, python, torchrun, wait_for
 
 __all__ = [
     "ENVIRONMENT",
     "ON_CPU",
     "ROOT",
     "SMALL",
+    "ialcms",
     "make_batch",
     "python",
     "small_config",

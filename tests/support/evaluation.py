@@ -21,6 +21,7 @@ from ialcms.models import Separator
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
 from ialcms.runs.run_folder import RunFolder
+from tests.support.configuration import SMALL
 
 RATE = 1_000
 INSTRUMENTS = ("bell", "drum", "flute", "harp")
@@ -34,13 +35,7 @@ def evaluation_config(shards: Path | str = "", **sections: dict) -> Config:
         "data": {
             "shards": str(shards), "image_resize": 20, "image_crop": 16, "window": 16, "reuse": 4, "loader_workers": 0,
         },
-        "model": {
-            "visual": {"width": 4, "weights": "none", "aspp_channels": 8, "low_level_channels": 4, "channels": 16},
-            "unet": {"width": 4},
-            "critic": {"width": 4},
-        },
-        "loss": {"bank_size": 24, "lambda_ind_steps": [2, 4], "lambda_avc_steps": [1, 3]},
-        "train": {"global_batch": 4, "separator_every": 2},
+        **{name: SMALL[name] for name in ("model", "loss", "train")},
         "eval": {"draws": 2, "seconds": 1.2, "hop": 100, "batch_windows": 4, "validation_draws": 1, "examples": 3},
     }  # fmt: skip
     for name, section in sections.items():
@@ -108,6 +103,12 @@ def make_separator(config: Config, seed: int = 0) -> Separator:
         for block in separator.decoder.blocks:
             torch.nn.init.normal_(block.style.gain.weight, 0, 1.0)
     return separator.eval()
+
+
+def make_small_run(folder: Path) -> RunFolder:
+    """The folder `run` below a folder, of a run on the shards beside it."""
+    shards = write_evaluation_shards(folder / "shards")
+    return make_run(folder / "run", evaluation_config(shards.folder), shards)
 
 
 def make_run(folder: Path, config: Config, manifest: Manifest, seed: int = 0, step: int = 7) -> RunFolder:

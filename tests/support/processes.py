@@ -38,6 +38,11 @@ def python(
     )
 
 
+def ialcms(*arguments: str, timeout_s: float = 300) -> subprocess.CompletedProcess:
+    """Run the program, as `python`."""
+    return python("-m", "ialcms", *arguments, timeout_s=timeout_s)
+
+
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 240) -> None:
     """Until something happens in a process that must not end before."""
     deadline = time.monotonic() + timeout_s

@@ -20,7 +20,7 @@ import torch
 
 from ialcms.runs import checkpoint
 from ialcms.runs.checkpoint import Progress
-from tests.support import ON_CPU, ROOT, python, small_config, wait_for, write_small_config
+from tests.support import ON_CPU, ROOT, ialcms, python, small_config, wait_for, write_small_config
 
 pytestmark = [pytest.mark.distributed]
 ENDLESS = {"steps": 100_000, "checkpoint_every": 100_000, "validate_every": 100_000, "visualise_every": 0}
@@ -144,7 +144,7 @@ def test_a_new_launch_with_an_old_id_does_what_was_asked(demo_shards: Path, tmp_
     assert python("-m", "launch.local", "--workers", "2", *train, "--resume", "none").returncode == 2
     with_local = python("-m", "launch.local", "--workers", "2", *train, "--resume", chosen)
     assert "resumes from step 1 of 3" in with_local.stderr
-    other = python("-m", "ialcms", *train, "--init-from", chosen)
+    other = ialcms(*train, "--init-from", chosen)
     assert other.returncode == 2
     assert "of a run that did not begin with" in other.stderr
 

@@ -13,7 +13,7 @@ import pytest
 
 from ialcms.cli import main
 from ialcms.runs import checkpoint
-from tests.support import ON_CPU, ROOT, python, wait_for, write_small_config
+from tests.support import ON_CPU, ROOT, ialcms, wait_for, write_small_config
 
 
 def config_file(folder: Path, shards: Path, **train: object) -> Path:
@@ -74,7 +74,7 @@ def test_a_second_interrupt_ends_at_once_and_leaves_the_last_checkpoint_whole(
     last = checkpoint.newest_intact(checkpoints)
     assert last is not None
     step = int(last.name.removeprefix("step-"))
-    again = python("-m", "ialcms", "train", str(config), "--folder", str(folder), f"train.steps={step + 1}")
+    again = ialcms("train", str(config), "--folder", str(folder), f"train.steps={step + 1}")
     assert again.returncode == 0, again.stderr
     assert f"resumes from step {step} of" in again.stderr
     assert not list(checkpoints.glob(".step-*.tmp"))

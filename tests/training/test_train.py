@@ -19,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ialcms.cli import main
-from tests.support import ON_CPU, ROOT, python, torchrun, write_small_config
+from tests.support import ON_CPU, ROOT, ialcms, python, torchrun, write_small_config
 
 STEPS = 6
 
@@ -28,17 +28,6 @@ STEPS = 6
 def config_file(tmp_path_factory: pytest.TempPathFactory, demo_shards: Path) -> Path:
     path = tmp_path_factory.mktemp("config") / "small.yaml"
     return write_small_config(path, demo_shards, steps=STEPS, validate_every=4, checkpoint_every=2)
-
-
-def ialcms(*arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "ialcms", *arguments],
-        cwd=ROOT,
-        env=ON_CPU,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
 
 
 def losses(folder: Path) -> list[dict]:
