@@ -1,7 +1,8 @@
 """A run that hangs ends, with the stacks of all ranks in files and a line that says what took too long.
 
 A rank that is stuck keeps the others waiting in a collective forever. All of them notice it here at the same time,
-write their stacks, and end.
+write their stacks, and end. (The time-outs of torch.distributed's collectives do not do: they see neither a loader nor
+a file system that hangs, and name neither the step nor the line of the program.)
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@
     checkpoints/best-00000300/                the same, of the step with the best validation
 
 A folder is written under a temporary name, flushed and renamed. Nothing in it is ever unpickled or executed.
+
+Not torch.distributed.checkpoint or DeepSpeed's own format: those hold a file a rank in the layout of one engine. This
+one is whole, so that any number of ranks resumes from it with any engine, and carries its own checksums.
 """
 
 from __future__ import annotations
