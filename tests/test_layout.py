@@ -16,14 +16,23 @@ def test_no_package_imports_upward() -> None:
     assert "2 kept, 0 broken" in result.stdout
 
 
+def rooms() -> set[str]:
+    """Names of the modules and packages at the top of `ialcms`, a package with a slash behind it."""
+    paths = [path for path in (ROOT / "ialcms").iterdir() if path.stem not in ("__init__", "__main__")]
+    modules = {path.name for path in paths if path.suffix == ".py"}
+    return modules | {f"{path.name}/" for path in paths if (path / "__init__.py").exists()}
+
+
 def test_every_module_has_its_layer() -> None:
     """A new module at the top that the contract does not name would be free to import anything."""
     contract = (ROOT / "pyproject.toml").read_text()
-    free = {"__init__", "__main__"}
-    names = {
-        path.stem for path in (ROOT / "ialcms").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
-    }
-    assert {name for name in names - free if f"ialcms.{name}" not in contract} == set()
+    assert [name for name in rooms() if f"ialcms.{name.removesuffix('/').removesuffix('.py')}" not in contract] == []
+
+
+def test_the_documented_tree_names_every_module() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    tree = text.partition("## The tree")[2].partition("\n\nNo package")[0].split()
+    assert sorted(rooms() - set(tree)) == []
 
 
 def test_ranks_communicate_in_the_engine_alone() -> None:
