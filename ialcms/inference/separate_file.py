@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ialcms.config import DataConfig, ProtocolConfig
 from ialcms.files import write_whole
-from ialcms.inference.detection import detect_objects
 from ialcms.inference.frames import Frames, TimedFrame, has_pictures
 from ialcms.inference.listening_page import SeparatedFiles, write_listening_page
 from ialcms.inference.model import Model, load_model
@@ -190,6 +189,9 @@ def _find_objects(source: Path, shown: _Shown, model: Model, *, seconds: float, 
     if shown.detector is None:
         sightings = [spread_over(box, seconds, num_pictures) for box in shown.objects]
         return [object_in_video(source, boxes, data) for boxes in sightings]
+    # here: a detector's network takes a second to import, and most separations use none
+    from ialcms.inference.detection import detect_objects
+
     detected = detect_objects(
         source,
         shown.detector,

@@ -9,7 +9,6 @@ from urllib.error import URLError
 
 import torch
 from torch import Tensor
-from torchvision.models import ResNet18_Weights
 
 from ialcms.models.resnet import Backbone
 from ialcms.reading import Unreadable, one_line
@@ -62,6 +61,9 @@ def _part(weights: Weights, expected: Mapping[str, Tensor], source: str) -> Weig
 
 
 def _imagenet() -> dict[str, Tensor]:
+    # here: with torch's compiler, which it loads, it takes as long to import as torch, and every command would wait
+    from torchvision.models import ResNet18_Weights
+
     try:
         return dict(ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
     except (URLError, OSError, RuntimeError) as error:

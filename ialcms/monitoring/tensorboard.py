@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ialcms.config import Config, flatten, to_dict
-from ialcms.monitoring.visuals import View, draw_view
+from ialcms.monitoring.visuals import View
 from ialcms.names import printable
 
 BEST_SCORE = "best/SDR"
@@ -92,6 +92,9 @@ class Curves:
 
     def views(self, step: int, views: Sequence[View]) -> None:
         """Pictures and sounds; the sounds of a mix share one gain, so that their levels compare."""
+        # here: matplotlib takes most of a second to import, on every rank and at every start; one rank draws, later
+        from ialcms.monitoring.drawing import draw_view
+
         for number, view in enumerate(views, start=1):
             title = printable(f"{number}: {' + '.join(view.names)}")
             self._writer.add_image(f"mixes/{title}", draw_view(view), step, dataformats="HWC")
