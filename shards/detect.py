@@ -64,12 +64,12 @@ class Detected:
     problem: str | None = None
 
 
-def clips_to_detect(tree: Path, layout: TreeLayout | None = None) -> list[ClipToDetect]:
+def clips_to_detect(tree: Path) -> list[ClipToDetect]:
     """The folders of frames of a tree, and where their detections belong.
 
     ValueError if there are none, and for two of one name, which 'ialcms data index' would refuse after all the work.
     """
-    layout = layout or TreeLayout()
+    layout = TreeLayout()
     folders = sorted(path for path in (tree / layout.frames).glob("*/*") if path.is_dir())
     if not folders:
         raise ValueError(f"no folder of frames in {tree / layout.frames}; cut videos with 'ialcms data clips'")

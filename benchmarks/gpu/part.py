@@ -107,9 +107,9 @@ class PartProcess:
         end_group(self._process)
 
 
-def end_group(process: subprocess.Popen, grace_s: float = _GRACE_S) -> None:
+def end_group(process: subprocess.Popen) -> None:
     """Ask the processes of a session to end, then end them. One that even that does not reach is left behind."""
-    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 2.0)):
+    for number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 2.0)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:

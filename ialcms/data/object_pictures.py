@@ -7,8 +7,6 @@ benchmarks/loader.py.)
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from PIL import Image
 
@@ -38,7 +36,7 @@ def object_picture(frame: bytes, detection: np.ndarray, resize: int, where: str)
             picture.draft("RGB", (int(width / shrink), int(height / shrink)))
         picture = to_rgb(picture)
     except BadPicture as error:
-        raise BadClip(f"{where}: the frame cannot be decoded ({error_line(error)})") from error
+        raise BadClip(f"{where}: the frame cannot be decoded ({error})") from error
     x_scale, y_scale = picture.width / width, picture.height / height
     box = (
         x1 * x_scale,
@@ -48,8 +46,3 @@ def object_picture(frame: bytes, detection: np.ndarray, resize: int, where: str)
     )
     pixels = np.asarray(picture.resize((resize, resize), Image.Resampling.BILINEAR, box=box))
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def error_line(error: BaseException) -> str:
-    """The error in one line, the same in every process."""
-    return " ".join(re.sub(r"<[^>]* at 0x\w+>", "", str(error)).split()) or type(error).__name__

@@ -53,6 +53,7 @@ from ialcms.data.selection import require_instruments, select_clips
 from ialcms.rng import permutation, uniforms
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
+_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Round:
 
 
 class Plan:
-    """The plan of one split for G lanes; lane b is the same whatever G is."""
+    """The plan of the training split for G lanes; lane b is the same whatever G is."""
 
     def __init__(
         self,
@@ -98,22 +99,21 @@ class Plan:
         audio: AudioConfig,
         seed: int,
         num_lanes: int,
-        split: str = "train",
     ) -> None:
-        """Raises ValueError with a remedy when the split cannot give mixes of M * O different instruments.
+        """Raises ValueError with a remedy when the training split cannot give mixes of M * O different instruments.
 
         seed: of all draws. num_lanes: mixes of the global batch. data, audio: of the configuration.
         """
         self.manifest, self.data, self.audio = manifest, data, audio
-        self.seed, self.num_lanes, self.split = seed, num_lanes, split
+        self.seed, self.num_lanes = seed, num_lanes
         self.clips_per_mix = data.num_mixtures * data.num_objects
-        selected = select_clips(manifest, split, data.instruments).astype(np.int32)
+        selected = select_clips(manifest, _SPLIT, data.instruments).astype(np.int32)
         self.clip_indices = selected  # into manifest.clips; int32
         self.num_clips = len(selected)
         table = manifest.table
         names = table.distinct("instrument", selected)
         require_instruments(
-            manifest, split, names, needed=self.clips_per_mix, fields="data.num_mixtures x data.num_objects"
+            manifest, _SPLIT, names, needed=self.clips_per_mix, fields="data.num_mixtures x data.num_objects"
         )
         codes = {name: code for code, name in enumerate(names)}
         self._code_of = np.array([codes.get(name, -1) for name in table.names["instrument"]])  # by the table's code
@@ -128,7 +128,7 @@ class Plan:
 
     def __reduce__(self) -> Any:
         """A plan is pickled as its arguments: some kilobytes where the manifest is mapped."""
-        return Plan, (self.manifest, self.data, self.audio, self.seed, self.num_lanes, self.split)
+        return Plan, (self.manifest, self.data, self.audio, self.seed, self.num_lanes)
 
     def mix(self, lane: int, draw: int) -> PlannedMix:
         """The plan of draw `draw` (the global step) in a lane."""

@@ -106,9 +106,9 @@ class Canvas:
         for x, y, radius in discs:
             self.disc((x - 0.3 * radius, y - 0.3 * radius), 0.25 * radius, shade(colour, 1.25))
 
-    def add_grain(self, strength: float, along_y: bool = True) -> None:
-        """Vary the brightness of all that is drawn so far like the grain of wood."""
-        rows, columns = (SIZE // 32, SIZE // 3) if along_y else (SIZE // 3, SIZE // 32)
+    def add_grain(self, strength: float) -> None:
+        """Vary the brightness of all that is drawn so far like the grain of upright wood."""
+        rows, columns = SIZE // 32, SIZE // 3
         pixels = np.array(self._image, np.float32)
         pixels[..., :3] *= (1 + strength * smooth_noise(self.rng, SIZE, SIZE, rows=rows, columns=columns))[..., None]
         self._image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))

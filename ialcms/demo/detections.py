@@ -64,9 +64,8 @@ def detect(
     instrument: Instrument,
     boxes: np.ndarray,
     frame_size: tuple[int, int],
-    first_frame: int = 1,
 ) -> np.ndarray:
-    """Detections of frames whose exact boxes, (n, 4) in pixels, are given; frames count from `first_frame`.
+    """Detections of frames whose exact boxes, (n, 4) in pixels, are given; frames count from 1.
 
     Returns float32 (D, 7): frame_index, class_id, confidence, x1, y1, x2, y2 in pixels within the frame, by frame.
 
@@ -81,7 +80,7 @@ def detect(
         sides = np.tile(exact[2:] - exact[:2], 2)
         return exact + sides * (bias + rng.normal(0, strength, 4))
 
-    for frame_index, exact in enumerate(boxes.astype(float), start=first_frame):
+    for frame_index, exact in enumerate(boxes.astype(float), start=1):
         reports: list[tuple[int, float, np.ndarray]] = []  # class, confidence, box
         if rng.random() > detector.miss_probability:
             confidence = 1 - (1 - detector.confidence) * rng.exponential()

@@ -17,14 +17,14 @@ from ialcms.evaluation.metrics import MixScores, find_problem, mix_scores
 TAPS = 512
 
 
-def score_mix_fast(references: Tensor, estimates: Tensor, taps: int = TAPS) -> MixScores:
+def score_mix_fast(references: Tensor, estimates: Tensor) -> MixScores:
     """`ialcms.evaluation.metrics.score_mix` for tensors (M, S) on any device."""
     problem = find_problem(references, estimates)
     if problem:
         return MixScores(tuple({} for _ in references), problem)
     references, estimates = references.double(), estimates.double()
     mix = references.sum(0, keepdim=True)
-    of_estimates, of_mix = bss_eval(references, estimates, mix, taps=taps)
+    of_estimates, of_mix = bss_eval(references, estimates, mix)
     return mix_scores(of_estimates.cpu().numpy(), of_mix.cpu().numpy())
 
 

@@ -24,6 +24,7 @@ COMMON_RATE = 48_000  # from which there is a filter to any usual rate
 _MAX_TAPS = 5_000_000  # of a filter from one rate to another
 _RATES = (500, 800_000)  # Hz; others come from a damaged header
 _FIRST_FRAMES = 9
+_SILENT_BLOCK = 65_536  # samples
 _ROUNDING_S = 0.05  # time stamps are rounded, in mkv to milliseconds: only a real gap or jump moves the position
 _ROUNDING_AT_DAMAGE_S = 0.005  # where something is known to be missing
 
@@ -133,7 +134,7 @@ class _Run:
             self._num_cut += num_cut
 
 
-def silence(num_channels: int, count: int, block: int = 65_536) -> Iterator[Tensor]:
+def silence(num_channels: int, count: int) -> Iterator[Tensor]:
     """`count` samples of silence in blocks (C, n), so that long ones take no memory."""
-    for begin in range(0, count, block):
-        yield torch.zeros(num_channels, min(block, count - begin))
+    for begin in range(0, count, _SILENT_BLOCK):
+        yield torch.zeros(num_channels, min(_SILENT_BLOCK, count - begin))

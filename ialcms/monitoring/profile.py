@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SKIPPED = 6  # steps before those that are looked at; in the last of them the profiler itself gets ready
 _MODULE, _OPTIMIZER = "module ", "Optimizer.step#"
+_SHOWN_MODULES = 10
 GRADIENTS = "(gradients added to the parameters)"
 ELSEWHERE = "(outside of modules: losses, memory bank, copies)"
 
@@ -205,16 +206,16 @@ def _named(event: FunctionEvent) -> str | None:
     return None
 
 
-def format_costs(costs: list[ModuleCost], num_steps: int, device: str, count: int = 10) -> str:
-    """A table of the `count` costliest modules, and what else there is.
+def format_costs(costs: list[ModuleCost], num_steps: int, device: str) -> str:
+    """A table of the costliest modules, and what else there is.
 
     costs: of `num_steps` steps. device: whose time is meant, for the heading.
     """
     total = sum(cost.total_ms for cost in costs) or 1.0
     modules = [cost for cost in costs if not cost.name.startswith("(")]
     others = [cost for cost in costs if cost.name.startswith("(")]
-    shown = modules[:count]
-    left = modules[count:]
+    shown = modules[:_SHOWN_MODULES]
+    left = modules[_SHOWN_MODULES:]
     rest = ModuleCost(f"({len(left)} other modules)", sum(c.forward_ms for c in left), sum(c.backward_ms for c in left))
     rows = [*shown, *([rest] if left else []), *others]
     width = max([40, *(len(row.name) for row in rows)])

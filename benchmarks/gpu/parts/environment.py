@@ -17,6 +17,9 @@ from benchmarks.gpu.part import ROOT
 from benchmarks.gpu.setting import Recorder, Setting
 from ialcms.processes import available_cores
 
+_LAUNCHES, _READINGS = 1_000, 100  # in a measurement
+_REPETITIONS = 5  # of a measurement
+
 
 def measure(setting: Setting, recorder: Recorder) -> None:
     """Record the machine, its versions and the limits of its device."""
@@ -101,32 +104,32 @@ def copied_per_s(size: int, device: torch.device) -> float:
     return 2 * 4 * size / seconds_of(lambda: target.copy_(source), device) / 1e9
 
 
-def launch_us(device: torch.device, count: int = 1_000) -> float:
-    """Microseconds from one small operation to the next, over `count` of them."""
+def launch_us(device: torch.device) -> float:
+    """Microseconds from one small operation to the next."""
     number = torch.zeros(1, device=device)
 
     def add() -> None:
-        for _ in range(count):
+        for _ in range(_LAUNCHES):
             number.add_(1)
 
-    return 1e6 * seconds_of(add, device) / count
+    return 1e6 * seconds_of(add, device) / _LAUNCHES
 
 
-def read_us(device: torch.device, count: int = 100) -> float:
-    """Microseconds to read a number from the device, over `count` readings."""
+def read_us(device: torch.device) -> float:
+    """Microseconds to read a number from the device."""
     number = torch.zeros(1, device=device)
 
     def read() -> None:
-        for _ in range(count):
+        for _ in range(_READINGS):
             number.item()
 
-    return 1e6 * seconds_of(read, device) / count
+    return 1e6 * seconds_of(read, device) / _READINGS
 
 
-def seconds_of(action: Callable[[], object], device: torch.device, repetitions: int = 5) -> float:
-    """Median, after one that does not count."""
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Median of `_REPETITIONS`, after one that does not count."""
     times = []
-    for _ in range(repetitions + 1):
+    for _ in range(_REPETITIONS + 1):
         synchronise(device)
         began = time.perf_counter()
         action()
