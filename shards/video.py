@@ -90,7 +90,8 @@ class FrameReader:
         self, path: Path, wanted: Wanted, frames_per_second: int, encode: Callable[[Image.Image], bytes]
     ) -> None:
         """path: of the video. wanted: which segments. encode: a picture -> its file's bytes."""
-        self._path, self._wanted, self._fps, self._encode = path, wanted, frames_per_second, encode
+        self._path, self._wanted = path, wanted
+        self._fps, self._encode = frames_per_second, encode
         self._course = Course("video", wanted, LONGEST_STILL_S)
         self._damage = Damage()
 

@@ -102,8 +102,10 @@ class _Run:
         """out: folder of the results. work: folder of temporary files. about: the machine and the options, for the
         results. log: of what the parts print. deadline: on the monotonic clock, in seconds.
         """
-        self._left, self._out, self._work, self._about = list(parts), out, work, about
-        self._log, self._deadline, self._device = log, deadline, str(about["device"])
+        self._left = list(parts)
+        self._out, self._work, self._log = out, work, log
+        self._about, self._device = about, str(about["device"])
+        self._deadline = deadline
         self._began = deadline - 60 * float(about["minutes"])
         self._shards = work / "shards"
         self._named = bool(about["parts"])  # somebody wants just these parts: on a CPU they do, too

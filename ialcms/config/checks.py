@@ -69,7 +69,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def _check_training_options(config: Config) -> None:
-    data, loss, optim, train = config.data, config.loss, config.optim, config.train
+    data, loss = config.data, config.loss
+    optim, train = config.optim, config.train
     if data.pictures_per_object > data.pictures_per_clip:
         raise ValueError(
             f"data.pictures_per_object is {data.pictures_per_object}, but a lane takes pictures of "

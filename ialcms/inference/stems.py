@@ -84,8 +84,8 @@ class StemMaker:
                 f"no filter of a sensible size leads from {rate} to {audio.sample_rate} Hz; resample the sound to "
                 f"{COMMON_RATE} Hz first"
             )
-        self._separator, self._audio, self._info, self._above = separator, audio, info, above
-        self._protocol, self._group = protocol, batch_windows
+        self._separator, self._audio, self._info = separator, audio, info
+        self._above, self._protocol, self._group = above, protocol, batch_windows
         pictures = pictures[:, : protocol.pictures]
         self._device, self._objects = pictures.device, (pictures.shape[0], pictures.shape[1])
         with torch.inference_mode():

@@ -71,7 +71,8 @@ class StepProfile:
 
         device: that the steps run on.
         """
-        self._num_steps, self._folder, self._networks, self._device = num_steps, folder, networks, device
+        self._num_steps, self._folder = num_steps, folder
+        self._networks, self._device = networks, device
         self._step = first_step
         self._last = first_step + SKIPPED + num_steps
         self._handles: list[Any] = []

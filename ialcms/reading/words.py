@@ -10,7 +10,9 @@ _LONGEST = 280  # characters of a reason
 CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 NO_UTF8 = re.compile("[\\ud800-\\udfff]")  # as Python holds the bytes of such names
 _repr = reprlib.Repr()
-_repr.maxlevel, _repr.maxstring, _repr.maxlong, _repr.maxother = 2, 60, 40, 60
+_repr.maxlevel = 2
+_repr.maxstring = _repr.maxother = 60
+_repr.maxlong = 40
 
 
 class Unreadable(ValueError):
