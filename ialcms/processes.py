@@ -74,7 +74,7 @@ def one_thread_per_process() -> Iterator[None]:
 def end_with_parent() -> None:
     """End this process, a child made by multiprocessing, when its parent is gone.
 
-    A parent that was killed cannot tell its children, and they would wait for work for ever.
+    A parent that was killed cannot end its children: they would wait for work for ever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -98,7 +98,7 @@ def test_an_error_of_a_process_comes_through():
         list(results)
 
 
-def test_a_process_that_dies_is_told():
+def test_a_process_that_dies_is_reported():
     with pytest.raises(ValueError, match="fewer --jobs"):
         list(map_ordered(_die, range(10), 2))
 

@@ -20,9 +20,10 @@ REPLACED = {
     "rejected": r"\bfallen\b",
     "prefetch": r"\b(batches|shards|clips) ahead\b|_ahead\b",
     "step schedule": r"\bTurn\(|\bturn_of\b",
-    "logged": r"\btold_\w+|\b(is|are|was) told\b",
+    "logged": r"\btold_\w+|_told\b|\b(is|are|was) told\b|\b(log|folder|file) tells\b",
     "synthetic": r"\bmade[- ]up\b",
     "separated": r"\btaken apart\b",
+    "segment": r"\bstretches\b",
     "index": r"\bplace, \w+ in enumerate\b",
 }
 ENDINGS = {".py", ".md", ".yaml", ".sbatch", ".sh", ".html", ".js", ".toml"}

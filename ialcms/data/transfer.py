@@ -59,7 +59,7 @@ def read_chunks(url: str) -> Iterator[bytes]:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in one line; WebDataset tells of a command that failed with all its arguments."""
+    """What went wrong, in one line; WebDataset names a command that failed with all its arguments."""
     exit_code = re.search(r"exit (-?\d+) \(read\)", str(error))
     if exit_code is None:
         return " ".join(str(error).split())

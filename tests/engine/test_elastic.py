@@ -46,7 +46,7 @@ def wait_until(condition: object, process: subprocess.Popen, what: str, timeout_
 
 
 def world_sizes(folder: Path) -> list[int]:
-    """Numbers of ranks that the run was started with, one after the other, as its log tells."""
+    """Numbers of ranks that the run was started with, one after the other, as its log shows."""
     return [int(n) for n in re.findall(r"mixes a step on (\d+) rank", (folder / "train.log").read_text())]
 
 

@@ -32,7 +32,7 @@ KINDS = {
     "j.ogg": ({"sound_codec": "libopus", **SOUND_ONLY}, None),
 }
 ENDLESS = {"g.mp4"}  # nothing in a transport stream says how long it should be
-HIDDEN = {"h3.mp3"}  # the damaged length of the tag before the sound covers two thirds of it, and nothing tells
+HIDDEN = {"h3.mp3"}  # the damaged length of the tag before the sound covers two thirds of it, and nothing shows it
 WAYS = ("bits", "cut", "gap", "head", "bits", "cut")
 
 

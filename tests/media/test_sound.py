@@ -205,7 +205,7 @@ class TestBreakingOff:
         assert pitches(wave[0].numpy(), info.sample_rate)[:3] == [4, 5, 6]
 
     def test_a_guess_from_the_size_is_no_length(self, tmp_path: Path) -> None:
-        """Of files that do not tell their length, FFmpeg guesses it by their first packets."""
+        """Of files that do not declare their length, FFmpeg guesses it by their first packets."""
         made = Recording(3, video_codec=None, sound_codec="libmp3lame")
         quiet = Recording(3, video_codec=None, sound_codec="libmp3lame", layout="mono", sample_rate=16_000)
         parts = [write_media(tmp_path / f"{number}.mp3", part) for number, part in enumerate((quiet, made))]

@@ -101,7 +101,7 @@ class TestOurs:
         assert "24 clips of 11025 Hz in" in capsys.readouterr().out
         assert not (packed.folder / ".adopting").exists()
 
-    def test_without_fix_the_way_is_told(self, packed: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_without_fix_the_remedy_is_named(self, packed: Manifest, capsys: pytest.CaptureFixture[str]) -> None:
         (packed.folder / "manifest.json").unlink()
         assert main(["data", "verify", str(packed.folder)]) == 2
         assert "make the manifest.json with 'ialcms data adopt" in capsys.readouterr().err

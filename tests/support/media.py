@@ -67,7 +67,7 @@ def corners(pixels: np.ndarray) -> str:
 
 
 def write_media(path: Path, recording: Recording | None = None, container: str | None = None) -> Path:
-    """A file of one recording. container: FFmpeg's name of the format, if the file's name does not tell."""
+    """A file of one recording. container: FFmpeg's name of the format, if it does not follow from the file's name."""
     made = recording or Recording()
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format=container) as output:

@@ -35,7 +35,7 @@ _BEGINNING = r"(?:resumes from step (\d+) of \d+|from the start)$"
 class Kill:
     target: str
     number: signal.Signals
-    step: int  # of the run when the signal was sent, as far as its log tells
+    step: int  # of the run when the signal was sent, as far as its log shows
     phase: str  # starting, a step, validation or writing a checkpoint
 
     def __str__(self) -> str:
@@ -125,7 +125,7 @@ def _is_writing(folder: Path) -> bool:
 
 
 def _phase(folder: Path, ranks: list[psutil.Process]) -> str:
-    """What the run does at the moment, as far as its folder tells."""
+    """What the run does at the moment, as far as its folder shows."""
     if _is_writing(folder):
         return "writing a checkpoint"
     try:
@@ -204,7 +204,7 @@ def differing_bits(a: object, b: object) -> int:
 
 
 def longest_loss_of_work(folder: Path) -> int:
-    """The most steps that a restart of the run had to make again, as its log tells."""
+    """The most steps that a restart of the run had to make again, as its log shows."""
     longest = reached = 0
     for line in (folder / "train.log").read_text().splitlines():
         if begun := re.search(_BEGINNING, line):

@@ -15,7 +15,7 @@ FINE = torch.zeros(())
 
 
 def components(first: int, count: int) -> torch.Tensor:
-    """Component n is filled with the number n, so that a partner tells who it is."""
+    """Component n is filled with the number n, so that a partner shows which one it is."""
     return torch.arange(first, first + count, dtype=torch.float32).view(-1, 1, 1).expand(-1, 2, 2).contiguous()
 
 
