@@ -64,6 +64,12 @@ def add_detect(subparsers: Any) -> None:
         metavar="BOXES.JSON",
         help="boxes of another program, as COCO's annotations or results",
     )
+    _add_published_options(parser)
+    _add_training_options(parser)
+    parser.set_defaults(func=_detect)
+
+
+def _add_published_options(parser: argparse.ArgumentParser) -> None:
     published = parser.add_argument_group("the published detector")
     defaults = PublishedSettings()
     published.add_argument("--pooling", choices=POOLINGS, help="as the weights were trained with (default: legacy)")
@@ -76,6 +82,9 @@ def add_detect(subparsers: Any) -> None:
         ("proposal_overlap", float, "of two proposals"),
     ):
         published.add_argument(option(name), type=kind, help=f"{what} (default: {getattr(defaults, name)})")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
     training = parser.add_argument_group("training")
     training.add_argument("--train", type=Path, metavar="BOXES.CSV", help="with columns ImageID, LabelName, XMin, ...")
     training.add_argument("--images", type=Path, help="folder of <ImageID>.jpg or .png")
@@ -87,7 +96,6 @@ def add_detect(subparsers: Any) -> None:
         "--save-every", type=positive, default=500, metavar="STEPS", help="a killed run resumes from (%(default)s)"
     )
     training.add_argument("--seed", type=int, default=0)
-    parser.set_defaults(func=_detect)
 
 
 def _detect(args: argparse.Namespace) -> int:

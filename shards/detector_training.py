@@ -30,6 +30,7 @@ _COLUMNS = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
 _SUFFIXES = (".jpg", ".jpeg", ".png")  # in capitals, too, as cameras write them
 # How far a box may reach over the edge, as a share of the picture's side. Farther out, the numbers must be pixels.
 _LONGEST_WAY_OUT = 0.5
+_LARGEST_GRADIENT = 5.0  # norm
 
 
 @dataclass(frozen=True)
@@ -169,13 +170,7 @@ def train_detector(
     of range, when no picture is readable and when the loss is no longer finite.
     """
     options = options or TrainingOptions()
-    if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
-        raise ValueError("--steps, --batch, --save-every and --learning-rate must be positive")
-    if options.backbone != "small" and options.init is None:
-        raise ValueError(
-            f"the backbone '{options.backbone}' learns from weights only: give a file of weights with --init, like "
-            "torchvision's for COCO or ImageNet, or choose --backbone small"
-        )
+    _check_options(options)
     torch.manual_seed(options.seed)
     detector = build_detector(options.backbone, classes)
     if options.init is not None:
@@ -202,15 +197,8 @@ def train_detector(
                 group["lr"] = options.learning_rate * _rate_factor(step, options)
             # the proposals that a step samples depend on this generator alone
             torch.manual_seed(options.seed + step + 1)
-            pictures = [picture.to(device) for picture in batch.pictures]
-            losses = model(pictures, [_moved(target, device) for target in batch.targets])
-            loss = sum(losses.values())
-            if not torch.isfinite(loss):
+            if not _learn(model, optimizer, batch, device):
                 raise ValueError(f"the loss of step {step} is not finite; start anew with a lower --learning-rate")
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimizer.step()
             progress.advance()
             if (step + 1) % options.save_every == 0:
                 _save_state(state_path, settings, step + 1, model=model, optimizer=optimizer)
@@ -218,6 +206,33 @@ def train_detector(
     save_detector(detector, out)
     state_path.unlink(missing_ok=True)
     return Trained(detector, frozenset(unreadable))
+
+
+def _check_options(options: TrainingOptions) -> None:
+    if min(options.steps, options.batch, options.save_every) < 1 or not options.learning_rate > 0:
+        raise ValueError("--steps, --batch, --save-every and --learning-rate must be positive")
+    if options.backbone != "small" and options.init is None:
+        raise ValueError(
+            f"the backbone '{options.backbone}' learns from weights only: give a file of weights with --init, like "
+            "torchvision's for COCO or ImageNet, or choose --backbone small"
+        )
+
+
+def _learn(model: torch.nn.Module, optimizer: torch.optim.Optimizer, batch: _Batch, device: str) -> bool:
+    """Update a detector by a batch; False, and no update, where the loss is not finite.
+
+    model: in training mode. optimizer: of the model. device: that the model is on.
+    """
+    pictures = [picture.to(device) for picture in batch.pictures]
+    losses = model(pictures, [_moved(target, device) for target in batch.targets])
+    loss = sum(losses.values())
+    if not torch.isfinite(loss):
+        return False
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), _LARGEST_GRADIENT)
+    optimizer.step()
+    return True
 
 
 def _moved(target: dict[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
