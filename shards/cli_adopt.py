@@ -10,9 +10,10 @@ from typing import Any
 
 from ialcms.data.manifest import SPLITS, Manifest
 from ialcms.data.members import Naming
-from shards.adopt import Unusable, adopt, find_tars, scan_tar
+from shards.adopt import Unusable, adopt, find_tars
 from shards.cli_common import add_verb, print_some
 from shards.foreign_clips import ANY_NAMING, FACTS, Reading
+from shards.scan_tar import scan_tar
 
 _KINDS = tuple(field.name for field in dataclasses.fields(Naming))
 

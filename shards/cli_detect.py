@@ -242,7 +242,8 @@ def _class_names(dataset: str) -> tuple[str, ...]:
 
 def _train(args: argparse.Namespace) -> int:
     from shards.detect import available_devices
-    from shards.detector_training import TrainingOptions, read_boxes, read_class_names, train_detector
+    from shards.detector_training import TrainingOptions, train_detector
+    from shards.open_images import read_boxes, read_class_names
 
     if args.images is None:
         raise ValueError("--train needs the folder of pictures, --images")

@@ -20,7 +20,8 @@ from shards.detect import (
     read_picture,
 )
 from shards.detector import build_detector, load_detector, load_init, save_detector
-from shards.detector_training import Example, TrainingOptions, read_boxes, read_class_names, train_detector
+from shards.detector_training import TrainingOptions, train_detector
+from shards.open_images import Example, read_boxes, read_class_names
 from tests.support.pictures import STORED, corners, turned
 
 CLASSES = ("Violin", "Flute", "Tuba")
