@@ -38,7 +38,8 @@ PARTS = (
     Part("evaluation", "rate of an evaluation", least_s=15, most_s=30, needs=("soundfile", "scipy", "tqdm"),
          needs_shards=True),
     Part("ranks", "all GPUs of the machine", least_s=25, most_s=60, num_gpus=2),
-    Part("steps", "steps of training: compiled", least_s=45, most_s=100, arguments=("compiled",)),
+    # on a CPU, compiling takes longer than all the rest
+    Part("steps", "steps of training: compiled", least_s=45, most_s=100, num_gpus=1, arguments=("compiled",)),
 )  # fmt: skip
 SHARDS = Part("synthetic_shards", "synthetic shards", least_s=0, most_s=200, needs=_TO_MAKE_SHARDS)
 _RESERVE_S = 6.0  # for the last process to end and the report
@@ -171,7 +172,8 @@ class _Run:
         if part.needs_shards and (missing := SHARDS.missing_modules()):
             return f"no synthetic shards: {', '.join(missing)} is missing"
         if part.num_gpus > self._num_gpus and not self._named:
-            return f"needs {part.num_gpus} GPUs; this machine shows {self._num_gpus} to torch"
+            needed = "a GPU" if part.num_gpus == 1 else f"{part.num_gpus} GPUs"
+            return f"needs {needed}; this machine shows {self._num_gpus} to torch"
         if importlib.util.find_spec(part.module_name) is None:
             return "this version does not have it"
         return ""

@@ -98,7 +98,7 @@ class Voice:
     extra_attack_s: float
     vibrato_hz: float
     reed_detune_cents: float  # accordion: its reeds beat
-    pluck_place: float  # guitar: fraction of the string
+    pluck_position: float  # guitar: fraction of the string
     ring: float  # guitar and xylophone: factor of the time that partials last
     hardness: float  # guitar and xylophone: of pick or mallet, 0 .. 1
     is_marimba: bool  # xylophone: softer bars, other overtones
@@ -115,7 +115,7 @@ def draw_voice(rng: np.random.Generator) -> Voice:
         extra_attack_s=float(rng.uniform(0.003, 0.027)),
         vibrato_hz=float(rng.uniform(4.6, 6.8)),
         reed_detune_cents=float(rng.uniform(3, 14)),
-        pluck_place=float(rng.uniform(0.1, 0.35)),
+        pluck_position=float(rng.uniform(0.1, 0.35)),
         ring=float(2 ** rng.uniform(-0.6, 0.6)),
         hardness=float(rng.random()),
         is_marimba=bool(rng.random() < 0.3),
@@ -259,7 +259,7 @@ def _plucked(rng: np.random.Generator, voice: Voice, f0: float, brightness: floa
     k = np.arange(1, 26)
     frequencies_hz = f0 * k * np.sqrt(1 + 6e-5 * k**2)
     k, frequencies_hz = k[frequencies_hz < _HIGHEST_HZ], frequencies_hz[frequencies_hz < _HIGHEST_HZ]
-    amplitudes = np.abs(np.sin(np.pi * k * voice.pluck_place)) / k ** (1.1 - 0.25 * brightness)
+    amplitudes = np.abs(np.sin(np.pi * k * voice.pluck_position)) / k ** (1.1 - 0.25 * brightness)
     amplitudes *= 1 + _resonance(frequencies_hz, _GUITAR_BODY, voice)
     decays_s = 1.6 * voice.ring * np.sqrt(200 / (f0 + 120)) / (1 + 0.09 * k)
     string = _decaying_partials(frequencies_hz, amplitudes, decays_s, phases=rng.random(len(k)), num_samples=len(t))

@@ -44,6 +44,7 @@ def test_all_parts_on_a_cpu(tmp_path: Path) -> None:
     states = {entry["part"]: entry["status"] for entry in report["parts"]}
     assert set(states) == {part.key for part in PARTS} | {"synthetic_shards"}
     assert states.pop("ranks") == "left out"  # it needs two GPUs
+    assert states.pop("steps compiled") == "left out"  # it needs one
     assert set(states.values()) <= {"done", "out of time"}, (tmp_path / "log.txt").read_text()
     assert (
         figures(report, "numbers")["cpu float32 beside float64 on the CPU: outputs and losses in training mode"] < 1e-3
@@ -54,6 +55,7 @@ def test_all_parts_on_a_cpu(tmp_path: Path) -> None:
     assert "skipped" in str(figures(report, "gpu_tests")["results"])
     text = (tmp_path / "report.txt").read_text()
     assert "needs 2 GPUs; this machine shows 0 to torch" in text
+    assert "needs a GPU; this machine shows 0 to torch" in text
     assert "steps, float32, batch 4" in text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib.util
 from dataclasses import dataclass
 
@@ -21,20 +20,19 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     """Record how many mixes a second are evaluated, by the metrics of each kind."""
     manifest = open_manifest(setting.shards)
     config = sized_config(setting.small)
-    if setting.small:
-        config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, seconds=3.0, hop=16_383))
     options, device = config.eval, setting.torch_device
-    mixes = list_mixes(manifest, "test", options.num_sources, draws=1, seed=options.seed, seconds=options.seconds)
+    mix_seconds, hop = (3.0, 16_383) if setting.small else (options.seconds, options.hop)
+    mixes = list_mixes(manifest, "test", options.num_sources, draws=1, seed=options.seed, seconds=mix_seconds)
     set_arithmetic(config)
     separator, _ = build_networks(config, pretrained=False)
-    separated = SeparatedMixes(separator.to(device).eval(), manifest, config)
+    separated = SeparatedMixes(separator.to(device).eval(), manifest, config, seconds=mix_seconds, hop=hop)
     recorder.add("eval.metrics: auto", metrics_of(config, device))
     known = [name for name in ("fast", "mir_eval") if name == "fast" or importlib.util.find_spec(name)]
     for index, name in enumerate(known):
         seconds = recorder.seconds_left / (len(known) - index)
         try:
             measured = _time(Scoring(separated, name), mixes, seconds, quick=setting.small)
-            _record(recorder, measured, f"{name} metrics", mix_seconds=options.seconds)
+            _record(recorder, measured, f"{name} metrics", mix_seconds=mix_seconds)
         except (RuntimeError, ValueError) as error:
             recorder.missing(name, error)
     if "mir_eval" not in known:
