@@ -251,9 +251,13 @@ def measure_waiting(shards: Path, work: Path, steps: int) -> list[str]:
     for ranks in (2, 1):
         folder = work / f"run-{time.time_ns()}"
         overrides = [
-            f"data.shards={shards}", "model.visual.weights=none", f"train.steps={steps}", "train.log_every=10",
-            f"train.validate_every={steps}", f"train.visualise_every={steps}",
-        ]  # fmt: skip
+            f"data.shards={shards}",
+            "model.visual.weights=none",
+            f"train.steps={steps}",
+            "train.log_every=10",
+            f"train.validate_every={steps}",
+            f"train.visualise_every={steps}",
+        ]
         arguments = ["train", "configs/demo.yaml", "--folder", str(folder), *overrides]
         if local.run(arguments, ranks):
             raise SystemExit("the demo's training failed")

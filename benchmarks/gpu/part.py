@@ -72,9 +72,14 @@ class PartProcess:
         self.part = part
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.gpu.child", part.module_name, *part.arguments],
-            cwd=ROOT, env=environment_of(device), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-            text=True, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment_of(device),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def start(self, setting: Setting) -> None:
         """Have it measure."""

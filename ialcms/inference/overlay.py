@@ -29,9 +29,7 @@ from ialcms.media.pictures import Frame
 from ialcms.names import for_ffmpeg
 
 STILL_FRAMES_PER_SECOND = 8
-_AAC_RATES = frozenset(
-    {7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000}
-)  # fmt: skip
+_AAC_RATES = frozenset({7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 _OTHER_RATE = 48_000
 _STILL_SIDE = 480  # px
 _LINE_SHARE = 1 / 240  # of the frame's shorter side: width of the line around an object

@@ -18,8 +18,20 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     """Results are counted as they come, so that those of a run that is cut off are there."""
     files = marked_files()
     recorder.add("files with such tests", len(files), note=", ".join(files))
-    command = [sys.executable, "-m", "pytest", "-v", "-rsfE", "--color=no", "-p", "no:cacheprovider", "-m", "gpu",
-               "--continue-on-collection-errors", *files]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-rsfE",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "gpu",
+        "--continue-on-collection-errors",
+        *files,
+    ]
     process = subprocess.Popen(
         command,
         cwd=ROOT,

@@ -25,8 +25,17 @@ def measure(setting: Setting, recorder: Recorder) -> None:
     rates: dict[int, float] = {}
     for count in (1, num_ranks):
         out = Path(setting.work) / f"ranks-{count}.json"
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}",
-                   "-m", "benchmarks.gpu.parts.ranks", str(out), "small" if setting.small else "full"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={count}",
+            "-m",
+            "benchmarks.gpu.parts.ranks",
+            str(out),
+            "small" if setting.small else "full",
+        ]
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment_of(setting.device), stdin=subprocess.DEVNULL, start_new_session=True
         )

@@ -47,8 +47,10 @@ def _train(setting: Setting, recorder: Recorder, name: str, fields: dict[str, An
     config = write_config(setting, folder.with_suffix(".yaml"), fields)
     process = subprocess.Popen(
         [sys.executable, "-m", "ialcms", "train", str(config), "--folder", str(folder)],
-        cwd=ROOT, env=environment_of(setting.device), stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment_of(setting.device),
+        stdin=subprocess.DEVNULL,
+    )
     try:
         try:
             code: int | None = process.wait(max(seconds - _END_S, 1.0))
@@ -68,8 +70,13 @@ def write_config(setting: Setting, path: Path, fields: dict[str, Any]) -> Path:
     values = to_dict(config)
     values["data"]["shards"] = setting.shards
     steps = 20 if setting.small else 1_000_000
-    values["train"] |= {"steps": steps, "validate_every": steps, "visualise_every": 0, "checkpoint_every": steps,
-                        "log_every": 5 if setting.small else 20}  # fmt: skip
+    values["train"] |= {
+        "steps": steps,
+        "validate_every": steps,
+        "visualise_every": 0,
+        "checkpoint_every": steps,
+        "log_every": 5 if setting.small else 20,
+    }
     values["eval"]["validation_draws"] = 1
     path.write_text(yaml.safe_dump(values))
     return path
