@@ -109,7 +109,7 @@ def adopt(tars: Sequence[Path], reading: Reading, jobs: int = 1) -> tuple[Manife
         return _adopted_already(folder, digest)
     if (folder / ".packing").is_dir():
         raise ValueError(f"{folder} is being packed; end that first: run the same 'ialcms data pack' again")
-    shards = [shard for _, shard in zip(tars, _scan_all(folder, tars, reading, digest=digest, jobs=jobs))]
+    shards = [shard for _, shard in zip(tars, _scan_all(tars, reading, digest, jobs=jobs))]
     manifest, unusable = _join(folder, shards, digest, reading=reading)
     write_manifest(manifest)
     shutil.rmtree(folder / _RECORDS, ignore_errors=True)
@@ -129,10 +129,10 @@ def _digest(names: Sequence[str], reading: Reading) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _scan_all(folder: Path, tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
+def _scan_all(tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
     """In the order of the tars; what an earlier run has read is taken from its records.
 
-    folder: of the tars, and of the records. digest: of the tars and of `reading`; records of another one do not count.
+    digest: of the tars and of `reading`; records of another one do not count.
     """
     known = {path: found for path in tars if (found := _recall(path, digest)) is not None}
     waiting = [path for path in tars if path not in known]
