@@ -132,7 +132,8 @@ def _digest(names: Sequence[str], reading: Reading) -> str:
 def _scan_all(tars: Sequence[Path], reading: Reading, digest: str, jobs: int) -> Iterator[FoundShard]:
     """In the order of the tars; what an earlier run has read is taken from its records.
 
-    digest: of the tars and of `reading`; records of another one do not count.
+    reading: how clips are recognised. digest: of the tars and of `reading`; records of another one do not count. jobs:
+    processes.
     """
     known = {path: found for path in tars if (found := _recall(path, digest)) is not None}
     waiting = [path for path in tars if path not in known]
