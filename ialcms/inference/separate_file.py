@@ -15,6 +15,15 @@ from torch import Tensor
 
 from ialcms.config import DataConfig, ProtocolConfig
 from ialcms.files import write_whole
+from ialcms.inference.earlier import (
+    PAGE,
+    RECORD,
+    claim_names,
+    end_claim,
+    names_of_earlier,
+    refuse_foreign,
+    remove_earlier,
+)
 from ialcms.inference.frames import Frames, TimedFrame, has_pictures
 from ialcms.inference.listening_page import SeparatedFiles, write_listening_page
 from ialcms.inference.model import Model, load_model
@@ -28,10 +37,7 @@ from ialcms.models.arithmetic import set_arithmetic
 from ialcms.names import cut_name
 from ialcms.overwriting import refuse_overwriting
 from ialcms.progress import Progress
-from ialcms.reading.text import read_json
 
-_RECORD, _PAGE = "separation.json", "listen.html"
-_CLAIM = ".separating"  # the names of a separation that has not come to its end
 _NAME_BYTES = 200  # of a stem's name; file systems take 255, and there are a number and endings
 log = logging.getLogger(__name__)
 
@@ -103,11 +109,11 @@ class _Job:
 
     @property
     def page(self) -> Path:
-        return self.out / _PAGE
+        return self.out / PAGE
 
     @property
     def record(self) -> Path:
-        return self.out / _RECORD
+        return self.out / RECORD
 
 
 def separate_file(  # noqa: PLR0913 - the options of `ialcms separate`
@@ -166,8 +172,8 @@ def separate_file(  # noqa: PLR0913 - the options of `ialcms separate`
     given = [source, job.checkpoint, *shown.files()]
     refuse_overwriting(written, given, "give another folder for the stems (--out)")
     with Lease(out, "separation", "--out", name="the folder of stems"):
-        earlier = _recorded(job.record) | _recorded(out / _CLAIM)
-        _refuse_foreign(written, earlier)
+        earlier = names_of_earlier(out)
+        refuse_foreign(written, earlier)
         localisation = _write_stems(job, batch_windows, earlier)
         damage = _write_videos(job, localisation) if videos else Damage()
         if videos:
@@ -175,9 +181,9 @@ def separate_file(  # noqa: PLR0913 - the options of `ialcms separate`
         if damage:
             log.warning("the pictures of %s are not whole: %s", source, damage)
         kept = {*given, *written}
-        _remove_earlier(out, kept)
+        remove_earlier(out, kept)
         _write_record(job, damage)
-        (out / _CLAIM).unlink()
+        end_claim(out)
     return Separation(job.stems, job.remainder, job.videos if videos else (), page=job.page if videos else None)
 
 
@@ -228,8 +234,7 @@ def _write_stems(job: _Job, batch_windows: int, earlier: set[str]) -> list[Local
                 writer.write(samples)
             bar.advance(piece.windows_done - bar.done)
         # before the stems have their names: if this run is killed from here on, they are known as ours
-        claimed = [{"name": name} for name in sorted({*earlier, *job.names})]
-        write_whole(job.out / _CLAIM, json.dumps({"objects": claimed}))
+        claim_names(job.out, {*earlier, *job.names})
     return maker.localisation
 
 
@@ -254,35 +259,6 @@ def _counted(frames: Iterator[TimedFrame], bar: Progress) -> Iterator[TimedFrame
     for frame in frames:
         yield frame
         bar.advance()
-
-
-def _refuse_foreign(written: Sequence[Path], ours: set[str]) -> None:
-    """ValueError for a file of the user's that has the name of a result; those of an earlier one may be replaced."""
-    ours = ours | {"remainder", Path(_RECORD).stem, Path(_PAGE).stem} if ours else ours
-    for path in written:
-        if path.exists() and path.stem not in ours:
-            raise ValueError(
-                f"{path} is there already, and no earlier separation wrote it; give another folder for the stems "
-                "(--out)"
-            )
-
-
-def _recorded(path: Path) -> set[str]:
-    """Names of stems in a record; none where there is none, or where the file is none of ours."""
-    try:
-        return {str(entry["name"]) for entry in read_json(path)["objects"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-def _remove_earlier(out: Path, kept: set[Path]) -> None:
-    """Remove what an earlier separation into the same folder wrote, so that all files there belong together."""
-    names = _recorded(out / _RECORD) | _recorded(out / _CLAIM)
-    resolved = {path.resolve() for path in kept}
-    earlier = [out / f"{name}{ending}" for name in names for ending in (".wav", ".mp4")]
-    for path in [*earlier, out / _PAGE] if names else []:
-        if path.parent == out and path.resolve() not in resolved:
-            path.unlink(missing_ok=True)
 
 
 def _separated_files(job: _Job, has_pictures: bool, localisation: Sequence[Localisation]) -> SeparatedFiles:
