@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import errno
 import os
-import platform
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from subprocess import CalledProcessError
+from typing import NoReturn
 
 from ialcms import __version__
 from ialcms.cli.checkpoint import add_checkpoint
@@ -27,10 +26,9 @@ from ialcms.cli.import_weights import add_import
 from ialcms.cli.info import add_info
 from ialcms.cli.listen import add_listen
 from ialcms.cli.pretrain import add_pretrain
+from ialcms.cli.refusing import launched_rank, refuse
 from ialcms.cli.separate import add_separate
 from ialcms.cli.train import add_train
-from ialcms.launched import launched
-from ialcms.names import printable
 from ialcms.process_limits import prepare_process
 from ialcms.refusal import LostProcess, SharedRefusal
 from ialcms.shortages import shortage
@@ -91,21 +89,21 @@ def _run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 128 + signal.SIGPIPE
     except ValueError as error:
-        return _refuse(str(error), isinstance(error, SharedRefusal))
+        return refuse(str(error), isinstance(error, SharedRefusal))
     except LostProcess as error:
         print(f"ialcms: error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError, ImportError) as error:
         if line := shortage(error):
-            return _refuse(line)
+            return refuse(line)
         raise
     except OSError as error:
         if error.errno not in _NOT_USABLE:
             if line := shortage(error):
-                return _refuse(line)
+                return refuse(line)
             raise
         where = error.filename or "a file that was to be written"  # what fails in the middle of a file has no name
-        return _refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
+        return refuse(f"{where}: {error.strerror}; make room there, or give a path that can be used")
     except CalledProcessError as error:  # of a program that this one started: it has said why itself
         print(
             f"ialcms: error: '{' '.join(map(str, error.cmd))}' ended with exit code {error.returncode}", file=sys.stderr
@@ -115,31 +113,18 @@ def _run(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _refuse(message: str, known_to_rank_0: bool = False) -> int:
-    """known_to_rank_0: it finds the same fault and reports it."""
-    rank = _rank()
-    if rank:
-        # As a rule all ranks find the same fault, and torchrun ends all as soon as one has ended: let the first one
-        # speak. A rank that is still there then has found a fault of its own, as where its machine lacks a file.
-        time.sleep(15)
-        if known_to_rank_0:
-            return 2
-        message = f"rank {rank} on {platform.node()}: {message}"
-    print(f"ialcms: error: {printable(message)}", file=sys.stderr)
-    return 2
+class _Parser(argparse.ArgumentParser):
+    """Of many ranks, one reports what is wrong with the command line."""
 
-
-def _rank() -> int:
-    """This rank's number; 0 where the environment does not make it one of many."""
-    try:
-        return launched().rank
-    except ValueError:
-        return 0
+    def error(self, message: str) -> NoReturn:
+        if launched_rank() == 0:
+            self.print_usage(sys.stderr)
+        sys.exit(refuse(message, program=self.prog))
 
 
 def _parser(with_data: bool = True) -> argparse.ArgumentParser:
     """with_data: with the verbs of `ialcms data`, whose modules need more packages than an exported separator does."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ialcms", description="Picture-guided separation of instrument sounds, trained without labels."
     )
     parser.add_argument("--version", action="version", version=f"ialcms {__version__}")

@@ -52,7 +52,7 @@ def add_evaluate(verbs: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="RUN",
         help="print evaluated runs side by side, and their paired differences from the first; --out PAGE.html writes "
-        "the page of the comparison",
+        "the page of the comparison, with some mixes to hear as each run separates them",
     )
 
 
@@ -99,5 +99,8 @@ def _compare(args: argparse.Namespace) -> int:
     comparisons = [compare(runs[0], other, overrides) for other in runs[1:]]
     print("\n\n".join(map(str, comparisons)))
     if args.out:
-        print(f"report: {write_comparison_page(args.out, comparisons)}")
+        page = write_comparison_page(args.out, comparisons, overrides)
+        if page.no_sounds:
+            print(f"the page has no sounds: {page.no_sounds}")
+        print(f"report: {page.path}")
     return 0

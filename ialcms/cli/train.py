@@ -55,15 +55,17 @@ def _train(args: argparse.Namespace) -> int:
         raise ValueError(
             f"--resume {args.resume} resumes a run and --init-from {args.init_from} begins one; give one of them"
         )
+    if args.profile is not None and args.profile < 1:
+        raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
     from ialcms.config import load_config
+
+    config = load_config(args.config, args.overrides)  # before the slow imports: a fault is reported at once
+
     from ialcms.dry_run import dry_run
     from ialcms.engine import Ranks, check_engine
     from ialcms.runs.run_folder import RunFolder
     from ialcms.training.trainer import train
 
-    config = load_config(args.config, args.overrides)
-    if args.profile is not None and args.profile < 1:
-        raise ValueError(f"--profile is {args.profile}; give the number of steps to look at, 1 or more")
     folder = RunFolder(args.folder or Path("runs") / config.name)
     if not is_utf8(str(folder.path)):
         raise ValueError(f"{folder.path}: TensorBoard cannot write to folders whose names are no UTF-8; rename it")

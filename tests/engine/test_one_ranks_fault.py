@@ -46,7 +46,7 @@ def test_a_rank_that_is_not_ended_in_time_speaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waited = []
-    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    monkeypatch.setattr("ialcms.cli.refusing.time.sleep", waited.append)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["evaluate", str(tmp_path / "none")]) == 2
