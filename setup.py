@@ -3,6 +3,7 @@ and torchvision do not load beside another (or a CPU-only) build of torch."""
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -44,6 +45,11 @@ class EditInPlace(editable_wheel):
     def finalize_options(self):
         self.distribution.packages, self.distribution.package_dir = CHECKOUT, {}
         super().finalize_options()
+
+    def run(self):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*Editable installation")  # a box of stars, of no use to the user
+            super().run()
 
 
 def _remove(folder):

@@ -1,49 +1,53 @@
-"""The page of several evaluations of the same mixes side by side: figures, charts and tables, as the page of one."""
+"""The page of several evaluations of the same mixes side by side: figures, charts, examples and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
-from typing import Any
 
 from ialcms.evaluation.compare import Comparison, Difference
-from ialcms.evaluation.metrics import METRICS, Scores, mean_scores
+from ialcms.evaluation.compared_runs import ComparedRun, compared_runs
+from ialcms.evaluation.comparison_examples import ComparedExamples, compared_examples, gain_name
+from ialcms.evaluation.metrics import Scores, mean_scores
 from ialcms.evaluation.page import baseline_scores, instrument_chart, interval_of, mix_title, published_rows
-from ialcms.evaluation.result_files import read_results
-from ialcms.evaluation.results import MixResult, Summary, summarise
 from ialcms.report.content import Cell, Figure, Interval, Report, Table
 from ialcms.report.figures import instrument_label
 from ialcms.report.page import write_report
 
 MOST_RUNS = 6  # as many colours do the charts have
-_SAMPLE_RATE = 1  # there are no sounds
+_ANY_SAMPLE_RATE = 11_025  # of a page without sounds
 
 
 @dataclass(frozen=True)
-class _Run:
-    letter: str
-    about: Mapping[str, Any]
-    figures: Summary  # of the mixes that all runs scored
-
-    @property
-    def label(self) -> str:
-        return f"{self.letter}: {self.about['run']}"
+class ComparisonPage:
+    path: Path
+    no_sounds: str = ""  # why it has no examples to listen to
 
 
-def write_comparison_page(path: Path, comparisons: Sequence[Comparison]) -> Path:
-    """comparisons: of the same first run with one other each. Raises ValueError for more than fit on a page."""
+def write_comparison_page(
+    path: Path, comparisons: Sequence[Comparison], overrides: Sequence[str] = ()
+) -> ComparisonPage:
+    """Write the page of several runs. Where a run or its shards are not there any more, the page has no sounds.
+
+    comparisons: of the same first run with one other each. overrides: of the runs' configurations. Raises ValueError
+    for more runs than fit on a page.
+    """
     if len(comparisons) >= MOST_RUNS:
         raise ValueError(f"{len(comparisons) + 1} runs are given; a page compares {MOST_RUNS} at most")
-    runs = _read_runs(comparisons)
+    runs = compared_runs(comparisons)
+    no_sounds = ""
+    try:
+        heard = compared_examples(runs, overrides)
+    except (OSError, ValueError) as error:
+        heard, no_sounds = ComparedExamples((), _ANY_SAMPLE_RATE), str(error)
     first, *others = runs
     rows = {run.label: run.figures.per_instrument for run in runs}
     names = ", ".join(run.about["run"] for run in runs)
     differences = [_differences(first, other, comparison) for other, comparison in zip(others, comparisons)]
     report = Report(
         title=f"{names}: compared",
-        sample_rate=_SAMPLE_RATE,
+        sample_rate=heard.sample_rate,
         facts={
             "Runs": str(len(runs)),
             "Mixes": f"{len(first.figures.results)} of {comparisons[0].num_mixes} are scored in all",
@@ -52,26 +56,15 @@ def write_comparison_page(path: Path, comparisons: Sequence[Comparison]) -> Path
         summary=_summary(runs, comparisons),
         baselines=_baselines(runs, comparisons[0].num_sources),
         charts=[instrument_chart(rows, metric) for metric in ("SDR", "SDRi")],
+        examples=heard.examples,
         tables=[_runs_table(runs), *differences, _mixes_table(runs)],
+        gain_name=gain_name(runs),
+        no_examples=f"There is nothing to listen to: {no_sounds}." if no_sounds else Report.no_examples,
     )
-    return write_report(path, report)
+    return ComparisonPage(write_report(path, report), no_sounds)
 
 
-def _read_runs(comparisons: Sequence[Comparison]) -> list[_Run]:
-    folders = [comparisons[0].folders[0], *(comparison.folders[1] for comparison in comparisons)]
-    evaluations = [read_results(folder) for folder in folders]
-    in_all = set.intersection(*(_scored_indices(results) for _, results in evaluations))
-    runs = []
-    for letter, (about, results) in zip(ascii_uppercase, evaluations):
-        runs.append(_Run(letter, about, summarise([result for result in results if result.index in in_all])))
-    return runs
-
-
-def _scored_indices(results: Sequence[MixResult]) -> set[int]:
-    return {result.index for result in results if not result.scores.problem}
-
-
-def _summary(runs: Sequence[_Run], comparisons: Sequence[Comparison]) -> dict[str, str | float | Figure]:
+def _summary(runs: Sequence[ComparedRun], comparisons: Sequence[Comparison]) -> dict[str, str | float | Figure]:
     summary: dict[str, str | float | Figure] = {}
     for run in runs:
         row = run.figures.overall
@@ -84,7 +77,7 @@ def _summary(runs: Sequence[_Run], comparisons: Sequence[Comparison]) -> dict[st
     return summary
 
 
-def _baselines(runs: Sequence[_Run], num_sources: int) -> Table | None:
+def _baselines(runs: Sequence[ComparedRun], num_sources: int) -> Table | None:
     """The runs between the unprocessed mix and the published figures; None where nothing was scored."""
     means = runs[0].figures.overall.means
     if not means:
@@ -107,7 +100,7 @@ def _baselines(runs: Sequence[_Run], num_sources: int) -> Table | None:
     )
 
 
-def _runs_table(runs: Sequence[_Run]) -> Table:
+def _runs_table(runs: Sequence[ComparedRun]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for run in runs:
         about = run.about
@@ -116,7 +109,7 @@ def _runs_table(runs: Sequence[_Run]) -> Table:
     return Table("Runs", columns, tuple(rows), caption="Scores compare where hop and metrics are the same.")
 
 
-def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
+def _differences(first: ComparedRun, other: ComparedRun, comparison: Comparison) -> Table:
     rows = [("all", comparison.overall)]
     rows += [(instrument_label(name), found) for name, found in comparison.per_instrument.items()]
     return Table(
@@ -130,12 +123,12 @@ def _differences(first: _Run, other: _Run, comparison: Comparison) -> Table:
 
 
 def _difference_row(name: str, found: Difference) -> tuple[Cell, ...]:
-    scores = {metric: found.difference.get(metric) for metric in METRICS}
-    return (name, scores["SDRi"], scores["SDR"], _interval(found, "SDR"), scores["SIR"], scores["SAR"],
-            scores["SIRi"], found.num_mixes)  # fmt: skip
+    of = found.difference.get
+    others = (of("SIR"), of("SAR"), of("SIRi"))
+    return (name, of("SDRi"), of("SDR"), _interval(found, "SDR"), *others, found.num_mixes)
 
 
-def _mixes_table(runs: Sequence[_Run]) -> Table:
+def _mixes_table(runs: Sequence[ComparedRun]) -> Table:
     """SDRi of each mix by each run, and how far each is from the first."""
     rows: list[tuple[Cell, ...]] = []
     for of_mix in zip(*(run.figures.results for run in runs)):

@@ -19,18 +19,17 @@ from ialcms.config import Config
 from ialcms.data.evaluation_mixes import EvaluationMix, mixes_to_evaluate, share
 from ialcms.data.manifest import Manifest
 from ialcms.data.mix_list import read_mix_list
-from ialcms.data.remote import open_manifest
 from ialcms.engine import Ranks
 from ialcms.engine.held_folder import held_folder
 from ialcms.engine.same_input import open_same_manifest, read_same
 from ialcms.evaluation.journal import Journal, end_journal, list_journals, read_journal, start_journal
 from ialcms.evaluation.metrics import MixScores
 from ialcms.evaluation.page import SeparatedExample, write_evaluation_page
-from ialcms.evaluation.result_files import FILE_NAMES, MIXES, is_evaluation, read_results, write_results
+from ialcms.evaluation.reopened import hear, reopen
+from ialcms.evaluation.result_files import FILE_NAMES, MIXES, is_evaluation, write_results
 from ialcms.evaluation.results import MixResult, Summary, choose_examples, format_tables, summarise
 from ialcms.evaluation.scoring import Scoring, SeparatedMixes, metrics_of
 from ialcms.evaluation.timing import EvaluationTime
-from ialcms.evaluation.windows import Separated
 from ialcms.lease import Lease
 from ialcms.models.arithmetic import set_arithmetic
 from ialcms.overwriting import refuse_overwriting
@@ -143,22 +142,9 @@ def rewrite_page(config: Config, source: Path, device: torch.device, out: Path) 
     config, source: as for `evaluate`. out: the evaluation's folder. Raises ValueError where it holds no evaluation, or
     one of another checkpoint or of other shards.
     """
-    about, results = read_results(out)
-    loaded = load_separator(source, device, config)
-    if about.get("state_sha256") != loaded.digest:
-        raise ValueError(
-            f"the evaluation in {out} is of step {about['step']}, but {source} is another checkpoint: "
-            "evaluate the run again, or name its checkpoint with --checkpoint"
-        )
-    manifest = open_manifest(config.data.shards)
-    if about["manifest"] != manifest.digest:
-        raise ValueError(
-            f"the evaluation in {out} is of other shards than {config.data.shards}: evaluate the run again"
-        )
-    set_arithmetic(config)
-    mixes = read_mix_list(out / MIXES, manifest)
-    separated = SeparatedMixes(loaded.separator, manifest, config, seconds=about["seconds"], hop=about["hop"])
-    return _write_page(separated, mixes, config, out=out, about=about, figures=summarise(results))
+    opened = reopen(config, source, device, out=out)
+    figures = summarise(opened.results)
+    return _write_page(opened.separated, opened.mixes, config, out=out, about=opened.about, figures=figures)
 
 
 def _write_page(
@@ -173,9 +159,7 @@ def _write_page(
     """mixes: the whole list, by index. out: the evaluation's folder. about: as in summary.json."""
     examples = []
     for why, result in choose_examples(figures.results, config.eval.examples, config.eval.seed):
-        item = separated.load(mixes[result.index])
-        on_cpu = [Separated(one.estimates.cpu(), one.localisation.cpu()) for one in separated.separate(item)]
-        examples.append(SeparatedExample(why, item, on_cpu, result=result))
+        examples.append(SeparatedExample(why, hear(separated, mixes[result.index]), result))
     return write_evaluation_page(out / PAGE, about, separated.sample_rate, figures=figures, examples=examples)
 
 

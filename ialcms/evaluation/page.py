@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ialcms.data.evaluation_mixes import EvaluationItem
 from ialcms.evaluation.metrics import METRICS, mean_scores
 from ialcms.evaluation.published_scores import published_tables
+from ialcms.evaluation.reopened import Heard
 from ialcms.evaluation.result_files import SUMMARY
 from ialcms.evaluation.results import MixResult, Row, Summary
-from ialcms.evaluation.windows import Separated
 from ialcms.report.content import Bar, BarGroup, Cell, Chart, Example, Figure, Interval, Report, Source, Table
 from ialcms.report.figures import instrument_label
 from ialcms.report.page import write_report
@@ -28,8 +27,7 @@ class SeparatedExample:
     """A mix to listen to."""
 
     why: str  # it is shown: best, worst or random
-    item: EvaluationItem
-    separated: Sequence[Separated]  # on the CPU, by the published protocol and, if there is one, by the best
+    heard: Heard
     result: MixResult
 
 
@@ -198,15 +196,15 @@ def interval_of(row: Row, metric: str) -> Interval | None:
 
 
 def _example(example: SeparatedExample) -> Example:
-    item, result = example.item, example.result
+    item, separated, result = example.heard.item, example.heard.separated, example.result
     sources = []
     for index, scores in enumerate(result.scores.sources):
-        waves = [of_protocol.estimates[index].numpy() for of_protocol in example.separated]
+        waves = [of_protocol.estimates[index].numpy() for of_protocol in separated]
         source = Source(
             instrument=instrument_label(item.instruments[index]),
             clip=item.keys[index],
             picture=item.pictures[index, 0].transpose(1, 2, 0),
-            localisation=example.separated[0].localisation[index].numpy(),
+            localisations={"": separated[0].localisation[index].numpy()},
             reference=item.sources[index],
             estimates=dict(zip(("Estimate", "Best protocol"), waves)),
             scores={name: scores.get(name) for name in METRICS},

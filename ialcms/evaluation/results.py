@@ -181,12 +181,18 @@ def choose_examples(results: Sequence[MixResult], count: int, seed: int) -> list
     Returns why each is shown, and its result.
     """
     scored = [result for result in results if not result.scores.problem]
-    scored.sort(key=lambda result: -mean_scores(result.scores.sources)["SDRi"])
-    count = min(count, len(scored))
+    gains = [mean_scores(result.scores.sources)["SDRi"] for result in scored]
+    return [(why, scored[index]) for why, index in choose_extremes(gains, count, seed)]
+
+
+def choose_extremes(values: Sequence[float], count: int, seed: int) -> list[tuple[str, int]]:
+    """Why it is shown and index of `count` values: a third each of the largest, the smallest, and drawn at random."""
+    order = sorted(range(len(values)), key=lambda index: -values[index])
+    count = min(count, len(order))
     ends = count // 3
-    middle = scored[ends : len(scored) - ends]
+    middle = order[ends : len(order) - ends]
     drawn = np.random.default_rng(seed).permutation(len(middle))[: count - 2 * ends]
-    chosen = [("best", result) for result in scored[:ends]]
-    chosen += [("worst", result) for result in scored[::-1][:ends]]
+    chosen = [("best", index) for index in order[:ends]]
+    chosen += [("worst", index) for index in order[::-1][:ends]]
     chosen += [("random", middle[index]) for index in sorted(drawn.tolist())]
     return chosen

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float32]
+Scores = Mapping[str, float | None]  # SDR, SIR, SAR, SDRi, SIRi in dB; None: silent, so it has no score
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Source:
     instrument: str
     clip: str
     picture: NDArray[np.uint8]  # (H, W, 3)
-    localisation: NDArray[np.floating]  # (h, w) in 0..1, spread over the picture
+    localisations: Mapping[str, NDArray[np.floating]]  # (h, w) in 0..1, over the picture, by run; "": the only one
     reference: Wave  # (S,)
     estimates: Mapping[str, Wave]  # (S,) each, by what made them: a protocol, a run
-    scores: Mapping[str, float | None]  # SDR, SIR, SAR, SDRi, SIRi in dB; None: silent, so it has no score
+    scores: Scores = field(default_factory=dict)  # of the first estimate, set large
+    estimate_scores: Mapping[str, Scores] = field(default_factory=dict)  # set beside an estimate's name
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Report:
     examples: Sequence[Example] = ()
     tables: Sequence[Table] = ()
     gain_name: str = "SDR improvement"  # what `Example.gain` is
+    no_examples: str = "This report has no examples."  # set where there are none
 
 
 def check_report(report: Report) -> None:
@@ -153,8 +156,13 @@ def check_example(example: Example) -> None:
                 raise ValueError(
                     f"{of}: the {role} has shape {wave.shape}, the mix {example.mix.shape}; cut both to one length"
                 )
-        picture, heat = source.picture, source.localisation
+        picture = source.picture
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or not picture.size:
             raise ValueError(f"{of}: the picture is {picture.dtype} {picture.shape}; give uint8 (H, W, 3)")
-        if heat.ndim != 2 or not heat.size:
-            raise ValueError(f"{of}: the localisation has shape {heat.shape}; give (h, w)")
+        if not source.localisations:
+            raise ValueError(f"{of} has no localisation; give one or more")
+        for heat in source.localisations.values():
+            if heat.ndim != 2 or not heat.size:
+                raise ValueError(f"{of}: the localisation has shape {heat.shape}; give (h, w)")
+        if unknown := set(source.estimate_scores) - set(source.estimates):
+            raise ValueError(f"{of}: there are scores of '{min(unknown)}', which is none of its estimates")

@@ -1,16 +1,16 @@
-"""An example as the templates show it: the mix, and for every source its picture, its two sounds and its scores."""
+"""An example as the templates show it: the mix, and for every source its pictures, its sounds and its scores."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ialcms.report import media, spectrogram
-from ialcms.report.content import REASONS, Example, Source, Wave
+from ialcms.report.content import REASONS, Example, Scores, Source, Wave
 from ialcms.report.figures import decibels
 
 
@@ -34,6 +34,7 @@ class SoundView:
     num_broken: int
     num_clipped: int = 0
     uri: str = ""
+    scores: Scores = field(default_factory=dict)
     picture: str = ""  # of the spectrogram
     alt: str = ""
     frequency_labels: Sequence[Label] = ()
@@ -43,17 +44,27 @@ class SoundView:
 
 
 @dataclass(frozen=True)
+class HeatView:
+    """The picture of a source under a heat map."""
+
+    id: str
+    what: str  # names the map to those who do not see it
+    role: str  # whose map it is; "" for the only one
+    picture: str
+    width: int
+    height: int
+    uri: str
+    range: str
+
+
+@dataclass(frozen=True)
 class SourceView:
     id: str
     example: int
     instrument: str
     clip: str
-    picture: str
-    width: int
-    height: int
-    heat: str
-    heat_range: str
-    scores: Mapping[str, float | None]
+    heats: Sequence[HeatView]
+    scores: Scores
     sounds: Sequence[SoundView]  # the reference, then the estimates
 
 
@@ -123,29 +134,44 @@ def _level(gain: float) -> str:
 
 
 def _source(stage: _Stage, index: int, source: Source) -> SourceView:
-    height, width = source.picture.shape[:2]
-    waves = {"Reference": source.reference, **source.estimates}
-    sounds = [
-        _sound(stage, role, f"{_in_a_sentence(role)} of {source.instrument}", wave=wave) for role, wave in waves.items()
-    ]
-    lowest, highest = float(source.localisation.min()), float(source.localisation.max())
+    identity = f"example-{stage.number}-source-{index}"
+    sounds = [_sound(stage, "Reference", f"reference of {source.instrument}", wave=source.reference)]
+    for role, wave in source.estimates.items():
+        scores = source.estimate_scores.get(role, {})
+        sounds.append(_sound(stage, role, f"{_in_a_sentence(role)} of {source.instrument}", wave=wave, scores=scores))
     return SourceView(
-        id=f"example-{stage.number}-source-{index}",
+        id=identity,
         example=stage.number,
         instrument=source.instrument,
         clip=source.clip,
-        picture=media.picture_uri(source.picture),
-        width=width,
-        height=height,
-        heat=media.heat_uri(source.localisation),
-        heat_range=f"{lowest:.2f} to {highest:.2f}",
+        heats=_heats(identity, source),
         scores=source.scores,
         sounds=sounds,
     )
 
 
-def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
-    """role: the title, like "Input". what: for the label and the picture's text, like "mix"."""
+def _heats(identity: str, source: Source) -> list[HeatView]:
+    """identity: of the source on the page."""
+    height, width = source.picture.shape[:2]
+    picture = media.picture_uri(source.picture)
+    views = []
+    for number, (role, heat) in enumerate(source.localisations.items()):
+        view = HeatView(
+            id=f"{identity}-heat-{number}",
+            what=f"{source.instrument}, {role}" if role else source.instrument,
+            role=role,
+            picture=picture,
+            width=width,
+            height=height,
+            uri=media.heat_uri(heat),
+            range=f"{float(heat.min()):.2f} to {float(heat.max()):.2f}",
+        )
+        views.append(view)
+    return views
+
+
+def _sound(stage: _Stage, role: str, what: str, *, wave: Wave, scores: Scores | None = None) -> SoundView:
+    """role: the title, like "Input". what: for the label and the picture's text, like "mix". scores: set beside it."""
     what = f"{what}, example {stage.number}"
     broken = int(np.count_nonzero(~np.isfinite(wave)))
     if broken:
@@ -162,6 +188,7 @@ def _sound(stage: _Stage, role: str, what: str, wave: Wave) -> SoundView:
         num_broken=0,
         num_clipped=int(np.count_nonzero(np.abs(wave * stage.gain) > 1)),
         uri=media.sound_uri(wave, stage.gain, stage.sample_rate),
+        scores=scores or {},
         picture=media.data_uri("image/png", spectrogram.render(levels, stage.top_db)),
         alt=f"Spectrogram of the {what}: {stage.seconds:.1f} s, {lowest:.2f} to {highest:.1f} kHz",
         frequency_labels=frequencies,
@@ -181,7 +208,7 @@ def time_labels(seconds: float) -> list[Label]:
 
 def _in_a_sentence(role: str) -> str:
     """Our own roles begin small; names of runs are left as they are."""
-    return role.lower() if role in ("Reference", "Estimate", "Best protocol") else role
+    return role.lower() if role in ("Estimate", "Best protocol") else role
 
 
 def _finite(wave: Wave) -> Wave:

@@ -65,6 +65,7 @@ def _fit(report: Report, max_bytes: int) -> bytes:
         "charts": chart_views(report.charts),
         "tables": table_views(report.tables),
         "gain_name": report.gain_name,
+        "no_examples": report.no_examples,
         "range_db": f"{LEVEL_RANGE_DB:g}",
     }
     page_template, example_template = template("page.html"), template("example.html").module

@@ -43,7 +43,7 @@ class Maker:
             "instrument": instrument,
             "clip": f"video_{seed:02d}_3",
             "picture": self.picture(seed),
-            "localisation": 0.2 + 0.7 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2)),
+            "localisations": {"": 0.2 + 0.7 * np.exp(-8 * ((x - 0.5) ** 2 + (y - 0.5) ** 2))},
             "reference": reference,
             "estimates": {"Estimate": 0.9 * reference},
             "scores": {"SDR": 10.25 - seed, "SIR": 17.13, "SAR": 12.8, "SDRi": 9.04 - seed, "SIRi": -1.52},

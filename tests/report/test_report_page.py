@@ -261,7 +261,9 @@ def test_examples_that_do_not_fit_together_are_refused(tmp_path, make, change, m
     [
         ({"picture": np.zeros((9, 9, 3), np.float32)}, "the picture is float32"),
         ({"picture": np.zeros((3, 9, 9), np.uint8)}, "the picture is uint8 (3, 9, 9)"),
-        ({"localisation": np.zeros((1, 9, 9))}, "the localisation has shape"),
+        ({"localisations": {"": np.zeros((1, 9, 9))}}, "the localisation has shape"),
+        ({"localisations": {}}, "has no localisation"),
+        ({"estimate_scores": {"B": {"SDR": 1.0}}}, "scores of 'B', which is none of its estimates"),
     ],
 )
 def test_pictures_of_another_kind_are_refused(tmp_path, make, change, message):
