@@ -1,6 +1,6 @@
 """Start a verb of the program on the ranks of this machine.
 
-    python -m launch.local --workers 2 train configs/demo.yaml train.steps=100
+    python -m launch.local --ranks 2 train configs/demo.yaml train.steps=100
     python -m launch.local evaluate runs/demo           # as many ranks as GPUs, one without any
 
 Ctrl-C, TERM, or closing the terminal lets the ranks save at the end of a step; started again they resume from there.
@@ -17,15 +17,15 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from launch.ranks import add_former_name, default_ranks
 from launch.stop_requests import heeded
-from launch.workers import default_ranks
 
 
 def command(arguments: Sequence[str], ranks: int) -> list[str]:
     """The command that runs `ialcms ARGUMENTS` on `ranks` ranks of this machine; one runs without torchrun."""
     if ranks < 1:
-        raise ValueError(f"--workers is {ranks}; at least one rank is needed")
-    launcher = [] if ranks == 1 else ["-m", f"{__package__}.workers", "--workers", str(ranks)]
+        raise ValueError(f"--ranks is {ranks}; at least one rank is needed")
+    launcher = [] if ranks == 1 else ["-m", f"{__package__}.ranks", "--ranks", str(ranks)]
     program = ["-m", "ialcms"] if ranks == 1 else []
     return [sys.executable, *launcher, *program, *arguments]
 
@@ -58,15 +58,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}.local",
         description="Start a verb of ialcms on the ranks of this machine.",
-        epilog=f"example: python -m {__package__}.local --workers 2 train configs/demo.yaml",
+        epilog=f"example: python -m {__package__}.local --ranks 2 train configs/demo.yaml",
     )
-    parser.add_argument("--workers", type=int, help="number of ranks (default: one per GPU, or one)")
+    parser.add_argument("--ranks", type=int, help="number of ranks (default: one per GPU, or one)")
+    add_former_name(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
     args = parser.parse_args()
     if not args.arguments:
         parser.error("give a verb, like: train configs/demo.yaml")
-    ranks = default_ranks() if args.workers is None else args.workers
+    ranks = default_ranks() if args.ranks is None else args.ranks
     try:
         if args.dry_run:
             print(shlex.join(command(args.arguments, ranks)))

@@ -61,12 +61,12 @@ exec_ranks() {
       tasks=1
     fi
     tasks=${tasks%%(*}
-    options=(--workers "${tasks:-1}")
+    options=(--ranks "${tasks:-1}")
   fi
   # One launcher a node has all that the job has there, however the tasks were asked for.
   unset SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_GPUS_PER_TASK SLURM_TRES_PER_TASK SLURM_NTASKS_PER_GPU
   exec srun --export=ALL --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpu-bind=none \
-    --kill-on-bad-exit=1 --wait="$patience_s" "${inside[@]}" "$python" -m "$launch.workers" "${options[@]}" --nodes "$SLURM_NNODES" \
+    --kill-on-bad-exit=1 --wait="$patience_s" "${inside[@]}" "$python" -m "$launch.ranks" "${options[@]}" --nodes "$SLURM_NNODES" \
     --head "$head:$(free_port)" --id "$SLURM_JOB_ID.$starts" --notes "$notes" --end-with-parent "$@"
 }
 

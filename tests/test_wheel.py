@@ -164,7 +164,7 @@ def test_train_by_name_and_evaluate_from_elsewhere(run: Run, demo_shards: Path, 
     shutil.copytree(demo_shards, tmp_path / "shards")
     arguments = ["train", "demo", "--folder", "run", "data.shards=shards", *TINY]
     run("ialcms", *arguments, cwd=tmp_path)
-    run("python", "-m", "ialcms.launch.local", "--workers", "2", *arguments, "train.steps=4", cwd=tmp_path)
+    run("python", "-m", "ialcms.launch.local", "--ranks", "2", *arguments, "train.steps=4", cwd=tmp_path)
     assert (tmp_path / "run" / "finished").read_text() == "4\n"
     (tmp_path / "other").mkdir()
     run("ialcms", "evaluate", "../run", "eval.metrics=fast", cwd=tmp_path / "other")

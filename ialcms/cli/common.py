@@ -44,3 +44,8 @@ def add_protocol(parser: argparse.ArgumentParser, condition: str = "") -> None:
         default="best",
         help=f"{condition}how masks become stems: the best way that is known (default), or as published",
     )
+
+
+def add_former_ranks(parser: argparse.ArgumentParser) -> None:
+    """Let `--ranks` have the name, too, that it had before."""
+    parser.add_argument("--workers", dest="ranks", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)

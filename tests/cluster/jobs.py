@@ -69,7 +69,7 @@ def train(cluster: Cluster, project: Path, *arguments: str, **own: str) -> Job:
 
 def train_here(config: Path, ranks: int, folder: Path) -> None:
     """Train on that many ranks of this machine, without SLURM, into a run folder."""
-    command = [sys.executable, "-m", "launch.local", "--workers", str(ranks)]
+    command = [sys.executable, "-m", "launch.local", "--ranks", str(ranks)]
     command += ["train", str(config), "--folder", str(folder)]
     result = subprocess.run(command, env=program_environment(), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

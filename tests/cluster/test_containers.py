@@ -28,7 +28,7 @@ def test_a_job_runs_in_the_image(cluster: Cluster, checkout: Path, config_file: 
     assert "unknown key 'train.step'" in job.log
     look_up, *ranks = calls.read_text().splitlines()
     assert look_up.startswith(f"exec --nv {image} {sys.executable} -c")
-    starts = [line for line in ranks if line.startswith(f"exec --nv {image} {sys.executable} -m launch.workers")]
+    starts = [line for line in ranks if line.startswith(f"exec --nv {image} {sys.executable} -m launch.ranks")]
     assert len(starts) == 2  # one on each node
 
 

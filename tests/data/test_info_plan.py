@@ -33,7 +33,7 @@ def rows_of(text: str) -> list[list[str]]:
 def test_it_prints_the_plan(shards: Manifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = small_config()
     file = write_config(tmp_path / "c.yaml", config, shards)
-    assert main(["info", file, "--plan", "37", "--workers", "2"]) == 0
+    assert main(["info", file, "--plan", "37", "--ranks", "2"]) == 0
     text = capsys.readouterr().out
     assert "step 37, after 37 finished ones: 4 mixes of 2 x 2 clips of 60" in text
     assert f"{shards.digest}), seed 7" in text

@@ -15,7 +15,7 @@ LINE = r"ialcms: error: .*train\.stps.*did you mean .*steps.*"
 
 @pytest.mark.distributed
 def test_the_launchers_print_the_reason_alone() -> None:
-    done = python("-m", "launch.local", "--workers", "2", *REFUSED)
+    done = python("-m", "launch.local", "--ranks", "2", *REFUSED)
     assert done.returncode == 2
     assert re.fullmatch(LINE + r"\n", done.stderr)
 
@@ -32,7 +32,7 @@ def test_torchrun_ends_with_the_reason(tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 def test_an_unknown_option_is_reported_once() -> None:
-    done = python("-m", "launch.local", "--workers", "2", "train", "demo", "--stps", "3")
+    done = python("-m", "launch.local", "--ranks", "2", "train", "demo", "--stps", "3")
     assert done.returncode == 2
     assert done.stderr.count("ialcms: error: unrecognized arguments: --stps 3") == 1
     assert done.stderr.count("usage:") == 1

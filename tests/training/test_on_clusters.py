@@ -141,8 +141,8 @@ def test_a_new_launch_with_an_old_id_does_what_was_asked(demo_shards: Path, tmp_
     chosen = str(folder / "checkpoints" / "step-00000001")
     again = python(*launcher, "-m", "ialcms", *train, "--resume", chosen)
     assert "resumes from step 1 of 3" in again.stderr, again.stderr
-    assert python("-m", "launch.local", "--workers", "2", *train, "--resume", "none").returncode == 2
-    with_local = python("-m", "launch.local", "--workers", "2", *train, "--resume", chosen)
+    assert python("-m", "launch.local", "--ranks", "2", *train, "--resume", "none").returncode == 2
+    with_local = python("-m", "launch.local", "--ranks", "2", *train, "--resume", chosen)
     assert "resumes from step 1 of 3" in with_local.stderr
     other = ialcms(*train, "--init-from", chosen)
     assert other.returncode == 2
@@ -176,7 +176,7 @@ def test_a_rank_alone_says_so(demo_shards: Path, tmp_path: Path, rank: str) -> N
 
 def test_launch_local_is_not_misled_by_an_allocation(demo_shards: Path, tmp_path: Path) -> None:
     config = write_small_config(tmp_path / "small.yaml", demo_shards, steps=1, visualise_every=0)
-    words = ["-m", "launch.local", "--workers", "2", "train", str(config), "--folder", str(tmp_path / "run")]
+    words = ["-m", "launch.local", "--ranks", "2", "train", str(config), "--folder", str(tmp_path / "run")]
     left = {"SLURM_NODEID": "1", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}
     ((code, output),) = ends(start(*words, **left))
     assert code == 0, output
@@ -216,7 +216,7 @@ def test_a_run_folder_that_is_not_shared(demo_shards: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"],
-                                      ["-m", "launch.local", "--workers", "2"]])  # fmt: skip
+                                      ["-m", "launch.local", "--ranks", "2"]])  # fmt: skip
 def test_a_closed_terminal_saves(demo_shards: Path, tmp_path: Path, launcher: list[str]) -> None:
     config = write_small_config(tmp_path / "small.yaml", demo_shards, **ENDLESS)
     folder = tmp_path / "run"

@@ -37,7 +37,7 @@ def test_a_stop_breaks_a_validation_off_and_the_next_start_repeats_it(demo_shard
     )
 
     def command(name: str, *more: str) -> list[str]:
-        launcher = [sys.executable, "-m", "launch.local", "--workers", "2"]
+        launcher = [sys.executable, "-m", "launch.local", "--ranks", "2"]
         return [*launcher, "train", str(config), "--folder", str(tmp_path / name), *more]
 
     stopped = tmp_path / "stopped" / "checkpoints" / "step-00000002"

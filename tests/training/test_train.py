@@ -322,7 +322,7 @@ def test_help_shows_an_example(verb: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_info_does_the_arithmetic(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(config_file), "--workers", "2"]) == 0
+    assert main(["info", str(config_file), "--ranks", "2"]) == 0
     text = capsys.readouterr().out
     assert "a step: 4 mixes, 16 components; 2 mixes on each of 2 ranks" in text
     assert "an epoch: 12 steps" in text  # 10 mixes for each of 5 clips, 4 a step

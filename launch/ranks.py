@@ -1,7 +1,7 @@
 """The ranks of one machine, alone or as one node of many: torchrun that waits until they have saved.
 
-    python -m launch.workers --workers 2 train configs/demo.yaml
-    srun python -m launch.workers --nodes 2 --head n1:29500 --id 17.0 train configs/demo.yaml     # once on every node
+    python -m launch.ranks --ranks 2 train configs/demo.yaml
+    srun python -m launch.ranks --nodes 2 --head n1:29500 --id 17.0 train configs/demo.yaml     # once on every node
 
 torchrun by itself kills its ranks 30 s after a signal, and USR1 kills it and leaves them behind. Here a request to
 stop (TERM, USR1, INT, HUP) is handed to the ranks, who save and end after the step, however long that takes.
@@ -129,6 +129,11 @@ def default_ranks() -> int:
     return max(1, torch.cuda.device_count())
 
 
+def add_former_name(parser: argparse.ArgumentParser) -> None:
+    """Let `--ranks` have the name, too, that it had before."""
+    parser.add_argument("--workers", dest="ranks", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
 def _judge(failures: Mapping[int, Any], stop_asked: bool) -> tuple[str, int]:
     """Note ('' for none) and exit code where ranks have failed. Says in one line which, and how."""
     codes = {rank: failure.exitcode for rank, failure in sorted(failures.items())}
@@ -154,11 +159,12 @@ def _free_port() -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}.workers",
+        prog=f"python -m {__package__}.ranks",
         description="Run a verb of ialcms on the ranks of this machine.",
-        epilog=f"example: python -m {__package__}.workers --workers 2 train configs/demo.yaml",
+        epilog=f"example: python -m {__package__}.ranks --ranks 2 train configs/demo.yaml",
     )
-    parser.add_argument("--workers", type=int, help="on this machine (default: one per GPU, or one)")
+    parser.add_argument("--ranks", type=int, help="on this machine (default: one per GPU, or one)")
+    add_former_name(parser)
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")
     parser.add_argument("--node", type=int, help="number of this one, from 0 (default: SLURM_NODEID)")
     parser.add_argument("--head", default=Node.head, metavar="HOST:PORT", help="of node 0, free and reachable")
@@ -171,9 +177,9 @@ def main() -> int:
         parser.error("give a verb, like: train configs/demo.yaml")
     try:
         node = Node.of(args.nodes, args.node, args.head, run_id=args.id)
-        ranks = default_ranks() if args.workers is None else args.workers
+        ranks = default_ranks() if args.ranks is None else args.ranks
         if ranks < 1:
-            raise ValueError(f"--workers is {ranks}; at least one rank is needed")
+            raise ValueError(f"--ranks is {ranks}; at least one rank is needed")
     except ValueError as error:
         print(f"launch: error: {error}", file=sys.stderr)
         return BAD_INPUT

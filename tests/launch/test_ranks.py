@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.workers import default_ranks
+from launch.ranks import default_ranks
 from tests.launch.conftest import program_environment, wait_for
 
 pytestmark = pytest.mark.distributed
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.distributed
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "launch.workers", "--notes", ".", *arguments, "--folder", "run"],
+        [sys.executable, "-m", "launch.ranks", "--notes", ".", *arguments, "--folder", "run"],
         cwd=project,
         env=program_environment(),
         stdout=subprocess.PIPE,
@@ -33,7 +33,7 @@ def notes(project: Path) -> list[str]:
 
 
 def test_it_runs_the_ranks_until_they_end(project: Path) -> None:
-    process = start(project, "--workers", "3", "train", "steps=2")
+    process = start(project, "--ranks", "3", "train", "steps=2")
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert sorted(re.findall(r"rank (\d) of 3", output)) == ["0", "1", "2"]
@@ -42,7 +42,7 @@ def test_it_runs_the_ranks_until_they_end(project: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_lets_them_stop_at_the_end_of_a_step(project: Path, number: signal.Signals) -> None:
-    process = start(project, "--workers", "2", "train", "steps=100000")
+    process = start(project, "--ranks", "2", "train", "steps=100000")
     wait_for((project / "run" / "progress").exists, "the first step")
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
@@ -53,7 +53,7 @@ def test_a_signal_lets_them_stop_at_the_end_of_a_step(project: Path, number: sig
 
 
 def test_workers_that_do_not_listen_yet_just_end(project: Path) -> None:
-    process = start(project, "--workers", "2", "train", "steps=100000", "deaf=1")
+    process = start(project, "--ranks", "2", "train", "steps=100000", "deaf=1")
     wait_for((project / "run" / "progress").exists, "the first step")
     process.terminate()
     _, errors = process.communicate(timeout=300)
@@ -62,7 +62,7 @@ def test_workers_that_do_not_listen_yet_just_end(project: Path) -> None:
 
 
 def test_a_second_interrupt_ends_them_at_once(project: Path) -> None:
-    process = start(project, "--workers", "2", "train", "steps=100000", "step_s=1000")
+    process = start(project, "--ranks", "2", "train", "steps=100000", "step_s=1000")
     wait_for(lambda: (project / "run").exists(), "the start of the ranks")
     time.sleep(3)  # for the other rank to listen: one that is still starting is ended by the first request
     process.send_signal(signal.SIGINT)
@@ -75,7 +75,7 @@ def test_a_second_interrupt_ends_them_at_once(project: Path) -> None:
 
 
 def test_a_crash_is_one_line_that_names_the_rank(project: Path) -> None:
-    process = start(project, "--workers", "2", "train", "steps=100", "crash_at=2")
+    process = start(project, "--ranks", "2", "train", "steps=100", "crash_at=2")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     ours = [line for line in errors.splitlines() if line.startswith("launch:")]
@@ -86,7 +86,7 @@ def test_a_crash_is_one_line_that_names_the_rank(project: Path) -> None:
 
 
 def test_a_killed_rank_is_a_crash(project: Path) -> None:
-    process = start(project, "--workers", "2", "train", "steps=100", "kill_at=2")
+    process = start(project, "--ranks", "2", "train", "steps=100", "kill_at=2")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert re.search(r"^launch: on \S+ .*rank 1 was killed by SIGKILL", errors, re.MULTILINE), errors
@@ -94,7 +94,7 @@ def test_a_killed_rank_is_a_crash(project: Path) -> None:
 
 
 def test_refused_input_is_told_by_the_program_alone(project: Path) -> None:
-    process = start(project, "--workers", "2", "train", "refuse=1")
+    process = start(project, "--ranks", "2", "train", "refuse=1")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert errors.splitlines() == ["ialcms: error: there is no such thing"]
@@ -102,7 +102,7 @@ def test_refused_input_is_told_by_the_program_alone(project: Path) -> None:
 
 
 def test_two_nodes_stop_together_when_one_is_asked(project: Path, unused_port: int) -> None:
-    job = ["--workers", "1", "--nodes", "2", "--head", f"127.0.0.1:{unused_port}", "--id", "7.0"]
+    job = ["--ranks", "1", "--nodes", "2", "--head", f"127.0.0.1:{unused_port}", "--id", "7.0"]
     nodes = [start(project, *job, "--node", str(node), "train", "steps=100000") for node in (1, 0)]
     wait_for((project / "run" / "progress").exists, "the first step")
     nodes[0].terminate()
@@ -129,7 +129,7 @@ def test_as_many_ranks_as_slurm_grants_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_it_ends_with_the_process_that_started_it_where_that_is_asked_for(project: Path) -> None:
-    command = [sys.executable, "-m", "launch.workers", "--end-with-parent", "--notes", ".", "--workers", "2"]
+    command = [sys.executable, "-m", "launch.ranks", "--end-with-parent", "--notes", ".", "--ranks", "2"]
     shell = ["bash", "-c", '"$@" & wait', "bash", *command, "train", "steps=100000", "--folder", "run"]
     parent = subprocess.Popen(shell, cwd=project, env=program_environment(), stdout=subprocess.PIPE, text=True)
     wait_for((project / "run" / "progress").exists, "the first step")
