@@ -29,7 +29,7 @@ _Dumper.add_representer(list, lambda dumper, items: dumper.represent_sequence("t
 def list_configs() -> str:
     """The names of the program's own files, by what they are for, with a line each."""
     sections = {
-        "configurations, like 'ialcms train duet' (the path of your own file does as well):":
+        "configurations, like 'ialcms train duet' (the path of your own file works, too):":
             _with_purpose("configs", ".yaml"),
         "data sets, like 'ialcms data index data/my --dataset music':": _with_purpose("configs/datasets", ".yaml"),
         "DeepSpeed settings, like train.deepspeed_config=zero3:": [_in_a_row("configs/deepspeed", ".json")],

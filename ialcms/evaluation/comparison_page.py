@@ -46,11 +46,11 @@ def write_comparison_page(
     names = ", ".join(run.about["run"] for run in runs)
     differences = [_differences(first, other, comparison) for other, comparison in zip(others, comparisons)]
     report = Report(
-        title=f"{names}: compared",
+        title=f"Compared: {names}",
         sample_rate=heard.sample_rate,
         facts={
             "Runs": str(len(runs)),
-            "Mixes": f"{len(first.figures.results)} of {comparisons[0].num_mixes} are scored in all",
+            "Mixes": f"{len(first.figures.results)} of {comparisons[0].num_mixes} are scored by all runs",
             "Data set": f"manifest {first.about.get('manifest', '')[:12]}",
         },
         summary=_summary(runs, comparisons),

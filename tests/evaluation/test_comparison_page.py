@@ -31,8 +31,8 @@ def test_runs_side_by_side(runs: list[str], tmp_path: Path, capsys: pytest.Captu
     assert printed.count("B - A") == 4  # overall and per instrument, of b and of c
     assert printed.splitlines()[-1] == f"report: {page}"
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.read_text()))
-    assert "29 of 30 are scored in all" in text
-    for shown in ("a, b, c: compared", "A: a", "C: c", "B − A (dB) 0.50", "C − A (dB) −1.00", "Unprocessed mix"):
+    assert "29 of 30 are scored by all runs" in text
+    for shown in ("Compared: a, b, c", "A: a", "C: c", "B − A (dB) 0.50", "C − A (dB) −1.00", "Unprocessed mix"):
         assert shown in text.replace("B - A", "B − A").replace("C - A", "C − A"), shown
     assert text.count("published on MUSIC, 2-mix") == 2
     bars = re.findall(r'<rect class="series-(\d)" x=', page.read_text())
