@@ -52,7 +52,7 @@ def test_a_signal_lets_them_stop_at_the_end_of_a_step(project: Path, number: sig
     assert int((project / "run" / "saved").read_text()) > 0
 
 
-def test_workers_that_do_not_listen_yet_just_end(project: Path) -> None:
+def test_ranks_that_do_not_listen_yet_just_end(project: Path) -> None:
     process = start(project, "--ranks", "2", "train", "steps=100000", "deaf=1")
     wait_for((project / "run" / "progress").exists, "the first step")
     process.terminate()
@@ -93,7 +93,7 @@ def test_a_killed_rank_is_a_crash(project: Path) -> None:
     assert notes(project) == ["crashed"]
 
 
-def test_refused_input_is_told_by_the_program_alone(project: Path) -> None:
+def test_refused_input_is_reported_by_the_program_alone(project: Path) -> None:
     process = start(project, "--ranks", "2", "train", "refuse=1")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
