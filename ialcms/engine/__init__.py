@@ -12,6 +12,7 @@ from ialcms.engine.learner import Learner
 from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
+from ialcms.engine.shared_state import state_from_first
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 
@@ -31,6 +32,7 @@ __all__ = [
     "check_same_fields",
     "exchange_rows",
     "reduce_scatter",
+    "state_from_first",
     "to_device",
     "waited_s",
 ]

@@ -26,6 +26,7 @@ from ialcms.data.batch import Batch
 from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
 from ialcms.models import Critic, Separator, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
+from ialcms.models.weights import load_backbone
 from ialcms.rng import uniforms
 from ialcms.runs.checkpoint import AVERAGE
 from ialcms.spectral_loss import spectral_loss
@@ -45,7 +46,10 @@ class Experiment:
 
     def __init__(self, config: Config, ranks: Ranks, pretrained: bool = True) -> None:
         self.config, self.ranks = config, ranks
-        separator, critic = build_networks(config, pretrained)
+        separator, critic = build_networks(config, pretrained=False)
+        if pretrained:  # rank 0 alone reads the file
+            backbone = separator.visual.backbone
+            backbone.origin = ranks.from_first(lambda: load_backbone(backbone, config.model.visual.weights))
         for network in (separator, critic):
             if network is not None:
                 network.to(ranks.device)
