@@ -160,15 +160,22 @@ class Experiment:
             if now.train_separator:
                 self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
+        # In this order, so that the comparison hides the exchange of the partners, and the critic's update the sum of
+        # the comparison's gradients.
+        consistency: ConsistencyLoss | None = None
+        if now.train_separator and now.lambda_avc > 0:
+            consistency = ConsistencyLoss(components, self.config, self.ranks)
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
+        if consistency is not None:
+            consistency.compare()
         scalars: Scalars = {}
         if now.train_critic:
             assert pairs is not None
             scalars |= self._learn_critic(split(components.magnitude, len(parts)), pairs, health)
         if now.train_separator:
-            separated = _SeparatedBatch(parts, outputs, components)
+            separated = _SeparatedBatch(parts, outputs, consistency)
             scalars |= self._learn_separator(separated, pairs, now, health=health)
         return scalars
 
@@ -236,8 +243,7 @@ class Experiment:
         pairs: of each micro-batch; None without a critic. now: what learns at this step, and the losses' weights.
         health: watches what decides whether the step is skipped.
         """
-        parts, outputs = separated.parts, separated.outputs
-        consistency = ConsistencyLoss(separated.components, self.config, self.ranks) if now.lambda_avc > 0 else None
+        parts, outputs, consistency = separated.parts, separated.outputs, separated.consistency
         means = _Means(len(parts))
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
@@ -299,7 +305,7 @@ class _PairScores:
 class _SeparatedBatch:
     parts: list[Batch]  # micro-batches
     outputs: list[SeparatorOutput] | None  # of the micro-batches with their graphs; None: separate again to learn
-    components: Components  # of the whole batch, without graphs
+    consistency: ConsistencyLoss | None  # of the whole batch
 
 
 class _Means:
