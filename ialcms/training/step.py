@@ -160,16 +160,16 @@ class Experiment:
             if now.train_separator:
                 self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
-        # In this order, so that the comparison hides the exchange of the partners, and the critic's update the sum of
-        # the comparison's gradients.
+        # In this order, so that the comparison hides the exchange of partners, and the critic's update the sum of the
+        # comparison's gradients.
         consistency: ConsistencyLoss | None = None
         if now.train_separator and now.lambda_avc > 0:
             consistency = ConsistencyLoss(components, self.config, self.ranks)
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
-        if consistency is not None:
-            consistency.compare()
+        if consistency is not None and self.ranks.world_size > 1:
+            consistency.start()
         scalars: Scalars = {}
         if now.train_critic:
             assert pairs is not None
