@@ -95,9 +95,13 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
     lines += ["3. the model", *_check(runs, config, buckets), "", f"  assumptions: {cluster}", f"    {Rank()}", ""]
     predictor = _Predictor(runs, config, cluster=cluster, buckets=buckets)
     lines += predictor.table("float32 gradients")
-    halved = {name: [Bucket(b.num_bytes / 2, b.ready) for b in parts] for name, parts in buckets.items()}
+    halved = {name: _in_16_bits(parts) for name, parts in buckets.items()}
     predictor = _Predictor(runs, config, cluster=cluster, buckets=halved)
     return [*lines, "", *predictor.table("train.gradient_compression=bf16")]
+
+
+def _in_16_bits(buckets: Sequence[Bucket]) -> list[Bucket]:
+    return [Bucket(bucket.num_bytes / 2, bucket.ready) for bucket in buckets]
 
 
 def _cycle_bytes(steps: Mapping[str, Measured]) -> Counter[str]:
@@ -113,15 +117,19 @@ def _measured_table(runs: Runs) -> list[str]:
         cycle = _cycle_bytes(steps)
         parts = ", ".join(f"{kind} {value / 1e6:.2f}" for kind, value in cycle.items())
         first = runs[8, mixes]
-        peaks = [max(step.peak_memory for step in of_world.values()) for of_world in (steps, first)]
+        peak, first_peak = _peak(steps), _peak(first)
         ratio = sum(cycle.values()) / sum(_cycle_bytes(first).values())
         collectives = sum(steps[BOTH].sent.count.values()) + 1  # the exchange of partners
         total = sum(cycle.values()) / 1e6
         lines += [
             f"  {mixes:3d} mixes, W = {world:3d}: {total:9.1f} a cycle ({parts}); {collectives:.0f} collectives where "
-            f"both learn; peak {peaks[0] / 1e9:.3f} GB; of 8 ranks' bytes {ratio:.2f}, memory {peaks[0] / peaks[1]:.3f}"
+            f"both learn; peak {peak / 1e9:.3f} GB; of 8 ranks' bytes {ratio:.2f}, memory {peak / first_peak:.3f}"
         ]
     return lines
+
+
+def _peak(steps: Mapping[str, Measured]) -> float:
+    return max(step.peak_memory for step in steps.values())
 
 
 def _check(runs: Runs, config: Config, buckets: Mapping[str, Sequence[Bucket]]) -> list[str]:
