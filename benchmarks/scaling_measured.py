@@ -65,11 +65,9 @@ def _one_rank(rank: int, world: int, port: int, folder: str) -> None:
     """
     torch.set_num_threads(1)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    os.environ |= {
-        "CUDA_VISIBLE_DEVICES": "", "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "TORCHELASTIC_RUN_ID": "scaling",
-    }  # fmt: skip
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "scaling"}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     results = {}
     with Ranks(timeout_s=1_800) as ranks:
         experiment = Experiment(tiny_config(ranks), ranks, pretrained=False)
