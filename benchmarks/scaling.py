@@ -142,8 +142,9 @@ def _check(runs: Runs, config: Config, buckets: Mapping[str, Sequence[Bucket]]) 
                 _relative_error(model.predicted_bytes(coefficients, mixes, world), runs[world, mixes][step], kind)
                 for world, mixes in _CHECKED
             ]
-            formula = " + ".join(f"{value:.4g}{name}" for value, name in zip(coefficients, ("", " b", " b W")))
-            lines.append(f"    {step}, {kind}: {formula} bytes; {max(errors):.1%}")
+            terms = zip(coefficients, ("", " b", " b W"))
+            formula = " + ".join(f"{value:.4g}{name}" for value, name in terms if abs(value) > 1e-3)
+            lines.append(f"    {step}, {kind}: {formula or '0'} bytes; {max(errors):.1%}")
     differences = []
     for (world, mixes), steps in runs.items():
         for step, number in WATCHED.items():
