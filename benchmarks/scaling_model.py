@@ -2,17 +2,23 @@
 
 All of a rank's collectives are summed by kind, as the null GPU counts them: their number and the bytes of one rank's
 part. What a step sends is linear in 1, b and b * W, with b mixes a rank, which `fit` finds from a few measured steps.
+Partners from the memory bank are counted by the program's own plan, for all ranks: benchmarks/scaling_plan.py.
 
 The clock is a sum of stated assumptions:
 
 * A rank computes as long as one rank alone does, in `start_ms` + b * `mix_ms` a cycle, divided among the phases as
   their multiply-adds are.
-* Gradients are reduced while the backward pass of their network runs, all but the last bucket. Nothing else overlaps.
-* Ranks of a node are joined by `gpu_gb_s`, nodes by `node_gbit_s`; a collective passes both one after the other, and
-  passes the network of a node once for all its ranks, as NCCL's rings and trees do. An all-to-all passes it once for
-  each rank.
+* Ranks of a node are joined by `gpu_gb_s`, nodes by `node_gbit_s`, which all ranks of a node share in each direction.
+  Both work at the same time, so that the slower one counts. No rank is late, and no other job uses the network.
+* Rings reduce, gather and scatter, as NCCL's do: each byte passes a node's network once a round, an all-reduce has two.
+  Of an all-to-all that counts which goes to other nodes, for the node with most.
 * Each collective costs `launch_us`, reductions to all ranks `hop_us` for each doubling of the nodes, gathers and
-  scatters `hop_us` a node, all-to-alls `peer_us` a rank.
+  scatters `hop_us` a node and `gpu_hop_us` a rank, all-to-alls `peer_us` a rank, which torch calls NCCL for even where
+  nothing is sent.
+* Gradients are reduced bucket by bucket while the backward pass of their network runs. A bucket starts when its last
+  gradient is there (benchmarks/scaling_plan.py) and the one before is reduced.
+* The comparison of the consistency loss hides the exchange of partners, and the critic's update the sum of the
+  comparison's gradients, which passes the network before the critic's gradients. Nothing else overlaps.
 * The scores of the consistency loss grow with W: three products of 2 * n * N * cells * channels operations at
   `product_tflops`, and `table_bytes` of traffic for each cell of each pair at `memory_gb_s`.
 """
@@ -20,12 +26,11 @@ The clock is a sum of stated assumptions:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-BUCKET = 25 * 2**20  # bytes, DDP's
 BOTH, CRITIC = "both learn", "critic only"
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 
@@ -37,7 +42,15 @@ class Cluster:
     gpu_gb_s: float = 150.0  # that an NVLink collective reaches between the GPUs of a node
     launch_us: float = 15.0
     hop_us: float = 5.0
+    gpu_hop_us: float = 1.0
     peer_us: float = 0.5
+
+    def nodes(self, world_size: int) -> int:
+        return max(1, world_size // self.gpus_a_node)
+
+    @property
+    def node_bytes_s(self) -> float:
+        return 0.125e9 * self.node_gbit_s
 
 
 @dataclass(frozen=True)
@@ -48,22 +61,39 @@ class Rank:
     mix_ms: float = 3.88
     share_of_both: float = 0.53  # of a cycle; each of the two others has half of the rest
     separator_backward: float = 0.21  # of a step in which both learn
+    critic_forward: float = 0.12
     critic_backward: float = 0.24
     critic_backward_alone: float = 0.43  # of a step in which only the critic learns
-    product_tflops: float = 370.0
+    product_tflops: float = 370.0  # half of what a large bf16 product reached there
     memory_gb_s: float = 4_000.0
     objects_a_mix: int = 4
     cells: int = 784
     channels: int = 512
-    table_bytes: float = 16.0  # a cosine is written and read once forward; backward a table is filled and read twice
+    table_bytes: float = 22.0  # float32 cosines are written and read; later a table is filled, rounded and read twice
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Gradients that are reduced together."""
+
+    num_bytes: float
+    ready: float  # share of the multiply-adds of the backward pass after which all are there
+
+
+@dataclass(frozen=True)
+class Partners:
+    """What the memory bank's exchange sends in a step, by the plan for all ranks; means over some steps."""
+
+    rank_bytes: float  # of a rank to others
+    largest_rank_bytes: float
+    node_bytes: float  # to or from other nodes, of the node with most
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a rank hands over in a step."""
+    """What a rank hands over in a step, but for gradients and partners."""
 
-    gradients: dict[str, float] = field(default_factory=dict)  # bytes by network
-    count: dict[str, float] = field(default_factory=dict)  # of other collectives, by kind
+    count: dict[str, float] = field(default_factory=dict)  # collectives by kind
     num_bytes: dict[str, float] = field(default_factory=dict)  # of one rank's part (all-to-all: of its parts for all)
 
 
@@ -91,36 +121,64 @@ def predicted_bytes(coefficients: np.ndarray, mixes: float, world_size: int) -> 
 
 
 def all_reduce_s(num_bytes: float, world_size: int, cluster: Cluster) -> float:
-    """Of `num_bytes` on each rank."""
-    nodes, gpus = _nodes(world_size, cluster)
-    inside = 2 * (gpus - 1) / gpus * num_bytes / (1e9 * cluster.gpu_gb_s)
-    between = 2 * (nodes - 1) / nodes * num_bytes / (0.125e9 * cluster.node_gbit_s)
-    return inside + between
+    """By a ring, of `num_bytes` on each rank, without latency."""
+    return 2 * _ring_s(num_bytes, world_size, cluster)
 
 
-def collective_s(kind: str, num_bytes: float, count: float, world_size: int, cluster: Cluster) -> float:
-    """All collectives of a kind in a step.
+def _ring_s(whole_bytes: float, world_size: int, cluster: Cluster) -> float:
+    """One round: every part of the whole passes every rank but one."""
+    passed = (world_size - 1) / world_size * whole_bytes
+    between = passed / cluster.node_bytes_s if cluster.nodes(world_size) > 1 else 0.0
+    return max(passed / (1e9 * cluster.gpu_gb_s), between)
 
-    num_bytes, count: as in `Sent`. 0 on one rank.
+
+def collective_s(kind: str, num_bytes: float, count: float, *, world_size: int, cluster: Cluster) -> float:
+    """All collectives of a kind in a step, one after the other. 0 on one rank.
+
+    num_bytes, count: as in `Sent`. world_size, cluster: the ranks.
     """
     if world_size == 1 or not count:
         return 0.0
-    nodes, gpus = _nodes(world_size, cluster)
-    hops_s = cluster.hop_us * 1e-6 * {"all-reduce": math.log2(nodes), "all-to-all": 0.0}.get(kind, nodes - 1)
-    peers_s = cluster.peer_us * 1e-6 * (world_size - 1) if kind == "all-to-all" else 0.0
-    latency_s = count * (cluster.launch_us * 1e-6 + hops_s + peers_s)
+    nodes = cluster.nodes(world_size)
+    latency_us = {
+        "all-reduce": cluster.hop_us * math.log2(nodes),
+        "all-to-all": cluster.peer_us * (world_size - 1),
+    }.get(kind, cluster.hop_us * (nodes - 1) + cluster.gpu_hop_us * (world_size - nodes))
+    latency_s = 1e-6 * count * (cluster.launch_us + latency_us)
     if kind == "all-reduce":
         return latency_s + all_reduce_s(num_bytes, world_size, cluster)
-    # of a gather or scatter the whole passes a node's network once; of an all-to-all what its ranks send
-    through_node = num_bytes * (gpus if kind == "all-to-all" else world_size)
-    inside = (gpus - 1) / gpus * through_node / (1e9 * cluster.gpu_gb_s)
-    return latency_s + inside + (nodes - 1) / nodes * through_node / (0.125e9 * cluster.node_gbit_s)
+    if kind == "all-to-all":
+        gpus = world_size // nodes
+        to_other_nodes = gpus * (nodes - 1) / nodes * num_bytes
+        return latency_s + max(num_bytes / (1e9 * cluster.gpu_gb_s), to_other_nodes / cluster.node_bytes_s)
+    return latency_s + _ring_s(world_size * num_bytes, world_size, cluster)
 
 
-def _nodes(world_size: int, cluster: Cluster) -> tuple[int, int]:
-    """Nodes, and ranks on each."""
-    gpus = min(world_size, cluster.gpus_a_node)
-    return max(1, world_size // gpus), gpus
+def exchange_s(partners: Partners, world_size: int, cluster: Cluster) -> float:
+    """Of the independent partners in a step."""
+    if world_size == 1:
+        return 0.0
+    latency_s = 1e-6 * (cluster.launch_us + cluster.peer_us * (world_size - 1))
+    inside = partners.largest_rank_bytes / (1e9 * cluster.gpu_gb_s)
+    return latency_s + max(inside, partners.node_bytes / cluster.node_bytes_s)
+
+
+def exposed_ms(
+    buckets: Sequence[Bucket], backward_ms: float, world_size: int, *, cluster: Cluster, busy_ms: float = 0.0
+) -> float:
+    """Time from the end of a network's backward pass until its gradients are reduced.
+
+    buckets: in the order in which they are sent. backward_ms: of the pass. world_size, cluster: the ranks. busy_ms:
+    from the beginning of the pass, in which the network still sends something else.
+    """
+    if world_size == 1:
+        return 0.0
+    done = busy_ms
+    for bucket in buckets:
+        latency_s = collective_s("all-reduce", 0.0, 1, world_size=world_size, cluster=cluster)
+        duration_ms = 1e3 * (latency_s + all_reduce_s(bucket.num_bytes, world_size, cluster))
+        done = max(done, bucket.ready * backward_ms) + duration_ms
+    return max(0.0, done - backward_ms)
 
 
 @dataclass(frozen=True)
@@ -130,39 +188,55 @@ class Cycle:
     compute: float
     pairs: float  # the scores of the consistency loss beyond those of one rank
     gradients: float  # that no backward pass hides
-    others: float  # all other collectives
+    partners: float  # of the memory bank, that no comparison hides
+    others: float  # all other collectives: BatchNorm's, and those of the consistency loss that nothing hides
 
     @property
     def total(self) -> float:
-        return self.compute + self.pairs + self.gradients + self.others
+        return self.compute + self.pairs + self.gradients + self.partners + self.others
 
 
-def cycle(sent: dict[str, Sent], mixes: float, world_size: int, *, rank: Rank, cluster: Cluster) -> Cycle:
-    """sent: by kind of step. mixes: of a rank in a step."""
-    compute = rank.start_ms + mixes * rank.mix_ms
+@dataclass(frozen=True)
+class Job:
+    """Ranks of equally many mixes, and what they send."""
+
+    world_size: int
+    mixes: int  # of a rank in a step
+    sent: Mapping[str, Sent]  # by kind of step
+    buckets: Mapping[str, Sequence[Bucket]]  # by network
+    partners: Partners
+
+
+def cycle(job: Job, rank: Rank, cluster: Cluster) -> Cycle:
+    world_size = job.world_size
+    compute = rank.start_ms + job.mixes * rank.mix_ms
     both, alone = rank.share_of_both * compute, (1 - rank.share_of_both) / 2 * compute
-    hidden = {
-        (BOTH, "separator"): rank.separator_backward * both,
-        (BOTH, "critic"): rank.critic_backward * both,
-        (CRITIC, "critic"): rank.critic_backward_alone * alone,
-    }
-    gradients, others = 0.0, 0.0
-    for step, times in ((BOTH, 1), (CRITIC, 2)):
-        for network, num_bytes in sent[step].gradients.items():
-            exposed = 1e3 * all_reduce_s(num_bytes, world_size, cluster) - hidden[step, network]
-            last = 1e3 * all_reduce_s(min(BUCKET, num_bytes), world_size, cluster)
-            gradients += times * max(exposed, last)
-        for kind in KINDS:
-            count, num_bytes = sent[step].count.get(kind, 0), sent[step].num_bytes.get(kind, 0.0)
-            others += times * 1e3 * collective_s(kind, num_bytes, count, world_size=world_size, cluster=cluster)
-    return Cycle(compute, _pairs_ms(rank, mixes, world_size), gradients if world_size > 1 else 0.0, others=others)
+
+    def ms(step: str, kind: str) -> float:
+        count, num_bytes = job.sent[step].count.get(kind, 0), job.sent[step].num_bytes.get(kind, 0.0)
+        return 1e3 * collective_s(kind, num_bytes, count, world_size=world_size, cluster=cluster)
+
+    exchange = 1e3 * exchange_s(job.partners, world_size, cluster)
+    partners = max(0.0, exchange - pairs_ms(rank, job.mixes, world_size)) + 2 * exchange
+
+    # the sum of the comparison's gradients begins before the critic's forward pass
+    still_summing = max(0.0, ms(BOTH, "reduce-scatter") - rank.critic_forward * both)
+    critic = rank.critic_backward * both
+    gradients = exposed_ms(job.buckets["critic"], critic, world_size, cluster=cluster, busy_ms=still_summing)
+    separator = rank.separator_backward * both
+    gradients += exposed_ms(job.buckets["separator"], separator, world_size, cluster=cluster)
+    critic = rank.critic_backward_alone * alone
+    gradients += 2 * exposed_ms(job.buckets["critic"], critic, world_size, cluster=cluster)
+
+    others = sum(ms(BOTH, kind) for kind in KINDS if kind != "reduce-scatter")
+    others += 2 * sum(ms(CRITIC, kind) for kind in KINDS)
+    more_pairs = pairs_ms(rank, job.mixes, world_size) - pairs_ms(rank, job.mixes, 1)
+    return Cycle(compute, more_pairs, gradients, partners=partners, others=others)
 
 
-def _pairs_ms(rank: Rank, mixes: float, world_size: int) -> float:
+def pairs_ms(rank: Rank, mixes: float, world_size: int) -> float:
+    """The comparison of the consistency loss."""
     local = rank.objects_a_mix * mixes
-    cosines = local * local * (world_size - 1) * rank.cells
-    return (
-        1e3
-        * cosines
-        * (3 * 2 * rank.channels / (1e12 * rank.product_tflops) + rank.table_bytes / (1e9 * rank.memory_gb_s))
-    )
+    cosines = local * local * world_size * rank.cells
+    product_s = 3 * 2 * rank.channels / (1e12 * rank.product_tflops)
+    return 1e3 * cosines * (product_s + rank.table_bytes / (1e9 * rank.memory_gb_s))

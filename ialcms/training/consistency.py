@@ -12,6 +12,7 @@ visual feature.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -19,13 +20,18 @@ from torch import Tensor
 
 from ialcms import losses
 from ialcms.config import Config
-from ialcms.engine import Ranks, all_to_all, reduce_scatter
+from ialcms.engine import Arriving, Ranks, all_to_all, start_reduce_scatter
+from ialcms.losses import EmbeddingGradients
 from ialcms.models import SeparatorOutput
 from ialcms.training.micro_batches import Components, split
 
 
 class ConsistencyLoss:
     """The loss over the objects of all ranks and micro-batches, and its gradient at this rank's embeddings.
+
+    The embeddings are gathered when it is made. `start` compares them and begins to sum the gradients of the gathered
+    sounds over the ranks, which the critic's update can hide; without it that is done when the result is needed, and
+    memory for the gradients no earlier.
 
     Each micro-batch gets its share of the gradient when its graph is there. `loss` and gradients are scaled so that
     their means over the ranks are those of the global batch, as an engine averages them.
@@ -34,24 +40,49 @@ class ConsistencyLoss:
     """
 
     def __init__(self, components: Components, config: Config, ranks: Ranks) -> None:
+        self._components, self._config, self._ranks = components, config, ranks
         visual, audio = components.visual.flatten(0, 2), components.audio.flatten(0, 2)
         if config.train.precision == "bf16":
             visual, audio = visual.bfloat16(), audio.bfloat16()
-        gathered = ranks.gather(audio, "features")
+        self._visual, self._gathered = visual, ranks.gather(audio, "features")
+
+    def start(self) -> None:
+        """Compare now."""
+        assert self._compared is not None
+
+    @property
+    def loss(self) -> Tensor:
+        """Scalar."""
+        return self._compared.loss
+
+    def gradients(self) -> EmbeddingGradients:
+        """At this rank's embeddings, in the shapes of `Components`."""
+        visual, audio = self._compared.visual_gradient, self._compared.audio_gradient.wait()
+        return EmbeddingGradients(visual.view(self._components.visual.shape), audio.view(self._components.audio.shape))
+
+    @functools.cached_property
+    def _compared(self) -> _Compared:
+        """This rank's pictures with all sounds."""
+        visual, gathered, loss = self._visual, self._gathered, self._config.loss
         best = losses.best_cells(visual, gathered)
-        terms = row_and_column_terms(
-            best.scores, ranks, config.loss.temperature, excluded=config.loss.excluded_negatives
-        )
+        terms = row_and_column_terms(best.scores, self._ranks, loss.temperature, excluded=loss.excluded_negatives)
         gradients = losses.embedding_gradients(visual, gathered, best.cells, score_gradient=terms.gradient)
-        d_audio = reduce_scatter(gradients.audio, ranks, "features")
-        self.loss = terms.loss
-        self._visual_gradient = gradients.visual.view(components.visual.shape)
-        self._audio_gradient = d_audio.view(components.audio.shape)
+        del self._visual, self._gathered
+        summed = start_reduce_scatter(gradients.audio, self._ranks, "features")
+        return _Compared(terms.loss, gradients.visual, summed)
 
     def share(self, output: SeparatorOutput, part: int, count: int) -> Tensor:
         """A scalar with the gradient that the loss has at the embeddings of micro-batch `part` of `count`."""
-        visual = output.visual_for_loss * split(self._visual_gradient, count)[part]
-        return visual.sum() + (output.audio_embedding * split(self._audio_gradient, count)[part]).sum()
+        gradients = self.gradients()
+        visual = output.visual_for_loss * split(gradients.visual, count)[part]
+        return visual.sum() + (output.audio_embedding * split(gradients.audio, count)[part]).sum()
+
+
+@dataclass(frozen=True)
+class _Compared:
+    loss: Tensor  # scalar
+    visual_gradient: Tensor  # (n, D, H, W)
+    audio_gradient: Arriving  # (n, D)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ spectrograms.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ialcms.engine import Ranks, Readback, exchange_rows, to_device
+from ialcms.engine import Ranks, Readback, start_exchange_rows, to_device
 from ialcms.rng import uniforms
 from ialcms.training.pair_plan import BankLayout, Exchange, PairPlan, plan_exchange, plan_pairs
 
@@ -31,9 +32,14 @@ _COLLECTED_ROWS = 256  # of all ranks together that rank 0 receives at a time fo
 class Pairs:
     """This rank's pairs: its n components with gradients, then their n independent partners."""
 
-    partners: Tensor  # (n, F, T) float32, without gradients
+    receive: Callable[[], Tensor]  # gives the partners, for which it may have to wait
     independent: Tensor  # (p, 2) indices into cat([components, partners])
     dependent: Tensor  # (n, 2)
+
+    @functools.cached_property
+    def partners(self) -> Tensor:
+        """(n, F, T) float32, without gradients. What is computed before it is asked for hides the exchange."""
+        return self.receive()
 
 
 def empty_state(capacity: int, spectrogram: tuple[int, int]) -> dict[str, Tensor]:
@@ -69,7 +75,7 @@ class MemoryBank:
 
     @torch.no_grad()
     def pair(self, entering: Tensor, step: int, check: Tensor) -> Pairs:
-        """Draw the pairs of a step and let the batch's components enter.
+        """Draw the pairs of a step, begin to exchange the partners, and let the batch's components enter.
 
         entering: (n, F, T) local components, `compact`. check: a scalar, the same on all ranks, that is not finite
         where they must not enter; then the bank stays as it is.
@@ -83,11 +89,9 @@ class MemoryBank:
 
         from_batch = entering.index_select(0, index.member)
         sent = torch.where(index.in_bank[:, None, None], self.rows.index_select(0, index.row), from_batch)
-        partners = exchange_rows(
+        arriving = start_exchange_rows(
             sent, exchange.num_sent.tolist(), exchange.num_received.tolist(), ranks=self._ranks, kind="bank"
         )
-        if self._ranks.world_size > 1:
-            partners = partners.index_select(0, index.position)
 
         newest = entering[len(entering) - len(index.entry) :]
         self.rows.index_copy_(
@@ -96,7 +100,12 @@ class MemoryBank:
         self._entering = Readback(check.view(1))
         if not self._ranks.reads_late:
             self.settle()
-        return Pairs(partners.float(), index.independent, index.dependent)
+
+        def partners() -> Tensor:
+            received = arriving.wait()
+            return (received if self._ranks.world_size == 1 else received.index_select(0, index.position)).float()
+
+        return Pairs(partners, index.independent, index.dependent)
 
     def settle(self) -> None:
         """Count the last batch in, if it entered; waits until that is known."""
@@ -146,7 +155,7 @@ class MemoryBank:
             num_sent = [len(ages[ranks.rank]), *[0] * (ranks.world_size - 1)]
             num_received = [len(age) if ranks.is_first else 0 for age in ages]
             sent = self.rows[torch.from_numpy(self._row(ages[ranks.rank]))]
-            received = exchange_rows(sent, num_sent, num_received, ranks=ranks)
+            received = start_exchange_rows(sent, num_sent, num_received, ranks=ranks).wait()
             if slots is not None:
                 index = [layout.slot(rank, age, self.next_slot) for rank, age in enumerate(ages)]
                 slots[torch.from_numpy(np.concatenate(index))] = received.cpu()

@@ -47,7 +47,7 @@ def split_pairs(pairs: Pairs, per_mix: int, count: int) -> list[Pairs]:
     """The pairs of each micro-batch's components. Both components of a dependent pair are of one mix."""
     if count == 1:
         return [pairs]
-    components = torch.arange(len(pairs.partners), device=pairs.partners.device)
+    components = torch.arange(len(pairs.dependent), device=pairs.dependent.device)
     # Only a lone mix can lack an independent partner, and a lone mix is not split.
     assert len(pairs.independent) == len(components)
     parts = []
@@ -58,7 +58,7 @@ def split_pairs(pairs: Pairs, per_mix: int, count: int) -> list[Pairs]:
         index_of[members] = index
         parts.append(
             Pairs(
-                partners=pairs.partners[members],
+                receive=lambda members=members: pairs.partners[members],  # type: ignore[misc]
                 independent=torch.stack([index, len(members) + index], dim=1),
                 dependent=index_of[pairs.dependent[members]],
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ialcms.config import Config
 from ialcms.data.manifest import Manifest
-from ialcms.engine import Ranks
+from ialcms.engine import Ranks, state_from_first
 from ialcms.launched import launch_mark
 from ialcms.lease import Lease
 from ialcms.runs import checkpoint
@@ -48,7 +48,8 @@ class Beginning:
 def begin(job: Job) -> Beginning:
     """Build the networks and load what the run begins with; on all ranks alike. Nothing is written.
 
-    ValueError where checkpoint or weights do not fit.
+    Rank 0 alone reads files: 512 ranks that each read a checkpoint would stop a shared file system. ValueError where
+    checkpoint or weights do not fit.
     """
     config, ranks = job.config, job.ranks
     start = Start(ranks.gather_objects(launch_mark()), job.weights)
@@ -56,13 +57,15 @@ def begin(job: Job) -> Beginning:
     found = ranks.from_first(lambda: _checkpoint_to_resume(job, start))
     experiment = Experiment(config, ranks, pretrained=found is None and job.weights is None)
     if found is not None:
-        state, progress = checkpoint.load(found, config, job.manifest.digest)
+        state, progress = state_from_first(ranks, lambda: checkpoint.load(found, config, job.manifest.digest))
         with checkpoint.fitting(found):
             experiment.load_state_dict(state)
         text = f"resumes from step {progress.step} of {config.train.steps}"
         return Beginning(experiment, progress, text, start=start)
     if job.weights is not None:
-        return Beginning(experiment, Progress(), f"starts with {init_from(experiment, job.weights)}", start=start)
+        return Beginning(
+            experiment, Progress(), f"starts with {_weights_from_first(experiment, job.weights)}", start=start
+        )
     text = "from the start"
     if origin := experiment.separator.module.visual.backbone.origin:
         text += f"; backbone {config.model.visual.weights}: {origin}"
@@ -85,6 +88,15 @@ def open_folder(job: Job, beginning: Beginning) -> Progress:
     if not job.ranks.broadcast(job.ranks.is_first and checkpoint.best(folder.checkpoints) is not None):
         progress = dataclasses.replace(progress, best_score=None, best_step=None)
     return progress
+
+
+def _weights_from_first(experiment: Experiment, source: Path) -> str:
+    """`init_from` on rank 0, whose networks the other ranks copy."""
+    filled = experiment.ranks.from_first(lambda: init_from(experiment, source))
+    for learner in (experiment.separator, experiment.critic):
+        if learner is not None:
+            experiment.ranks.copy_from_first([*learner.module.parameters(), *learner.module.buffers()])
+    return filled
 
 
 def _checkpoint_to_resume(job: Job, start: Start) -> Path | None:

@@ -26,6 +26,7 @@ from ialcms.data.batch import Batch
 from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
 from ialcms.models import Critic, Separator, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
+from ialcms.models.weights import load_backbone
 from ialcms.rng import uniforms
 from ialcms.runs.checkpoint import AVERAGE
 from ialcms.spectral_loss import spectral_loss
@@ -45,7 +46,10 @@ class Experiment:
 
     def __init__(self, config: Config, ranks: Ranks, pretrained: bool = True) -> None:
         self.config, self.ranks = config, ranks
-        separator, critic = build_networks(config, pretrained)
+        separator, critic = build_networks(config, pretrained=False)
+        if pretrained:  # rank 0 alone reads the file
+            backbone = separator.visual.backbone
+            backbone.origin = ranks.from_first(lambda: load_backbone(backbone, config.model.visual.weights))
         for network in (separator, critic):
             if network is not None:
                 network.to(ranks.device)
@@ -156,15 +160,22 @@ class Experiment:
             if now.train_separator:
                 self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
+        # In this order, so that the comparison hides the exchange of partners, and the critic's update the sum of the
+        # comparison's gradients.
+        consistency: ConsistencyLoss | None = None
+        if now.train_separator and now.lambda_avc > 0:
+            consistency = ConsistencyLoss(components, self.config, self.ranks)
         pairs: list[Pairs] | None = None
         if self.config.uses_critic:
             pairs = self._draw_pairs(batch.step, components.magnitude, health)
+        if consistency is not None and self.ranks.world_size > 1:
+            consistency.start()
         scalars: Scalars = {}
         if now.train_critic:
             assert pairs is not None
             scalars |= self._learn_critic(split(components.magnitude, len(parts)), pairs, health)
         if now.train_separator:
-            separated = _SeparatedBatch(parts, outputs, components)
+            separated = _SeparatedBatch(parts, outputs, consistency)
             scalars |= self._learn_separator(separated, pairs, now, health=health)
         return scalars
 
@@ -232,8 +243,7 @@ class Experiment:
         pairs: of each micro-batch; None without a critic. now: what learns at this step, and the losses' weights.
         health: watches what decides whether the step is skipped.
         """
-        parts, outputs = separated.parts, separated.outputs
-        consistency = ConsistencyLoss(separated.components, self.config, self.ranks) if now.lambda_avc > 0 else None
+        parts, outputs, consistency = separated.parts, separated.outputs, separated.consistency
         means = _Means(len(parts))
         for part, batch in enumerate(parts):
             output = self._separate(batch, part, True) if outputs is None else outputs[part]
@@ -295,7 +305,7 @@ class _PairScores:
 class _SeparatedBatch:
     parts: list[Batch]  # micro-batches
     outputs: list[SeparatorOutput] | None  # of the micro-batches with their graphs; None: separate again to learn
-    components: Components  # of the whole batch, without graphs
+    consistency: ConsistencyLoss | None  # of the whole batch
 
 
 class _Means:

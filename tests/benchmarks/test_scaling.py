@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scaling_model as model
-from benchmarks.scaling_model import BOTH, CRITIC, Cluster, Measured, Rank, Sent
+from benchmarks import scaling_plan as plan
+from benchmarks.scaling_model import BOTH, CRITIC, Bucket, Cluster, Measured, Partners, Rank, Sent
+from ialcms.config import load_config
 from tests.support import python
 
 
@@ -35,26 +37,86 @@ def test_fit_finds_the_coefficients() -> None:
 
 
 def test_times_of_collectives() -> None:
-    cluster = Cluster(gpus_a_node=8, node_gbit_s=80.0, gpu_gb_s=1e12, launch_us=0, hop_us=0, peer_us=0)
-    assert model.collective_s("all-reduce", 1e9, 1, 1, cluster=cluster) == 0
-    assert model.collective_s("all-reduce", 1e9, 1, 8, cluster=cluster) == pytest.approx(0, abs=1e-6)
-    # two nodes of 10 GB/s: each sends a gigabyte, half of it twice; of an all-to-all each of 8 ranks half a gigabyte
-    assert model.collective_s("all-reduce", 1e9, 1, 16, cluster=cluster) == pytest.approx(0.1)
-    assert model.collective_s("all-to-all", 1e9, 1, 16, cluster=cluster) == pytest.approx(0.4)
-    assert model.collective_s("all-gather", 1e9, 1, 16, cluster=cluster) == pytest.approx(0.8)
-    late = Cluster(launch_us=10, hop_us=2, peer_us=1)
-    assert model.collective_s("all-reduce", 0, 3, 64, cluster=late) == pytest.approx(3 * (10 + 3 * 2) * 1e-6)
-    assert model.collective_s("all-to-all", 0, 1, 64, cluster=late) == pytest.approx((10 + 63) * 1e-6)
+    cluster = Cluster(gpus_a_node=8, node_gbit_s=80.0, gpu_gb_s=100, launch_us=0, hop_us=0, gpu_hop_us=0, peer_us=0)
+
+    def seconds(kind: str, world: int) -> float:
+        return model.collective_s(kind, 1.6e9, 1, world_size=world, cluster=cluster)
+
+    assert seconds("all-reduce", 1) == 0
+    assert seconds("all-reduce", 8) == pytest.approx(2 * 7 / 8 * 0.016)  # 100 GB/s
+    # two nodes of 10 GB/s: all but a sixteenth passes each of them, twice
+    assert seconds("all-reduce", 16) == pytest.approx(2 * 15 / 16 * 0.16)
+    assert seconds("all-gather", 16) == seconds("reduce-scatter", 16) == pytest.approx(15 * 0.16)
+    assert seconds("all-to-all", 16) == pytest.approx(8 * 0.5 * 0.16)  # half of what each of 8 ranks sends
+    late = Cluster(launch_us=10, hop_us=2, gpu_hop_us=1, peer_us=1)
+    for kind, latency_us in {"all-reduce": 10 + 3 * 2, "all-to-all": 10 + 63, "all-gather": 10 + 7 * 2 + 56}.items():
+        found = model.collective_s(kind, 0, 3, world_size=64, cluster=late)
+        assert found == pytest.approx(3e-6 * latency_us), kind
 
 
 def test_gradients_hide_behind_the_backward_pass() -> None:
+    cluster = Cluster(node_gbit_s=80.0, gpu_gb_s=1e9, launch_us=0, hop_us=0)
+    reduced_ms = 1e3 * model.all_reduce_s(1e7, 64, cluster)  # 2 ms each
+    early, late = Bucket(1e7, ready=0.1), Bucket(1e7, ready=1.0)
+
+    def exposed(buckets: list[Bucket], backward_ms: float, busy_ms: float = 0.0) -> float:
+        return model.exposed_ms(buckets, backward_ms, 64, cluster=cluster, busy_ms=busy_ms)
+
+    assert exposed([early], 100.0) == 0
+    assert exposed([early, late], 100.0) == pytest.approx(reduced_ms)  # the last one cannot hide
+    assert exposed([early] * 10, 10.0) == pytest.approx(10 * reduced_ms - 9.0)  # longer than the pass
+    assert exposed([early] * 10, 10.0, busy_ms=3.0) == pytest.approx(10 * reduced_ms - 7.0)
+    assert model.exposed_ms([late], 10.0, 1, cluster=cluster) == 0
+
+
+def job(world: int, partners_mb: float = 0.0, summed_mb: float = 0.0) -> model.Job:
+    """32 mixes a rank."""
+    sent = Sent(count={"reduce-scatter": 1}, num_bytes={"reduce-scatter": 1e6 * summed_mb / world})
+    buckets = {"critic": [Bucket(1e6, 0.0)], "separator": [Bucket(1e6, 0.0)]}
+    partners = Partners(0.0, 0.0, node_bytes=1e6 * partners_mb)
+    return model.Job(world, 32, {BOTH: sent, CRITIC: Sent()}, buckets=buckets, partners=partners)
+
+
+def test_a_cycle_of_one_rank_is_its_computing() -> None:
     rank = Rank()
-    sent = {BOTH: Sent({"separator": 1e8, "critic": 1e8}), CRITIC: Sent({"critic": 1e8})}
-    alone = model.cycle(sent, 32, 1, rank=rank, cluster=Cluster())
-    assert (alone.gradients, alone.pairs, alone.others) == (0, 0, 0)
+    alone = model.cycle(job(1), rank, Cluster())
+    assert (alone.gradients, alone.pairs, alone.partners, alone.others) == (0, 0, 0, 0)
     assert alone.total == pytest.approx(rank.start_ms + 32 * rank.mix_ms)
-    fast, slow = (model.cycle(sent, 32, 64, rank=rank, cluster=Cluster(node_gbit_s=gbit)) for gbit in (400, 10))
-    bucket_ms = 1e3 * model.all_reduce_s(model.BUCKET, 64, Cluster(node_gbit_s=400))
-    assert fast.gradients == pytest.approx(4 * bucket_ms)  # of each of the four reductions the last bucket shows
-    assert slow.gradients > 3 * 1e3 * model.all_reduce_s(1e8, 64, Cluster(node_gbit_s=10))
-    assert fast.pairs > 0
+
+
+def test_what_the_comparison_hides() -> None:
+    rank, cluster = Rank(), Cluster(node_gbit_s=80.0, launch_us=0, peer_us=0)
+    compared = model.pairs_ms(rank, 32, 64)
+    short, long = model.cycle(job(64, 50.0), rank, cluster), model.cycle(job(64, 500.0), rank, cluster)
+    assert compared > 5
+    assert short.partners == pytest.approx(2 * 5)  # of three exchanges of 5 ms each
+    assert long.partners == pytest.approx(3 * 50 - compared)
+    hidden, shown = (
+        model.cycle(job(64, summed_mb=50), rank, cluster),
+        model.cycle(job(64, summed_mb=900), rank, cluster),
+    )
+    assert hidden.gradients == 0
+    assert shown.gradients > 90 - rank.share_of_both * (rank.start_ms + 32 * rank.mix_ms)
+
+
+def test_the_plan_of_all_ranks_is_that_of_each() -> None:
+    config = load_config("configs/duet.yaml", ["loss.bank_size=50"])
+    row_bytes = 2 * config.audio.log_bins * config.audio.num_frames
+    steps = range(5, 7)
+    whole = plan.partners(config, 2, 16, cluster=Cluster(gpus_a_node=16), steps=steps)
+    assert whole.node_bytes == 0
+    assert 0.5 * 8 * row_bytes < whole.rank_bytes < 8 * row_bytes  # of 8 partners a few are its rank's
+    alone = plan.partners(config, 2, 16, cluster=Cluster(gpus_a_node=1), steps=steps)
+    assert alone.node_bytes == alone.largest_rank_bytes >= alone.rank_bytes == whole.rank_bytes
+    of_rank_0 = [plan.rank_0_sends(config, 2, 16, entered=step, step=step) for step in steps]
+    assert 0 < max(of_rank_0) <= 2 * alone.largest_rank_bytes
+
+
+@pytest.mark.slow
+def test_buckets_are_those_of_ddp() -> None:
+    found = plan.buckets(load_config("configs/duet.yaml", ["model.visual.weights=none"]))
+    assert sum(bucket.num_bytes for bucket in found["critic"]) == pytest.approx(124.3e6, rel=1e-3)
+    assert sum(bucket.num_bytes for bucket in found["separator"]) == pytest.approx(121.6e6, rel=1e-2)
+    for buckets in found.values():
+        assert 0 <= buckets[0].ready < 0.5
+        assert max(bucket.ready for bucket in buckets) == pytest.approx(1.0)

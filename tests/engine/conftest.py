@@ -51,7 +51,7 @@ LAUNCHES = {
     "2 ranks": (2, [DOUBLE, SINGLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM, COMPRESSED, BF16,
                       "batchnorm", "gather", "bank_of_ranks", "long_run", "disagreement",
                       OPTIONS_DOUBLE]),
-    "3 ranks": (3, ["bank_of_ranks", "resume"]),
+    "3 ranks": (3, ["bank_of_ranks", "resume", "shared_state"]),
     "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather", "bank_of_ranks"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
                       *(zero_with_options(stage) for stage in range(1, 4)),

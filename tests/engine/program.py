@@ -13,7 +13,8 @@ import logging
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ialcms.config import Config, shared_fields
 from ialcms.data.batch import Batch
-from ialcms.engine import Ranks, check_same_fields
+from ialcms.engine import Ranks, check_same_fields, state_from_first
 from ialcms.engine.batchnorm import synchronise
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
@@ -187,6 +188,51 @@ def resume(ranks: Ranks) -> dict[str, Any]:
         experiments = {"middle": None, "at once": at_once, "resumed": resumed, "resumed with ddp": changed}
         results[name] = {case: clone(e.state_dict()) if e is not None else middle for case, e in experiments.items()}
     return results
+
+
+def shared_state(ranks: Ranks) -> dict[str, Any]:
+    """What the ranks get of a state of rank 0, in blocks so small that tensors are cut; and of one that it refuses."""
+    states = {size: state_from_first(ranks, lambda: made_on(ranks, unusual_state), size) for size in (7, 4096)}
+    refusals = []
+    for refused in (_refuse, lambda: {"rows": torch.eye(3).to_sparse()}):
+        try:
+            state_from_first(ranks, lambda action=refused: made_on(ranks, action))  # type: ignore[misc]
+        except ValueError as error:
+            refusals.append(str(error))
+    first = states[7]
+    assert first["names"]._metadata == {"version": 2}
+    assert first["twice"] is first["names"]["weight"]
+    strides = {name: first[name].stride() for name in ("pictures", "columns")}
+    return {"small blocks": first, "large blocks": states[4096], "strides": strides, "refusals": refusals}
+
+
+def made_on(ranks: Ranks, action: Callable[[], Any]) -> Any:
+    """What `action` makes; only rank 0 may ask."""
+    assert ranks.is_first
+    return action()
+
+
+def unusual_state() -> dict[str, Any]:
+    """Types, shapes and strides that a checkpoint may have."""
+    generator = torch.Generator().manual_seed(5)
+    names = OrderedDict(weight=torch.randn(3, 5, generator=generator, dtype=torch.float64))
+    names._metadata = {"version": 2}  # type: ignore[attr-defined]
+    pictures = torch.randn(2, 3, 4, 5, generator=generator)
+    return {
+        "names": names,
+        "twice": names["weight"],
+        "pictures": pictures.to(memory_format=torch.channels_last),
+        "columns": pictures.half()[..., 1:3],
+        "expanded": torch.tensor(2.5).expand(3, 2),
+        "nan": torch.tensor([math.nan, -0.0, math.inf]).bfloat16(),
+        "flags": [torch.tensor([True, False]), (torch.tensor(7), "text", None, 1.5)],
+        "empty": torch.empty(0, 4),
+        "many": torch.arange(3_000, dtype=torch.int16),
+    }
+
+
+def _refuse() -> Any:
+    raise ValueError("no such checkpoint; give another one")
 
 
 def bf16_passes(ranks: Ranks) -> dict[str, list[str]]:
@@ -495,7 +541,7 @@ CASES = {
     for case in (
         alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm,
         long_run, batchnorm, gather, resume, bf16_passes,
-        not_finite, disagreement, traffic, bank_of_ranks,
+        not_finite, disagreement, traffic, bank_of_ranks, shared_state,
     )
 }  # fmt: skip
 

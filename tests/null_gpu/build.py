@@ -60,6 +60,7 @@ def environment(folder: Path) -> dict[str, str]:
         "LD_PRELOAD": str(folder / _LIBRARY),
         "NULL_GPU": str(folder / _LIBRARY),
         "TORCH_NCCL_ENABLE_MONITORING": "0",
+        "TORCH_NCCL_RANKS_PER_ROOT": "4096",  # with more than one root, rank 0 waits for ids of other ranks
     }
 
 

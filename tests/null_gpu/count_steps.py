@@ -26,7 +26,7 @@ from tests.null_gpu.watch import NullGpu
 
 _GPUS_A_NODE = 8  # torch knows of 120 at most
 _WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
-_WATCHED = {"both learn": 36, "critic only": 37}
+WATCHED = {"both learn": 36, "critic only": 37}
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--world", type=int, default=1, help="number of ranks that this one believes in")
     parser.add_argument("--mixes", type=int, default=8, help="of this rank, in a step")
+    parser.add_argument("--first-step", type=int, default=_WARM_UP.start, help=f"up to {_WARM_UP.stop - 1}")
     parser.add_argument("--config", default=None)
     parser.add_argument("--json", type=Path, default=None, help="write the counts here instead of a table")
     parser.add_argument("overrides", nargs="*")
@@ -41,17 +42,31 @@ def main() -> None:
     if "NULL_GPU" not in os.environ:  # the loader looks for the library when a process starts
         again = [sys.executable, "-m", "tests.null_gpu.count_steps", *sys.argv[1:]]
         sys.exit(subprocess.run(again, env=environment(arguments.folder)).returncode)
-    counts = count_steps(arguments.world, arguments.mixes, arguments.config, overrides=arguments.overrides)
+    counts = count_steps(
+        arguments.world,
+        arguments.mixes,
+        arguments.config,
+        overrides=arguments.overrides,
+        first_step=arguments.first_step,
+    )
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(counts))
     else:
         print(_table(counts))
 
 
-def count_steps(world: int, mixes: int, config_file: str | None, overrides: list[str]) -> dict[str, Any]:
+def count_steps(
+    world: int,
+    mixes: int,
+    config_file: str | None,
+    *,
+    overrides: list[str],
+    first_step: int = _WARM_UP.start,
+) -> dict[str, Any]:
     """By kind of step: counts, bytes, positions of synchronisations, peak memory and bytes sent as computed from sizes.
 
     world, mixes: the number of ranks, and of a rank's mixes in a step. config_file: None for the small networks.
+    first_step: where bytes and memory alone are of interest, a few steps before those that are watched do.
     """
     os.environ["NULL_GPU_DEVICES"] = str(min(world, _GPUS_A_NODE))
     gpu = NullGpu()
@@ -63,9 +78,9 @@ def count_steps(world: int, mixes: int, config_file: str | None, overrides: list
     with _one_of(world), Ranks() as ranks:
         experiment = Experiment(config, ranks, pretrained=False)
         experiment._agreed = True  # the comparison of all ranks' networks would look at what no kernel has written
-        for step in _WARM_UP:
+        for step in range(first_step, _WARM_UP.stop):
             experiment.step(_batch(config, mixes, step, device=ranks.device))
-        for name, step in _WATCHED.items():
+        for name, step in WATCHED.items():
             batch = _batch(config, mixes, step, device=ranks.device)
             ranks.traffic.take()
             torch.cuda.reset_peak_memory_stats()

@@ -53,10 +53,13 @@ def results(name: str, ranks: Ranks) -> dict[str, Any]:
     local = Components(components.magnitude[rows], components.visual[rows], components.audio[rows])
     ranks.traffic.take()
     loss = ConsistencyLoss(local, config_of(name), ranks)
+    if ranks.world_size > 1:  # as a step does
+        loss.start()
+    gradients = loss.gradients()
     return {
         "loss": loss.loss,
-        "visual": loss._visual_gradient,
-        "audio": loss._audio_gradient,
+        "visual": gradients.visual,
+        "audio": gradients.audio,
         "sent": ranks.traffic.take().get("features", 0.0),
     }
 
