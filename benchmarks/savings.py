@@ -23,6 +23,7 @@ from ialcms import losses
 from ialcms.config import AudioConfig, Config, CriticConfig
 from ialcms.models.critic import Critic, SpectralNorm
 from ialcms.models.instance_scaling import scale_instances
+from ialcms.models.norm import BatchNorm2d
 from ialcms.models.spectrogram import Spectrogram
 from ialcms.models.upsampled_conv import UpsampledConv2d
 
@@ -115,7 +116,7 @@ def _beside(context: Tensor, fine: Tensor) -> Case:
 
 
 def _style(name: str, x: Tensor) -> Case:
-    norm = nn.BatchNorm2d(x.shape[1]).to(x.device)
+    norm = BatchNorm2d(x.shape[1]).to(x.device)
     gain, offset = torch.randn(2, *x.shape[:2], device=x.device).unbind(0)
     gain.requires_grad_()
     offset.requires_grad_()

@@ -171,4 +171,4 @@ def independence_loss(independent: Tensor, dependent: Tensor) -> Tensor:
 
 def mean_score(scores: Tensor) -> Tensor:
     """Mean, and 0 where there is no pair: a lone mix has no independent ones before the memory bank has content."""
-    return scores.sum() / max(1, len(scores))
+    return scores.mean() if len(scores) else scores.sum()

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ialcms.engine.ranks import Ranks, batchnorm_group
 from ialcms.engine.waiting import waiting
 from ialcms.models.instance_scaling import Moments
+from ialcms.models.norm import BatchStatistics, MovedBatchNorm
 
 
 def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
@@ -68,6 +69,10 @@ class WholeBatch:
         """Over all ranks; `values` stays as it is."""
         return self._reduce(values.clone())
 
+    def sum_in_place(self, values: Tensor) -> Tensor:
+        """Over all ranks."""
+        return self._reduce(values)
+
     def mean(self, values: Tensor) -> Tensor:
         """Over all ranks, in place."""
         if values.is_cuda:
@@ -101,7 +106,7 @@ class WholeBatch:
         return self  # of the ranks, not of the layer
 
 
-class GlobalBatchNorm(_BatchNorm):
+class GlobalBatchNorm(MovedBatchNorm):
     """BatchNorm whose training statistics are those of all ranks' batches together, which are equally large."""
 
     whole: WholeBatch
@@ -113,30 +118,24 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        assert self.num_batches_tracked is not None
-        self.num_batches_tracked.add_(1)
         normalise = _NormaliseOnGpu if input.is_cuda else _Normalise
         output: Tensor = normalise.apply(input, self.weight, self.bias, self)
         return output
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by the statistics of all ranks, scale and shift; moves the running statistics."""
+    """Normalise by the statistics of all ranks, scale and shift; the layer gets the statistics."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
-        """x (n, c, ...), contiguous or not. weight, bias: (c,). layer: whose statistics are used and moved."""
+        """x (n, c, ...), contiguous or not. weight, bias: (c,). layer: whose running mean is near the mean."""
         assert layer.running_mean is not None
-        assert layer.running_var is not None
-        assert layer.momentum is not None
         x = x.contiguous()
         axes = [axis for axis in range(x.dim()) if axis != 1]
-        count = _count(x, layer)
         local_variance, local_mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
         mean, variance = layer.whole.moments(local_mean, local_variance, layer.running_mean)
         variance = variance.clamp_(min=0).to(mean.dtype)
-        layer.running_mean.lerp_(mean, layer.momentum)
-        layer.running_var.lerp_(variance * (count / (count - 1)), layer.momentum)
+        layer.note_pass(BatchStatistics(mean, variance, _count(x, layer)))
         ctx.save_for_backward(x, weight, mean, variance)
         ctx.layer = layer
         return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=layer.eps)
@@ -151,7 +150,7 @@ class _Normalise(torch.autograd.Function):
         normalised = (x - mean.view(shape)) * scale.view(shape)
         d_bias = gradient.sum(axes, dtype=weight.dtype)
         d_weight = (gradient * normalised).sum(axes, dtype=weight.dtype)
-        mean_bias, mean_weight = layer.whole.sum(torch.stack([d_bias, d_weight])) / _count(x, layer)
+        mean_bias, mean_weight = layer.whole.sum_in_place(torch.stack([d_bias, d_weight])) / _count(x, layer)
         d_x = torch.addcmul(gradient - mean_bias.view(shape), normalised, mean_weight.view(shape), value=-1)
         d_x = d_x * (weight * scale).view(shape)
         return d_x.to(x.dtype), d_weight, d_bias, None
@@ -162,18 +161,14 @@ class _NormaliseOnGpu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
-        """x (n, c, ...), on a GPU. weight, bias: (c,). layer: whose statistics are used and moved."""
+        """x (n, c, ...), on a GPU. weight, bias: (c,). layer: whose running mean is near the mean."""
         assert layer.running_mean is not None
-        assert layer.momentum is not None
         x = x if _is_channels_last(x) else x.contiguous()
         # These are 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
         local_mean, local_scale = torch.batch_norm_stats(x, layer.eps)
         mean, variance = layer.whole.moments(local_mean, local_scale.pow(-2), layer.running_mean)
         scale = torch.rsqrt(variance, out=torch.empty_like(mean))
-        count = _on_device(_count(x, layer), mean.dtype, x.device)
-        torch.batch_norm_gather_stats_with_counts(  # moves the running statistics
-            x, mean[None], scale[None], layer.running_mean, layer.running_var, layer.momentum, layer.eps, count
-        )
+        layer.note_pass(BatchStatistics(mean, variance, _count(x, layer), added=layer.eps))
         ctx.save_for_backward(x, weight, mean, scale)
         ctx.layer = layer
         return torch.batch_norm_elemt(x, weight, bias, mean, scale, layer.eps)
@@ -185,7 +180,7 @@ class _NormaliseOnGpu(torch.autograd.Function):
         layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
         gradient = gradients[0].contiguous(memory_format=layout)
         local = torch.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, True, True)
-        d_bias, products = layer.whole.sum(torch.stack(local[:2]))
+        d_bias, products = layer.whole.sum_in_place(torch.stack(local[:2]))
         count = _on_device(_count(x, layer), torch.int32, x.device)
         d_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, d_bias, products, count)
         return d_x, local[2], local[3], None

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ialcms.engine.batchnorm import average_running_statistics, synchronise
 from ialcms.engine.moving_state import MovingState
-from ialcms.engine.nonfinite import poison
+from ialcms.engine.nonfinite import gradient_of
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.traffic import size
 
@@ -51,7 +51,7 @@ class Learner(Generic[Network]):
 
     def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:
         """Add the gradient of a micro-batch's loss. taint: 0, or NaN for a step that is to be skipped."""
-        (poison(loss, taint) / self.accumulation).backward()
+        loss.backward(gradient_of(loss, taint, 1 / self.accumulation))
 
     def step(self) -> Tensor:
         """One optimizer step; returns the norm of the gradient of the global batch, before clipping.
@@ -80,7 +80,8 @@ class Learner(Generic[Network]):
         """
         if not norm.is_cuda:
             return bool(norm.isfinite())
-        self.optimizer.found_inf = norm.isfinite().logical_not().to(torch.float32)  # type: ignore[attr-defined]
+        flag = torch.empty_like(norm, dtype=torch.float32)
+        self.optimizer.found_inf = torch.ne(norm * 0, 0, out=flag)  # type: ignore[attr-defined]
         return True
 
     def save_buffers(self) -> None:

@@ -28,6 +28,16 @@ def poison(loss: Tensor, taint: Tensor | float = 0.0) -> Tensor:
     return loss * (1 + 0 * loss.detach() + taint)
 
 
+def gradient_of(loss: Tensor, taint: Tensor | float, share: float) -> Tensor:
+    """The gradient to begin the backward pass of `loss` with: `share`, NaN where `loss` or `taint` is not finite.
+
+    So all gradients become what those of share * poison(loss, taint) are, with fewer launches. taint: 0 or NaN.
+    """
+    value = loss.detach()
+    zero = torch.add(taint, value, alpha=0) if isinstance(taint, Tensor) else 0 * value + taint
+    return zero + share
+
+
 class Health:
     """Numbers of one step that are finite where all is well, on the device, in the order in which they came up."""
 
@@ -39,8 +49,10 @@ class Health:
     def watch(self, message: str, value: Tensor) -> None:
         """value: a scalar that is the same on all ranks; message: what it is when it is not finite, {} its value."""
         self._messages.append(message)
-        self._values.append(value.detach())
-        self.taint = self.taint + 0 * value.detach()
+        value = value.detach()
+        self._values.append(value)
+        # infinity times 0 is NaN
+        self.taint = torch.add(self.taint, value, alpha=0) if isinstance(self.taint, Tensor) else 0 * value
 
     @property
     def is_bad(self) -> Tensor:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.models.norm import BatchNorm1d, BatchNorm2d
+from ialcms.models.unit_length import unit_length
 
 
 class AudioVisualOutput(NamedTuple):  # a tuple, so that an engine finds the tensors in it
@@ -52,18 +52,17 @@ class AudioVisualModule(nn.Module):
         picture = visual.amax(dim=(2, 3))[:, :, None, None].expand(-1, -1, *cells)
         fused = self.fusion(torch.cat([audio, picture.to(audio.dtype)], dim=1))
 
-        audio_common = F.normalize(self.common_space(fused).float(), dim=1)
-        audio_embedding = F.normalize(audio_common.mean(dim=(2, 3)), dim=1)
+        audio_common = unit_length(self.common_space(fused)).mean(dim=(2, 3))
+        audio_embedding = unit_length(audio_common)
         # The attention stays in float32: its BatchNorm sees a variance of about 4e-12 at the start of training, which
         # would be lost in 16 bits.
         with torch.autocast(audio.device.type, enabled=False):
             cosine_map = torch.einsum("ndhw,nd->nhw", visual, audio_embedding)
             localisation = torch.sigmoid(self.localisation_gain * cosine_map + self.localisation_bias)
-            attended = F.normalize(torch.einsum("nhw,ndhw->nd", localisation, visual), p=1, dim=1)
-            agreement = attended * audio_common.mean(dim=(2, 3))
+            attended = unit_length(torch.einsum("nhw,ndhw->nd", localisation, visual), p=1)
+            agreement = attended * audio_common
             weight = torch.sigmoid(self.channel_attention(agreement.unsqueeze(-1))).unsqueeze(-1)
-            fused = fused.float()
-            attended_audio = fused + weight * fused
+            attended_audio = fused.float() * (1 + weight)
 
         return AudioVisualOutput(
             attended_audio=attended_audio,

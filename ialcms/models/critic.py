@@ -6,6 +6,8 @@ whatever the number of pairs that it is in.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ialcms.config import CriticConfig
+from ialcms.models.constants import constant
 from ialcms.models.layout import arrange
 
 
@@ -35,27 +38,79 @@ class SpectralNorm(nn.Module):
         self._iterate(matrix, warm_up)
 
     @torch.no_grad()
-    def _iterate(self, matrix: Tensor, times: int = 1) -> None:
+    def _iterate(self, matrix: Tensor, times: int) -> None:
         for _ in range(times):
-            self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
-            self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+            _power_iteration([self], [matrix])
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
-            sigma = self._sigma(weight.detach().flatten(1))
-            # clones: the next pass updates the vectors in place, before this pass's backward may have run
-            return _DividedBySigma.apply(weight, sigma, self.u.clone(), self.v.clone())  # type: ignore[no-any-return]
+        return normalised_weights([weight], [self])[0]
 
-    @torch.no_grad()
-    def _sigma(self, matrix: Tensor) -> Tensor:
-        """The estimate of the largest singular value, after a power iteration while training."""
-        if not self.training:
-            return torch.dot(self.u, matrix @ self.v)
-        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
-        image = matrix @ self.v
-        sigma = torch.linalg.vector_norm(image)  # = u . image, as u is the image at unit length
-        self.u.copy_(image / sigma.clamp(min=1e-12))
-        return sigma
+
+def normalised_weights(
+    weights: Sequence[Tensor], norms: Sequence[SpectralNorm], dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """All weights of a network by their spectral norms: the steps of the power iterations are launched together.
+
+    dtype: of the result; None: that of the weights.
+    """
+    with torch.autocast(weights[0].device.type, enabled=False):
+        values = _singular_values(norms, weights)
+        return [
+            _DividedBySigma.apply(weight, value.sigma, value.u, value.v, dtype or weight.dtype)
+            for weight, value in zip(weights, values)
+        ]
+
+
+@dataclass(frozen=True)
+class _SingularValue:
+    sigma: Tensor  # scalar: the estimate of a matrix's largest singular value
+    u: Tensor  # (rows,) of unit length, as v
+    v: Tensor  # (columns,)
+
+
+@torch.no_grad()
+def _singular_values(norms: Sequence[SpectralNorm], weights: Sequence[Tensor]) -> list[_SingularValue]:
+    """After a power iteration while training.
+
+    The next power iteration may come before the backward pass of this one, and does not change what is returned.
+    """
+    matrices = [weight.detach().flatten(1) for weight in weights]
+    if norms[0].training:
+        return _power_iteration(norms, matrices)
+    values = []
+    for norm, matrix, weight in zip(norms, matrices, weights):
+        sigma = torch.dot(norm.u, matrix @ norm.v)
+        u, v = (norm.u.clone(), norm.v.clone()) if weight.requires_grad else (norm.u, norm.v)
+        values.append(_SingularValue(sigma, u, v))
+    return values
+
+
+def _power_iteration(norms: Sequence[SpectralNorm], matrices: Sequence[Tensor]) -> list[_SingularValue]:
+    right = _units([matrix.T @ norm.u for norm, matrix in zip(norms, matrices)])
+    left = _units([matrix @ v for matrix, v in zip(matrices, right.vectors)])
+    vectors = [norm.u for norm in norms] + [norm.v for norm in norms]
+    torch._foreach_copy_(vectors, left.vectors + right.vectors)
+    # sigma = u . (matrix @ v), and u is matrix @ v at unit length
+    return [_SingularValue(*each) for each in zip(left.lengths, left.vectors, right.vectors)]
+
+
+@dataclass(frozen=True)
+class _Units:
+    vectors: list[Tensor]  # of unit length
+    lengths: tuple[Tensor, ...]  # before, scalars
+
+
+def _units(vectors: list[Tensor]) -> _Units:
+    sizes = tuple(len(vector) for vector in vectors)
+    lengths = torch.stack(torch._foreach_norm(vectors))
+    divisors = lengths.clamp(min=1e-12).index_select(0, _number_of_vector(sizes, lengths.device))
+    return _Units(list((torch.cat(vectors) / divisors).split(sizes)), lengths.unbind())
+
+
+@constant
+def _number_of_vector(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Of vectors of these sizes end to end, for each value the number of its vector."""
+    return torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)]).to(device)
 
 
 class _DividedBySigma(torch.autograd.Function):
@@ -63,22 +118,26 @@ class _DividedBySigma(torch.autograd.Function):
     (G - <G, W / sigma> u v^T) / sigma, one product and one rank-one update."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, sigma: Tensor, u: Tensor, v: Tensor, dtype: torch.dtype) -> Tensor:
         """weight / sigma.
 
-        weight: (o, ...). sigma: its largest singular value, to which the unit vectors u and v belong.
+        weight: (o, ...). sigma: its largest singular value, to which the unit vectors u and v belong. dtype: of the
+        result.
         """
-        normalised = weight / sigma
-        ctx.save_for_backward(normalised, sigma, u, v)
-        return normalised
+        ctx.save_for_backward(weight, sigma, u, v)
+        if dtype == weight.dtype:
+            return weight / sigma
+        if torch.compiler.is_compiling():
+            return (weight / sigma).to(dtype)
+        return torch.div(weight, sigma, out=torch.empty_like(weight, dtype=dtype))  # it casts on its way
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        normalised, sigma, u, v = ctx.saved_tensors
-        gradient = gradients[0]
-        along = torch.dot(gradient.flatten(), normalised.flatten())
+        weight, sigma, u, v = ctx.saved_tensors
+        gradient = gradients[0].to(weight.dtype)
+        along = torch.dot(gradient.flatten(), weight.flatten()) / sigma
         d_weight = torch.addr(gradient.flatten(1), along * u, v, alpha=-1).div_(sigma)
-        return d_weight.view_as(normalised), None, None, None
+        return d_weight.view_as(weight), None, None, None, None
 
 
 def spectral_norm(layer: nn.Conv2d | nn.Linear) -> nn.Module:
@@ -114,23 +173,36 @@ class Critic(nn.Module):
         with_penalty: also `weight_penalty`, which an engine that keeps parameters in shards can only give in a pass.
         partners: (Q', F, T) more components, without gradients; their indices follow on.
         """
-        embeddings = self._embed(magnitudes, partners)
-        first, second = embeddings[pairs[:, 0]], embeddings[pairs[:, 1]]
-        hidden = self.h(torch.cat([first, second], dim=1))
+        weights = self._weights()
+        num_convolutions = len(self.g) // 2
+        embeddings = self._embed(weights[:num_convolutions], magnitudes, partners)
+        hidden = _Rows.apply(embeddings, pairs.flatten()).view(len(pairs), -1)  # both of a pair side by side
+        h = list(self.h)
+        for weight, layer, activation in zip(weights[num_convolutions:], h[::2], h[1::2]):
+            hidden = activation(F.linear(hidden, weight, layer.bias))
         scores = (self.w(hidden) + self.b).squeeze(1).float()
         return (scores, self.weight_penalty()) if with_penalty else scores
 
-    def _embed(self, magnitudes: Tensor, partners: Tensor | None) -> Tensor:
-        """(Q + Q', 16 * width)."""
+    def _weights(self) -> list[Tensor]:
+        """The normalised weights of g and h, in the type that autocast computes in."""
+        layers: list[Any] = [*list(self.g)[::2], *list(self.h)[::2]]
+        weights: list[Tensor] = [layer.parametrizations.weight.original for layer in layers]
+        if not all(weight.numel() for weight in weights):  # an engine keeps shards, and collects them layer by layer
+            return [layer.weight for layer in layers]
+        device = weights[0].device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return normalised_weights(weights, [layer.parametrizations.weight[0] for layer in layers], dtype)
+
+    def _embed(self, weights: list[Tensor], magnitudes: Tensor, partners: Tensor | None) -> Tensor:
+        """(Q + Q', 16 * width). weights: of g."""
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
             components = magnitudes if partners is None else torch.cat([magnitudes, partners])
-            return self.g(arrange(components.unsqueeze(1), on_cpu=True)).mean(dim=(2, 3))  # type: ignore[no-any-return]
+            return self._pass(weights, components)
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
-        weights = [layer.weight for layer in list(self.g)[::2]]
         return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
 
-    def _pass(self, weights: list[Any], magnitudes: Tensor) -> Tensor:
+    def _pass(self, weights: list[Tensor], magnitudes: Tensor) -> Tensor:
         """g with these weights, averaged over the cells."""
         x = arrange(magnitudes.unsqueeze(1), on_cpu=True)
         for weight, activation in zip(weights, list(self.g)[1::2]):
@@ -140,3 +212,20 @@ class Critic(nn.Module):
     def weight_penalty(self) -> Tensor:
         """||w||^2 of the last layer, which is not normalised."""
         return self.w.weight.square().sum()
+
+
+class _Rows(torch.autograd.Function):
+    """Rows of a table by their indices. The gradient is a matrix product: torch's own sorts the indices for it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, index: Tensor) -> Tensor:
+        """table (Q, c), index (P,) -> (P, c)."""
+        ctx.save_for_backward(index)
+        ctx.count = len(table)
+        return table.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        rows = torch.arange(ctx.count, device=index.device)
+        return (rows.unsqueeze(1) == index).to(gradients[0].dtype) @ gradients[0], None

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ialcms.models.norm import move_running_statistics
+from ialcms.models.norm import BatchStatistics, MovedBatchNorm
 
 
 class Moments(NamedTuple):
@@ -51,19 +50,19 @@ def instance_moments(x: Tensor) -> Moments:
         variance, mean = torch.var_mean(x, (2, 3), correction=0)
         return Moments(mean, variance)
     cells = x.shape[2] * x.shape[3]
-    mean = x.sum((2, 3), dtype=torch.float32) / cells
-    square = torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32).square() / cells
-    return Moments(mean, (square - mean.square()).clamp(min=0))
+    mean = torch.mean(x, (2, 3), dtype=torch.float32)
+    length = torch.linalg.vector_norm(x, dim=(2, 3), dtype=torch.float32)
+    return Moments(mean, torch.addcmul(-mean * mean, length, length, value=1 / cells).clamp_(min=0))
 
 
 def batch_moments(instances: Moments) -> Moments:
     """Of each channel over all instances, (c,)."""
-    mean = instances.mean.mean(0)
-    return Moments(mean, (instances.variance + (instances.mean - mean).square()).mean(0))
+    between, mean = torch.var_mean(instances.mean, 0, correction=0)
+    return Moments(mean, between + instances.variance.mean(0))
 
 
 def scale_instances(
-    x: Tensor, norm: _BatchNorm, gain: Tensor, offset: Tensor, *, whole: Whole | None = None, eps: float = 1e-5
+    x: Tensor, norm: MovedBatchNorm, gain: Tensor, offset: Tensor, *, whole: Whole | None = None, eps: float = 1e-5
 ) -> Tensor:
     """instance_norm(norm(x)) * gain + offset; moves the running statistics of `norm` while it trains.
 
@@ -74,7 +73,7 @@ def scale_instances(
     result, mean, variance = _ScaleInstances.apply(*tensors, (norm.eps, eps, whole))
     if norm.training:
         count = x.numel() // x.shape[1] * (1 if whole is None else whole.parts)
-        move_running_statistics(norm, mean, variance, count=count)
+        norm.note_pass(BatchStatistics(mean, variance, count))
     return result  # type: ignore[no-any-return]
 
 
@@ -105,44 +104,44 @@ class _ScaleInstances(torch.autograd.Function):
         inverse = torch.rsqrt((batch.variance if fixed is None else fixed) + batch_eps)
         slope = weight * inverse
         root = torch.rsqrt(slope.square() * instances.variance + eps)
-        scale = gain * slope * root
-        result = _affine(x, scale, offset - scale * instances.mean)
-        ctx.save_for_backward(x, weight, gain, instances.mean, batch.mean, inverse, root)
+        steepness = slope * root
+        scale = gain * steepness
+        result = _affine(x, scale, torch.addcmul(offset, scale, instances.mean, value=-1))
+        ctx.save_for_backward(x, gain, instances.mean, batch.mean, inverse, slope, root, steepness, scale)
         ctx.eps, ctx.whole, ctx.moves = eps, whole, fixed is None
         ctx.mark_non_differentiable(batch.mean, batch.variance)
         return result, batch.mean, batch.variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, gain, mean, batch_mean, inverse, root = ctx.saved_tensors
+        x, gain, mean, batch_mean, inverse, slope, root, steepness, scale = ctx.saved_tensors
         gradient = gradients[0]
-        cells = x.shape[2] * x.shape[3]
-        slope = weight * inverse
-        scale = gain * slope * root
+        count, cells = len(x), x.shape[2] * x.shape[3]
         d_offset = gradient.sum((2, 3), dtype=mean.dtype)
-        d_scale = (gradient * x).sum((2, 3), dtype=mean.dtype) - mean * d_offset
-        # The derivative of slope * root by the slope is eps * root^3, by the variance -slope^3 * root^3 / 2.
+        d_scale = torch.addcmul((gradient * x).sum((2, 3), dtype=mean.dtype), mean, d_offset, value=-1)
+        # The derivative of slope * root by the slope is eps * root^3, by the variance -slope^3 * root^3 / 2. With
+        # -2 / cells before it, the sum of both ways to the variances is `steep`, the factor of x - mean in d_x.
         cube = d_scale * gain * root.pow(3)
-        d_slope = ctx.eps * cube.sum(0)
-        d_variance = cube * slope.pow(3) * -0.5
-        d_mean = -scale * d_offset
+        d_slope = cube.sum(0).mul_(ctx.eps)
+        steep = cube * slope.pow(3)
+        shift = steep * mean
         if ctx.moves:
             # The gradient of the whole batch's loss at the slope, spread over the instances of the whole batch.
             d_whole = d_slope if ctx.whole is None else ctx.whole.sum(d_slope) / ctx.whole.parts
-            d_share = d_whole * weight * inverse.pow(3) * (-0.5 / len(x))
-            d_variance = d_variance + d_share
-            d_mean = d_mean + 2 * d_share * (mean - batch_mean)
-        steep = d_variance * (2 / cells)
-        d_x = _affine(x, steep, d_mean / cells - steep * mean).addcmul_(gradient, scale[:, :, None, None])
-        d_bias = torch.zeros_like(weight) if ctx.needs_input_grad[2] else None
-        return d_x, d_slope * inverse, d_bias, d_scale * slope * root, d_offset, None, None, None
+            share = d_whole * slope * inverse.square() / count
+            steep = steep + share
+            shift = torch.addcmul(shift, share, batch_mean)
+        shift = torch.addcmul(shift, scale, d_offset, value=-1) / cells
+        d_x = _affine(x, steep, shift, -1 / cells).addcmul_(gradient, scale[:, :, None, None])
+        d_bias = torch.zeros_like(slope) if ctx.needs_input_grad[2] else None
+        return d_x, d_slope * inverse, d_bias, d_scale * steepness, d_offset, None, None, None
 
 
-def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale * x + shift, each (n, c), in the type of x; computed in theirs."""
+def _affine(x: Tensor, scale: Tensor, shift: Tensor, factor: float = 1.0) -> Tensor:
+    """factor * scale * x + shift, each (n, c), in the type of x; computed in theirs. factor: of all."""
     scale, shift = scale[:, :, None, None], shift[:, :, None, None]
     if x.dtype == scale.dtype:  # no `to` that does nothing: in an autograd function dynamo loses the gradient there
-        return torch.addcmul(shift, x, scale)
+        return torch.addcmul(shift, x, scale, value=factor)
     if torch.compiler.is_compiling():
-        return torch.addcmul(shift, x, scale).to(x.dtype)
-    return torch.addcmul(shift, x, scale, out=torch.empty_like(x))  # one pass: it casts on its way
+        return torch.addcmul(shift, x, scale, value=factor).to(x.dtype)
+    return torch.addcmul(shift, x, scale, value=factor, out=torch.empty_like(x))  # one pass: it casts on its way

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ialcms.config import AudioConfig, ModelConfig
 from ialcms.models.audio_visual import AudioVisualModule
 from ialcms.models.layout import arrange
-from ialcms.models.norm import BatchNorm2d
+from ialcms.models.norm import BatchNorm2d, MovedBatchNorm, move_all, move_together
 from ialcms.models.spectrogram import Spectrogram
 from ialcms.models.unet import Decoder, Encoder
 from ialcms.models.visual import VisualNet
@@ -59,6 +59,12 @@ class Separator(nn.Module):
         self.mask_bias = nn.Parameter(torch.zeros(1))
         for module in (self.encoder, self.audio_visual, self.decoder):
             _initialise(module)
+        self._moved_together: list[MovedBatchNorm] = []  # from the first call of `train` on
+
+    def train(self, mode: bool = True) -> Separator:
+        super().train(mode)
+        self._moved_together = move_together(self, mode)
+        return self
 
     def forward(self, mix: Tensor, objects: Tensor) -> SeparatorOutput:
         spectrum = self.spectrogram.stft(mix)
@@ -66,7 +72,10 @@ class Separator(nn.Module):
         if objects.dim() == 7:
             pictures = objects.shape[3]
             visual, visual_for_loss = _side_by_side(visual, pictures), _side_by_side(visual_for_loss, pictures)
-        return self.separate(spectrum, visual, visual_for_loss, objects=(objects.shape[1], objects.shape[2]))
+        output = self.separate(spectrum, visual, visual_for_loss, objects=(objects.shape[1], objects.shape[2]))
+        if self.training:
+            move_all(self._moved_together)
+        return output
 
     def separate(
         self, spectrum: Tensor, visual: Tensor, visual_for_loss: Tensor, objects: tuple[int, int]

@@ -6,6 +6,7 @@ Shapes: L samples, Fq linear bins (n_fft // 2 + 1), F log-spaced bins, T frames;
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,24 +56,33 @@ class Spectrogram(nn.Module):
         """
         with torch.autocast(spectrum.device.type, enabled=False):
             flat = spectrum.reshape(-1, *spectrum.shape[-2:])
-            frames = torch.fft.irfft(flat.transpose(1, 2), n=self.n_fft, dim=2) * self.window
-            num_frames, start = frames.shape[1], self.n_fft // 2  # frames are centred
+            frames = torch.fft.irfft(flat, n=self.n_fft, dim=1) * self.window.unsqueeze(1)
+            num_frames, start = frames.shape[2], self.n_fft // 2  # frames are centred
             envelope = self.envelope if num_frames == self._num_frames else self._envelope(num_frames)
             length = min(num_samples, self.hop * (num_frames - 1) + self.n_fft - start)
-            wave = self._overlap_add(frames)[:, start : start + length] / envelope[start : start + length]
+            wave = _OverlapAdd.apply(frames, self.hop)[:, start : start + length] / envelope[start : start + length]
             wave = F.pad(wave, (0, num_samples - length))
         return wave.reshape(*spectrum.shape[:-2], num_samples)
 
     def _envelope(self, num_frames: int) -> Tensor:
-        """Sum of the squared windows of so many frames, as `_overlap_add` lays them."""
-        return self._overlap_add(self.window.square().expand(1, num_frames, -1))[0].clamp(min=1e-11)
+        """Sum of the squared windows of so many frames, as `_OverlapAdd` lays them."""
+        frames = self.window.square().view(1, -1, 1).expand(-1, -1, num_frames)
+        return _OverlapAdd.apply(frames, self.hop)[0].clamp(min=1e-11)  # type: ignore[no-any-return]
 
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        """(n, T, n_fft), each frame `hop` samples after the one before -> (n, at least (T - 1) * hop + n_fft)."""
-        per_frame = -(-self.n_fft // self.hop)  # hops
-        parts = F.pad(frames, (0, per_frame * self.hop - self.n_fft)).unflatten(2, (per_frame, self.hop))
-        shifted = [F.pad(parts[:, :, k], (0, 0, k, per_frame - 1 - k)) for k in range(per_frame)]
-        return torch.stack(shifted).sum(0).flatten(1)
+
+class _OverlapAdd(torch.autograd.Function):
+    """Frames added up, each `hop` samples after the one before: one launch, and a view of the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, hop: int) -> Tensor:
+        """(n, n_fft, T) -> (n, (T - 1) * hop + n_fft)."""
+        _, size, count = frames.shape
+        ctx.size, ctx.hop = size, hop
+        return F.fold(frames, (1, (count - 1) * hop + size), (1, size), stride=(1, hop)).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].unfold(1, ctx.size, ctx.hop).transpose(1, 2), None
 
 
 class RowResample(nn.Module):

@@ -6,10 +6,9 @@ Shapes: B mixes, K objects a mix, N = B*K; F x T the log-frequency spectrogram; 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ialcms.models.instance_scaling import scale_instances
-from ialcms.models.norm import BatchNorm2d
+from ialcms.models.norm import BatchNorm2d, MovedBatchNorm
 from ialcms.models.resnet import leaky_relu, stage
 from ialcms.models.upsampled_conv import UpsampledConv2d
 
@@ -41,7 +40,7 @@ class AdaptiveInstanceNorm(nn.Module):
         self.gain = nn.Linear(context_channels, channels)
         self.offset = nn.Linear(context_channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, norm: _BatchNorm) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, norm: MovedBatchNorm) -> Tensor:
         """Of norm(x), in one pass over x with it; x (n, c, h, w), context (n, C)."""
         gain, offset = self.gain(context).float(), self.offset(context).float()
         return scale_instances(x, norm, gain, offset=offset, whole=getattr(norm, "whole", None))

@@ -15,14 +15,13 @@ s (columns) of the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Build = TypeVar("Build", bound=Callable[..., Tensor])
+from ialcms.models.constants import constant
 
 # How to compute it: "full" mixes the channels at the low resolution, "product" too, but by a matrix product per picture
 # in place of a convolution, "half" upsamples the columns first and mixes at h x W, "direct" upsamples and convolves.
@@ -30,27 +29,6 @@ Build = TypeVar("Build", bound=Callable[..., Tensor])
 # to measure.
 FORM = "auto"
 FORMS = ("auto", "full", "product", "half", "direct")
-
-
-def _constant(build: Build) -> Build:
-    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer.
-
-    Arguments are passed by position, as they are the key of what is built.
-    """
-    known: dict[tuple[Any, ...], Tensor] = {}
-
-    def constant(*key: Any) -> Tensor:
-        if key in known:
-            return known[key]
-        if torch.compiler.is_compiling():
-            return build(*key)
-        with torch.inference_mode(False), torch.no_grad():
-            built = build(*key)
-        if type(built) is Tensor:  # not one without contents, as where shapes alone are asked for
-            known[key] = built
-        return built
-
-    return constant  # type: ignore[return-value]
 
 
 def _shifted_upsampling(cells: int, size: int) -> Tensor:
@@ -61,7 +39,7 @@ def _shifted_upsampling(cells: int, size: int) -> Tensor:
     return torch.stack([padded[tap : tap + size] for tap in range(3)])
 
 
-@_constant
+@constant
 def row_matrix(cells: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(size, 3 * cells): the rows of the three taps, one after the other, to the rows of the result.
 
@@ -70,7 +48,7 @@ def row_matrix(cells: int, size: int, dtype: torch.dtype, device: torch.device) 
     return _shifted_upsampling(cells, size).transpose(0, 1).reshape(size, 3 * cells).to(device, dtype)
 
 
-@_constant
+@constant
 def column_matrices(cells: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(3, cells, size): the columns of each tap to the columns of the result.
 
@@ -79,7 +57,7 @@ def column_matrices(cells: int, size: int, dtype: torch.dtype, device: torch.dev
     return _shifted_upsampling(cells, size).transpose(1, 2).contiguous().to(device, dtype)
 
 
-@_constant
+@constant
 def border_sums(dtype: torch.dtype, device: torch.device) -> Tensor:
     """(9, 9): from the kernel's taps (t, s) to their sums over what lies in the picture, for its first, a middle and
     its last row and column."""
@@ -87,7 +65,7 @@ def border_sums(dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.kron(inside, inside).T.contiguous().to(device, dtype)
 
 
-@_constant
+@constant
 def border_cells(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(9, height * width): spreads the nine values of `border_sums` over a picture of at least 2 x 2.
 
@@ -137,11 +115,34 @@ def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool)
     mixed = mixed.reshape(count * 3 * outputs, 3 * h, w)  # (n, s, o), (t, h), w
     rows = row_matrix(h, height, mixed.dtype, mixed.device).expand(len(mixed), -1, -1)
     tall = torch.bmm(rows, mixed).view(count, 3, outputs * height, w)
-    columns = column_matrices(w, width, mixed.dtype, mixed.device).unsqueeze(1).expand(-1, count, -1, -1)
-    result = torch.bmm(tall[:, 0], columns[0])
-    result.baddbmm_(tall[:, 1], columns[1])
-    result.baddbmm_(tall[:, 2], columns[2])
+    result: Tensor = _ColumnsOfTaps.apply(tall, column_matrices(w, width, mixed.dtype, mixed.device))
     return result.view(count, outputs, height, width)
+
+
+class _ColumnsOfTaps(torch.autograd.Function):
+    """The sum over the taps s of tall[:, s] @ columns[s]; its gradient is written where it belongs, tap by tap."""
+
+    @staticmethod
+    def forward(ctx: Any, tall: Tensor, columns: Tensor) -> Tensor:
+        """tall (n, s, r, w), columns (s, w, W), a constant -> (n, r, W)."""
+        ctx.save_for_backward(columns)
+        spread = columns.unsqueeze(1).expand(-1, len(tall), -1, -1)
+        result = torch.bmm(tall[:, 0], spread[0])
+        result.baddbmm_(tall[:, 1], spread[1])
+        return result.baddbmm_(tall[:, 2], spread[2])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (columns,) = ctx.saved_tensors
+        gradient = gradients[0]
+        count, rows, _ = gradient.shape
+        back = columns.mT.unsqueeze(1).expand(-1, count, -1, -1)
+        if torch.compiler.is_compiling():
+            return torch.stack([torch.bmm(gradient, tap) for tap in back], dim=1), None
+        d_tall = gradient.new_empty(count, len(columns), rows, columns.shape[1])
+        for part, tap in zip(d_tall.unbind(1), back):
+            torch.bmm(gradient, tap, out=part)
+        return d_tall, None
 
 
 def _half(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,13 +6,13 @@ Shapes: N object pictures of 3 x S x S, D channels of the common space, H x W = 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.config import VisualConfig
 from ialcms.models.layout import arrange
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import Backbone
+from ialcms.models.unit_length import unit_length
 from ialcms.models.upsampled_conv import UpsampledConv2d
 
 
@@ -87,7 +87,7 @@ class VisualNet(nn.Module):
         feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))
         for layer in list(self.decoder)[1:]:
             feature = layer(feature)
-        visual = F.normalize(self.common_space(feature).float(), dim=1)
+        visual = unit_length(self.common_space(feature))
         if not self.training or self.dropout.p == 0:
             return visual, visual
-        return visual, F.normalize(self.common_space(self.dropout(feature)).float(), dim=1)
+        return visual, unit_length(self.common_space(self.dropout(feature)))

@@ -70,6 +70,7 @@ class Experiment:
                 ranks=ranks,
             )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
+        self.separator.module.train()  # engines have changed its layers
         self._pieces = Pieces(self.separator, self.critic, config, ranks=ranks)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
@@ -183,7 +184,8 @@ class Experiment:
         # Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore.
         key = (self.config.seed, "torch", batch.step, self.ranks.rank, part)
         torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
-        self.separator.module.train()
+        if not self.separator.module.training:
+            self.separator.module.train()
         separate = self._pieces.separate_to_learn if learns else self._pieces.separate
         with torch.set_grad_enabled(learns), self.autocast():
             output: SeparatorOutput = separate(batch.mix, batch.objects)
@@ -316,5 +318,5 @@ class _Means:
         self.values: Scalars = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        share = value.detach() / self._count
+        share = value.detach() if self._count == 1 else value.detach() / self._count
         self.values[name] = self.values[name] + share if name in self.values else share

@@ -141,16 +141,17 @@ def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
     def normalise(rank: int) -> dict[str, Tensor]:
         context = SimpleNamespace()
         context.save_for_backward = lambda *saved: setattr(context, "saved_tensors", saved)
-        moved = [torch.zeros(shape[1]), torch.ones(shape[1]), reference.weight.detach(), reference.bias.detach()]
-        mean, variance, weight, bias = (value.to("cuda", parameter_type) for value in moved)
+        weight, bias = (value.detach().to("cuda", parameter_type) for value in (reference.weight, reference.bias))
         part, of_output = (
             value[rows[rank]].detach().to("cuda", dtype).contiguous(memory_format=layout) for value in (x, gradient)
         )
-        layer = SimpleNamespace(running_mean=mean, running_var=variance, momentum=0.1, eps=1e-5, whole=two)
+        layer = batchnorm.GlobalBatchNorm(shape[1]).to("cuda", parameter_type)
+        layer.whole = two
         result = batchnorm._NormaliseOnGpu.forward(context, part, weight, bias, layer)
         d_x, d_weight, d_bias, *_ = batchnorm._NormaliseOnGpu.backward(context, of_output)
         return {
-            "output": result, "mean": mean, "variance": variance, "d_x": d_x, "d_weight": d_weight, "d_bias": d_bias
+            "output": result, "mean": layer.running_mean, "variance": layer.running_var,
+            "d_x": d_x, "d_weight": d_weight, "d_bias": d_bias,
         }  # fmt: skip
 
     first, second = two.run(normalise)

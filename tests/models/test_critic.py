@@ -45,7 +45,7 @@ def test_each_component_passes_g_once_whatever_its_pairs() -> None:
     critic = Critic(CriticConfig(width=2)).eval()
     magnitudes = torch.rand(4, 64, 64)
     seen = []
-    critic.g.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    critic.g[1].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     pairs = torch.tensor([[0, 1], [2, 3], [0, 3], [1, 0]])
     together = critic(magnitudes, pairs)
     assert seen == [4]

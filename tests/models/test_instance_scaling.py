@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ialcms.models.instance_scaling import Moments, instance_moments, scale_instances
+from ialcms.models.norm import BatchNorm2d
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-def layer(channels: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels)
+def layer(channels: int) -> BatchNorm2d:
+    norm = BatchNorm2d(channels)
     with torch.no_grad():
         norm.weight.uniform_(-1.5, 1.5)
         norm.bias.normal_()
@@ -24,7 +25,7 @@ def layer(channels: int) -> nn.BatchNorm2d:
     return norm
 
 
-def direct(x: Tensor, norm: nn.BatchNorm2d, gain: Tensor, offset: Tensor) -> Tensor:
+def direct(x: Tensor, norm: BatchNorm2d, gain: Tensor, offset: Tensor) -> Tensor:
     return F.instance_norm(norm(x)) * gain[:, :, None, None] + offset[:, :, None, None]
 
 
