@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
@@ -147,6 +148,8 @@ class DDPLearner(Learner[Network]):
         if compression == "bf16":
             self._wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
             self._gradient_bytes //= 2
+        else:  # divides a bucket by the number of ranks, not each gradient by itself
+            self._wrapped._register_builtin_comm_hook(dist.BuiltinCommHookType.ALLREDUCE)
         # DDP times some of its passes, and waits for the device to do so.
         self._wrapped._set_ddp_runtime_logging_sample_rate(2**31 - 1)
         self._passes = 0

@@ -110,6 +110,7 @@ class _ScaleInstances(torch.autograd.Function):
         ctx.save_for_backward(x, gain, instances.mean, batch.mean, inverse, slope, root, steepness, scale)
         ctx.eps, ctx.whole, ctx.moves = eps, whole, fixed is None
         ctx.mark_non_differentiable(batch.mean, batch.variance)
+        ctx.set_materialize_grads(False)  # of the two
         return result, batch.mean, batch.variance
 
     @staticmethod

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ialcms.config import AudioConfig, ModelConfig
 from ialcms.models.audio_visual import AudioVisualModule
+from ialcms.models.casting import with_cast_weights
 from ialcms.models.layout import arrange
 from ialcms.models.norm import BatchNorm2d, MovedBatchNorm, move_all, move_together
 from ialcms.models.spectrogram import Spectrogram
@@ -89,9 +90,13 @@ class Separator(nn.Module):
         shape = (spectrum.shape[0], *objects)
         num_objects = objects[0] * objects[1]
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
-        features = self.encoder(arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach())))
-        fused = self.audio_visual(features[-1].repeat_interleave(num_objects, dim=0), visual)
-        score = self.decoder(fused.attended_audio, fused.attended_visual, fused.context, features=features)
+        loudness = arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach()))
+        features = with_cast_weights(self.encoder, loudness)
+        bottom = features[-1].repeat_interleave(num_objects, dim=0)
+        fused = with_cast_weights(self.audio_visual, bottom, visual)
+        score = with_cast_weights(
+            self.decoder, fused.attended_audio, fused.attended_visual, fused.context, features=features
+        )
         mask = torch.relu(score.float() * self.mask_scale + self.mask_bias + 0.5).unflatten(0, shape).squeeze(3)
         return SeparatorOutput(
             mask=mask,

@@ -5,6 +5,11 @@ Shapes: B mixes, K objects a mix, N = B*K; F x T the log-frequency spectrogram; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.models.instance_scaling import scale_instances
@@ -40,10 +45,28 @@ class AdaptiveInstanceNorm(nn.Module):
         self.gain = nn.Linear(context_channels, channels)
         self.offset = nn.Linear(context_channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor, norm: MovedBatchNorm) -> Tensor:
-        """Of norm(x), in one pass over x with it; x (n, c, h, w), context (n, C)."""
-        gain, offset = self.gain(context).float(), self.offset(context).float()
-        return scale_instances(x, norm, gain, offset=offset, whole=getattr(norm, "whole", None))
+    def forward(self, x: Tensor, style: Style, norm: MovedBatchNorm) -> Tensor:
+        """Of norm(x), in one pass over x with it; x (n, c, h, w)."""
+        return scale_instances(x, norm, style.gain, offset=style.offset, whole=getattr(norm, "whole", None))
+
+
+class Style(NamedTuple):
+    """Of an AdaptiveInstanceNorm, in float32."""
+
+    gain: Tensor  # (n, c)
+    offset: Tensor  # (n, c)
+
+
+def styles(norms: Sequence[AdaptiveInstanceNorm], context: Tensor) -> list[Style]:
+    """Of all of them, for context (n, C): one product in place of two each."""
+    layers = [layer for norm in norms for layer in (norm.gain, norm.offset)]
+    if all(layer.weight.numel() for layer in layers):
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        sizes = [layer.out_features for layer in layers]
+        values = list(F.linear(context, weight, bias).float().split(sizes, dim=1))
+    else:  # an engine keeps shards, and collects them layer by layer
+        values = [layer(context).float() for layer in layers]
+    return [Style(gain, offset) for gain, offset in zip(values[::2], values[1::2])]
 
 
 class UpBlock(nn.Module):
@@ -57,13 +80,13 @@ class UpBlock(nn.Module):
         self.style = AdaptiveInstanceNorm(channels, context_channels)
 
     def forward(
-        self, x: Tensor, context: Tensor, shared: Tensor | None = None, *, constant: Tensor | None = None
+        self, x: Tensor, style: Style, shared: Tensor | None = None, *, constant: Tensor | None = None
     ) -> Tensor:
-        """x (n, c, h, w), context (n, C) -> (n, c', 2h, 2w).
+        """x (n, c, h, w) -> (n, c', 2h, 2w). style: of `self.style`.
 
         shared, constant: further channels, see UpsampledConv2d.
         """
-        return self.style(self.activation(self.conv(x, shared, constant=constant)), context, self.norm)  # type: ignore[no-any-return]
+        return self.style(self.activation(self.conv(x, shared, constant=constant)), style, self.norm)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -88,8 +111,9 @@ class Decoder(nn.Module):
 
         Returns (N, 1, F, T).
         """
-        x = self.blocks[0](sound, context, constant=picture)
+        first, *others = styles([block.style for block in self.blocks], context)  # type: ignore[misc]
+        x = self.blocks[0](sound, first, constant=picture)
         shared = features[-2::-1]  # each the same for all objects of a mix
-        for block, feature in zip(self.blocks[1:], shared):
-            x = block(x, context, feature)
+        for block, style, feature in zip(self.blocks[1:], others, shared):
+            x = block(x, style, feature)
         return self.score(x, shared[-1])  # type: ignore[no-any-return]

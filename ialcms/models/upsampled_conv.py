@@ -191,12 +191,14 @@ class UpsampledConv2d(nn.Conv2d):
         height, width = (2 * x.shape[-2], 2 * x.shape[-1]) if fine is None else fine.shape[-2:]
         last = self.in_channels - (0 if fine is None else fine.shape[1])
         first = last - x.shape[1]
-        result = conv_of_upsampled(x, self.weight[:, first:last], (height, width))
+        # One split: the gradients of slices would be filled up with zeros and added.
+        before, own, after = self.weight.split([first, last - first, self.in_channels - last], dim=1)
+        result = conv_of_upsampled(x, own, (height, width))
         if constant is not None:
-            result = add_conv_of_constant(result, constant, self.weight[:, :first])
+            result = add_conv_of_constant(result, constant, before)
         if shared is not None:
-            once = conv_of_upsampled(shared, self.weight[:, :first], (height, width))
+            once = conv_of_upsampled(shared, before, (height, width))
             result = (result.unflatten(0, (len(shared), -1)) + once.unsqueeze(1)).flatten(0, 1)
         if fine is not None:
-            return result + F.conv2d(fine, self.weight[:, last:], self.bias, padding=1)
+            return result + F.conv2d(fine, after, self.bias, padding=1)
         return result if self.bias is None else result + self.bias.view(-1, 1, 1)

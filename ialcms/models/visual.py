@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ialcms.config import VisualConfig
+from ialcms.models.casting import with_cast_weights
 from ialcms.models.layout import arrange
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.resnet import Backbone
@@ -83,8 +84,8 @@ class VisualNet(nn.Module):
         loss: while training with dropout it has passed the dropout, otherwise it is the first one.
         """
         with torch.no_grad():
-            low_level, last = self.backbone(arrange(image))
-        feature = self.decoder[0](self.aspp(last), fine=self.reduce(low_level))
+            low_level, last = with_cast_weights(self.backbone, arrange(image))
+        feature = self.decoder[0](with_cast_weights(self.aspp, last), fine=self.reduce(low_level))
         for layer in list(self.decoder)[1:]:
             feature = layer(feature)
         visual = unit_length(self.common_space(feature))

@@ -103,25 +103,26 @@ def row_and_column_terms(scores: Tensor, ranks: Ranks, temperature: float, exclu
     """
     count, total = scores.shape
     first = ranks.rank * count  # the sound of row i is column first + i
-    positive = scores.diagonal(first).clone() / temperature
     negatives = scores.clone()
     negatives.diagonal(first).fill_(-torch.inf)
 
     largest = negatives.topk(min(excluded, total - 1), dim=1, sorted=False).indices
     logits = scores.scatter(1, largest, -torch.inf).div_(temperature)
-    row_logsumexp = logits.logsumexp(dim=1)
-    gradient = logits.sub_(row_logsumexp.unsqueeze(1)).exp_()
+    positive = logits.diagonal(first)
+    shares = logits.log_softmax(dim=1)
+    of_rows = -shares.diagonal(first)  # logsumexp of a row, less the true pair's
+    gradient = shares.exp()
 
     top = negatives.topk(min(excluded, count), dim=0)
     columns = _columns(scores, top.values, top.indices, ranks=ranks, temperature=temperature, excluded=excluded)
     rank_in_top = torch.arange(len(top.values), device=scores.device).unsqueeze(1)
     kept = top.values.masked_fill(rank_in_top < columns.num_excluded, -torch.inf)
-    logits = _with_diagonal(scores.scatter(0, top.indices, kept), scores, first).div_(temperature)
-    gradient += logits.sub_(columns.logsumexp).exp_()
+    of_columns = _with_diagonal(scores.scatter(0, top.indices, kept), scores, first).div_(temperature)
+    gradient += of_columns.sub_(columns.logsumexp).exp_()
 
     gradient.diagonal(first).sub_(2)
     local = slice(first, first + count)
-    terms = row_logsumexp + columns.logsumexp[local] - 2 * positive
+    terms = of_rows + columns.logsumexp[local] - positive
     return Terms(loss=0.5 * terms.mean(), gradient=gradient.mul_(0.5 / (count * temperature)))
 
 
