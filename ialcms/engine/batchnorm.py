@@ -7,7 +7,8 @@ gathers statistics, is for GPUs only, and makes the program wait for the device 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -118,72 +119,196 @@ class GlobalBatchNorm(MovedBatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        normalise = _NormaliseOnGpu if input.is_cuda else _Normalise
-        output: Tensor = normalise.apply(input, self.weight, self.bias, self)
+        output: Tensor = _Normalise.apply([self], input, self.weight, self.bias)[0]
         return output
+
+    @staticmethod
+    def of_each(layers: Sequence[MovedBatchNorm], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """One exchange of statistics for all layers, unless an engine has their weights in shards."""
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        together = all(isinstance(layer, GlobalBatchNorm) and layer.training for layer in layers)
+        if not together or not dist.is_initialized() or not all(weight.numel() for weight in weights):
+            return MovedBatchNorm.of_each(layers, inputs)
+        return list(_Normalise.apply(list(layers), *inputs, *weights, *biases))
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by the statistics of all ranks, scale and shift; the layer gets the statistics."""
+    """Normalise by the statistics of all ranks, scale and shift; the layers get the statistics.
+
+    The layers take independent inputs, and exchange their sums together.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
-        """x (n, c, ...), contiguous or not. weight, bias: (c,). layer: whose running mean is near the mean."""
-        assert layer.running_mean is not None
-        x = x.contiguous()
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        local_variance, local_mean = torch.var_mean(x.to(weight.dtype), axes, correction=0)
-        mean, variance = layer.whole.moments(local_mean, local_variance, layer.running_mean)
-        variance = variance.clamp_(min=0).to(mean.dtype)
-        layer.note_pass(BatchStatistics(mean, variance, _count(x, layer)))
-        ctx.save_for_backward(x, weight, mean, variance)
-        ctx.layer = layer
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=layer.eps)
+    def forward(ctx: Any, layers: Sequence[GlobalBatchNorm], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """layers: whose running means are near the means. tensors: x (n, c, ...) of each layer, then the weights (c,)
+        of each, then the biases."""
+        kernels = _Gpu if tensors[0].is_cuda else _Cpu
+        inputs, weights, biases = _thirds(tensors)
+        inputs = [kernels.arrange(x) for x in inputs]
+        local = [kernels.moments(x, weight, layer.eps) for x, weight, layer in zip(inputs, weights, layers)]
+        running = [layer.running_mean for layer in layers if layer.running_mean is not None]
+        means, variances = [moments.mean for moments in local], [moments.variance for moments in local]
+        merged = layers[0].whole.moments(_joined(means), _joined(variances), _joined(running))
+        spread = kernels.spread(merged)
+        sizes = [len(weight) for weight in weights]
+        means, variances = list(merged.mean.split(sizes)), list(spread.variance.split(sizes))
+        divisors = spread.divisor.split(sizes)
+        for x, layer, mean, variance in zip(inputs, layers, means, variances):
+            added = layer.eps if kernels is _Gpu else 0.0
+            layer.note_pass(BatchStatistics(mean, variance, _count(x, layer), added=added))
+        ctx.save_for_backward(*inputs, *weights, *means, *divisors)
+        ctx.layers, ctx.kernels = layers, kernels
+        eps = [layer.eps for layer in layers]
+        return tuple(map(kernels.scale, inputs, weights, biases, means, divisors, eps))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, variance = ctx.saved_tensors
-        layer, gradient = ctx.layer, gradients[0]
-        axes = [axis for axis in range(x.dim()) if axis != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        scale = torch.rsqrt(variance + layer.eps)
-        normalised = (x - mean.view(shape)) * scale.view(shape)
-        d_bias = gradient.sum(axes, dtype=weight.dtype)
-        d_weight = (gradient * normalised).sum(axes, dtype=weight.dtype)
-        mean_bias, mean_weight = layer.whole.sum_in_place(torch.stack([d_bias, d_weight])) / _count(x, layer)
-        d_x = torch.addcmul(gradient - mean_bias.view(shape), normalised, mean_weight.view(shape), value=-1)
-        d_x = d_x * (weight * scale).view(shape)
-        return d_x.to(x.dtype), d_weight, d_bias, None
+        layers, kernels = ctx.layers, ctx.kernels
+        count = len(layers)
+        tensors = ctx.saved_tensors
+        saved = [tensors[start : start + count] for start in range(0, 4 * count, count)]
+        passes = [
+            _Pass(kernels.like(gradient, x), x, weight, mean, divisor, layer.eps, _count(x, layer))
+            for gradient, x, weight, mean, divisor, layer in zip(gradients, *saved, layers)
+        ]
+        sums = [kernels.sums(each) for each in passes]
+        together = torch.cat([of_one.gradients for of_one in sums] + [of_one.products for of_one in sums])
+        layers[0].whole.sum_in_place(together)
+        gradient_sums, product_sums = together.split([len(together) // 2] * 2)
+        sizes = [len(each.weight) for each in passes]
+        wholes = zip(passes, gradient_sums.split(sizes), product_sums.split(sizes))
+        d_inputs = [kernels.gradient(each, *whole) for each, *whole in wholes]
+        return None, *d_inputs, *(of_one.d_weight for of_one in sums), *(of_one.d_bias for of_one in sums)
 
 
-class _NormaliseOnGpu(torch.autograd.Function):
+@dataclass(frozen=True)
+class _Spread:
+    variance: Tensor  # for the running statistics; on GPUs with eps
+    divisor: Tensor  # what `scale` divides by: the variance, on GPUs the inverse of the standard deviation
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a layer's backward pass is given."""
+
+    gradient: Tensor  # at the result, (n, c, ...)
+    x: Tensor
+    weight: Tensor  # (c,), as mean and divisor
+    mean: Tensor
+    divisor: Tensor  # see `_Spread`
+    eps: float
+    count: int  # values per channel in the global batch
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of the gradient over the local part, (c,) each."""
+
+    gradients: Tensor
+    products: Tensor  # with x, in the form in which `gradient` wants them
+    d_weight: Tensor
+    d_bias: Tensor
+
+
+class _Cpu:
+    @staticmethod
+    def arrange(x: Tensor) -> Tensor:
+        return x.contiguous()
+
+    @staticmethod
+    def like(gradient: Tensor, x: Tensor) -> Tensor:
+        return gradient
+
+    @staticmethod
+    def moments(x: Tensor, weight: Tensor, eps: float) -> Moments:
+        variance, mean = torch.var_mean(x.to(weight.dtype), _axes(x), correction=0)
+        return Moments(mean, variance)
+
+    @staticmethod
+    def spread(merged: Moments) -> _Spread:
+        variance = merged.variance.clamp_(min=0).to(merged.mean.dtype)
+        return _Spread(variance, variance)
+
+    @staticmethod
+    def scale(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, divisor: Tensor, eps: float) -> Tensor:
+        return F.batch_norm(x, mean, divisor, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def sums(of: _Pass) -> _Sums:
+        d_bias = of.gradient.sum(_axes(of.x), dtype=of.weight.dtype)
+        d_weight = (of.gradient * _Cpu._normalised(of)).sum(_axes(of.x), dtype=of.weight.dtype)
+        return _Sums(d_bias, d_weight, d_weight, d_bias)
+
+    @staticmethod
+    def gradient(of: _Pass, gradients: Tensor, products: Tensor) -> Tensor:
+        shape = _channel_shape(of.x)
+        mean_bias, mean_weight = (gradients / of.count).view(shape), (products / of.count).view(shape)
+        d_x = torch.addcmul(of.gradient - mean_bias, _Cpu._normalised(of), mean_weight, value=-1)
+        return (d_x * (of.weight * torch.rsqrt(of.divisor + of.eps)).view(shape)).to(of.x.dtype)
+
+    @staticmethod
+    def _normalised(of: _Pass) -> Tensor:
+        shape = _channel_shape(of.x)
+        return (of.x - of.mean.view(shape)) * torch.rsqrt(of.divisor + of.eps).view(shape)
+
+
+class _Gpu:
     """The same by torch's kernels, without a look at what is on the device."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, layer: GlobalBatchNorm) -> Tensor:
-        """x (n, c, ...), on a GPU. weight, bias: (c,). layer: whose running mean is near the mean."""
-        assert layer.running_mean is not None
-        x = x if _is_channels_last(x) else x.contiguous()
-        # These are 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
-        local_mean, local_scale = torch.batch_norm_stats(x, layer.eps)
-        mean, variance = layer.whole.moments(local_mean, local_scale.pow(-2), layer.running_mean)
-        scale = torch.rsqrt(variance, out=torch.empty_like(mean))
-        layer.note_pass(BatchStatistics(mean, variance, _count(x, layer), added=layer.eps))
-        ctx.save_for_backward(x, weight, mean, scale)
-        ctx.layer = layer
-        return torch.batch_norm_elemt(x, weight, bias, mean, scale, layer.eps)
+    def arrange(x: Tensor) -> Tensor:
+        return x if _is_channels_last(x) else x.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale = ctx.saved_tensors
-        layer = ctx.layer
+    def like(gradient: Tensor, x: Tensor) -> Tensor:
         layout = torch.channels_last if _is_channels_last(x) else torch.contiguous_format
-        gradient = gradients[0].contiguous(memory_format=layout)
-        local = torch.batch_norm_backward_reduce(gradient, x, mean, scale, weight, True, True, True)
-        d_bias, products = layer.whole.sum_in_place(torch.stack(local[:2]))
-        count = _on_device(_count(x, layer), torch.int32, x.device)
-        d_x = torch.batch_norm_backward_elemt(gradient, x, mean, scale, weight, d_bias, products, count)
-        return d_x, local[2], local[3], None
+        return gradient.contiguous(memory_format=layout)
+
+    @staticmethod
+    def moments(x: Tensor, weight: Tensor, eps: float) -> Moments:
+        # `scale` is 1 / sqrt(variance + eps). The sum of variance and eps is merged as a variance would be.
+        mean, scale = torch.batch_norm_stats(x, eps)
+        return Moments(mean, scale.pow(-2))
+
+    @staticmethod
+    def spread(merged: Moments) -> _Spread:
+        return _Spread(merged.variance, torch.rsqrt(merged.variance, out=torch.empty_like(merged.mean)))
+
+    @staticmethod
+    def scale(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, divisor: Tensor, eps: float) -> Tensor:
+        return torch.batch_norm_elemt(x, weight, bias, mean, divisor, eps)
+
+    @staticmethod
+    def sums(of: _Pass) -> _Sums:
+        return _Sums(
+            *torch.batch_norm_backward_reduce(of.gradient, of.x, of.mean, of.divisor, of.weight, True, True, True)
+        )
+
+    @staticmethod
+    def gradient(of: _Pass, gradients: Tensor, products: Tensor) -> Tensor:
+        count = _on_device(of.count, torch.int32, of.x.device)
+        return torch.batch_norm_backward_elemt(
+            of.gradient, of.x, of.mean, of.divisor, of.weight, gradients, products, count
+        )
+
+
+def _joined(vectors: Sequence[Tensor]) -> Tensor:
+    return vectors[0] if len(vectors) == 1 else torch.cat(list(vectors))
+
+
+def _thirds(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    count = len(tensors) // 3
+    return [tensors[start : start + count] for start in range(0, 3 * count, count)]
+
+
+def _axes(x: Tensor) -> list[int]:
+    """All but the channels'."""
+    return [axis for axis in range(x.dim()) if axis != 1]
+
+
+def _channel_shape(x: Tensor) -> list[int]:
+    """In which a vector over the channels is spread over x."""
+    return [1, -1] + [1] * (x.dim() - 2)
 
 
 def _count(x: Tensor, layer: GlobalBatchNorm) -> int:

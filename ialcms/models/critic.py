@@ -177,7 +177,7 @@ class Critic(nn.Module):
         num_convolutions = len(self.g) // 2
         embeddings = self._embed(weights[:num_convolutions], magnitudes, partners)
         hidden = _Rows.apply(embeddings, pairs.flatten()).view(len(pairs), -1)  # both of a pair side by side
-        h = list(self.h)
+        h: list[Any] = list(self.h)
         for weight, layer, activation in zip(weights[num_convolutions:], h[::2], h[1::2]):
             hidden = activation(F.linear(hidden, weight, layer.bias))
         scores = (self.w(hidden) + self.b).squeeze(1).float()

@@ -18,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Tensors = list[Tensor] | tuple[Tensor, ...]  # as torch takes many at once
+
 
 class BatchStatistics(NamedTuple):  # a tuple, which a compiler can look into
     """Of a training pass over all ranks: what the running statistics move towards."""
 
     mean: Tensor  # (c,)
     variance: Tensor  # (c,), biased, plus `added`
-    count: int  # values per channel
+    num_values: int  # per channel
     added: float = 0.0
 
 
@@ -53,6 +55,11 @@ class MovedBatchNorm(_BatchNorm):
             eps=self.eps,
         )
 
+    @staticmethod
+    def of_each(layers: Sequence[MovedBatchNorm], inputs: Sequence[Tensor]) -> list[Tensor]:
+        """What each layer makes of its input. Layers over all ranks exchange their statistics together."""
+        return [layer(x) for layer, x in zip(layers, inputs)]
+
     def note_pass(self, statistics: BatchStatistics | None = None) -> None:
         """Count a training pass. statistics: of its batch, unless the running ones have been moved already."""
         self.took_part, self.pending = True, statistics
@@ -79,7 +86,9 @@ def move_together(module: nn.Module, together: bool) -> list[MovedBatchNorm]:
 @torch.no_grad()
 def move_all(layers: Sequence[MovedBatchNorm]) -> None:
     """Count the pass in which these layers have taken part, and move the running statistics that are still to move."""
-    counts = [layer.num_batches_tracked for layer in layers if layer.took_part]
+    counts = [
+        layer.num_batches_tracked for layer in layers if layer.took_part and layer.num_batches_tracked is not None
+    ]
     if counts:
         torch._foreach_add_(counts, 1)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
@@ -98,15 +107,17 @@ def _move(layers: Sequence[MovedBatchNorm]) -> None:
     pending = [layer.pending for layer in layers if layer.pending is not None]
     running_means: list[Tensor] = [layer.running_mean for layer in layers if layer.running_mean is not None]
     running_vars: list[Tensor] = [layer.running_var for layer in layers if layer.running_var is not None]
-    variances = [statistics.variance for statistics in pending]
+    variances: Tensors = [statistics.variance for statistics in pending]
     if any(statistics.added for statistics in pending):
         variances = torch._foreach_sub(variances, [statistics.added for statistics in pending])
-    unbiased = torch._foreach_mul(variances, [statistics.count / (statistics.count - 1) for statistics in pending])
+    unbiased = torch._foreach_mul(
+        variances, [statistics.num_values / (statistics.num_values - 1) for statistics in pending]
+    )
     torch._foreach_lerp_(running_means, _like(running_means, [statistics.mean for statistics in pending]), momentum)
     torch._foreach_lerp_(running_vars, _like(running_vars, unbiased), momentum)
 
 
-def _like(wanted: Sequence[Tensor], values: Sequence[Tensor]) -> Sequence[Tensor]:
+def _like(wanted: Tensors, values: Tensors) -> Tensors:
     """The values in the type of other tensors."""
     if wanted[0].dtype == values[0].dtype:
         return values

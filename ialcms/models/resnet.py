@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ialcms.models.norm import BatchNorm2d
+from ialcms.models.norm import BatchNorm2d, MovedBatchNorm
 from ialcms.models.picture_normalisation import PictureNormalisation
 
 Activation = Callable[[], nn.Module]
@@ -47,8 +47,14 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.activation(self.bn1(self.conv1(x)))
+        shortcut, x = x, self.conv1(x)
+        if self.downsample is None:
+            x = self.bn1(x)
+        else:  # independent of each other
+            convolution, norm = self.downsample
+            assert isinstance(norm, MovedBatchNorm)
+            x, shortcut = self.bn1.of_each([self.bn1, norm], [x, convolution(shortcut)])
+        x = self.activation(x)
         return self.activation(self.bn2(self.conv2(x)) + shortcut)
 
 

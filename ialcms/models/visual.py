@@ -48,8 +48,14 @@ class ASPP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.pooling(x).expand(-1, -1, *x.shape[-2:])  # upsampling a single cell is repeating it
-        return self.fusion(torch.cat([*(branch(x) for branch in self.branches), pooled], dim=1))
+        pool, *pooled_layers = self.pooling
+        layers = list(zip(*self.branches, pooled_layers))  # convolutions, normalisations, activations
+        inputs = [x] * len(self.branches) + [pool(x)]
+        convolved = [layer(each) for layer, each in zip(layers[0], inputs)]
+        normalised = layers[1][0].of_each(layers[1], convolved)  # independent of each other
+        *features, pooled = [layer(each) for layer, each in zip(layers[2], normalised)]
+        spread = pooled.expand(-1, -1, *x.shape[-2:])  # upsampling a single cell is repeating it
+        return self.fusion(torch.cat([*features, spread], dim=1))
 
 
 class VisualNet(nn.Module):

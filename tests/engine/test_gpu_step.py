@@ -147,8 +147,8 @@ def test_batchnorm_of_two_ranks_is_that_of_the_joined_batch(
         )
         layer = batchnorm.GlobalBatchNorm(shape[1]).to("cuda", parameter_type)
         layer.whole = two
-        result = batchnorm._NormaliseOnGpu.forward(context, part, weight, bias, layer)
-        d_x, d_weight, d_bias, *_ = batchnorm._NormaliseOnGpu.backward(context, of_output)
+        (result,) = batchnorm._Normalise.forward(context, [layer], part, weight, bias)
+        _, d_x, d_weight, d_bias = batchnorm._Normalise.backward(context, of_output)
         return {
             "output": result, "mean": layer.running_mean, "variance": layer.running_var,
             "d_x": d_x, "d_weight": d_weight, "d_bias": d_bias,

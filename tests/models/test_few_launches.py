@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ialcms.config import Config
+from ialcms.losses import si_snr
 from ialcms.models import Separator, casting
 from ialcms.models.norm import BatchNorm1d, BatchNorm2d, BatchStatistics, move_all, move_together
 from ialcms.models.unit_length import unit_length
@@ -76,7 +77,7 @@ def test_statistics_that_are_moved_later() -> None:
     x = 3 * torch.randn(2, 3, 4, 4) + 1
     theirs(x)
     variance, mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
-    ours.note_pass(BatchStatistics(mean.float(), variance + 1e-5, count=32, added=1e-5))
+    ours.note_pass(BatchStatistics(mean.float(), variance + 1e-5, num_values=32, added=1e-5))
     move_all(layers)
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value)
@@ -109,3 +110,21 @@ def test_weights_cast_together_compute_the_same_to_the_bit(monkeypatch: pytest.M
     assert together.keys() == one_by_one.keys()
     for name, value in one_by_one.items():
         assert torch.equal(together[name], value), name
+
+
+def test_gradient_of_si_snr() -> None:
+    """Against autograd through the definition, from noise to a nearly perfect estimate, and for silence."""
+    torch.manual_seed(0)
+    target = torch.randn(5, 400, dtype=torch.float64) + 0.3
+    error = torch.tensor([10.0, 1.0, 0.1, 0.01, 1.0], dtype=torch.float64).unsqueeze(1)
+    estimate = (2 * target + error * torch.randn_like(target)).requires_grad_()
+    target[4] = 0
+    e, t = (wave - wave.mean(-1, keepdim=True) for wave in (estimate, target))
+    projection = (e * t).sum(-1, keepdim=True) / (t.square().sum(-1, keepdim=True) + 1e-8) * t
+    signal, residual = projection.square().sum(-1), (e - projection).square().sum(-1)
+    expected = 10 * torch.log10(signal / (residual + signal * 10**-2 + 1e-8) + 1e-8)
+    ours = si_snr(estimate, target, cap_db=20)
+    torch.testing.assert_close(ours, expected)
+    weights = torch.randn(5, dtype=torch.float64)
+    gradients = [torch.autograd.grad((score * weights).sum(), estimate)[0] for score in (ours, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-12)
