@@ -15,8 +15,6 @@ s (columns) of the kernel.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -110,39 +108,16 @@ def _full(x: Tensor, weight: Tensor, size: tuple[int, int], *, by_product: bool)
     """x (n, c, h, w), weight (o, c, 3, 3) -> (n, o, *size). by_product: mix channels by a matrix product."""
     (count, channels, h, w), outputs = x.shape, weight.shape[0]
     height, width = size
-    mixing = weight.permute(3, 0, 2, 1).reshape(9 * outputs, channels, 1, 1)  # (s, o, t), c
-    mixed = torch.bmm(mixing.flatten(1).expand(count, -1, -1), x.flatten(2)) if by_product else F.conv2d(x, mixing)
-    mixed = mixed.reshape(count * 3 * outputs, 3 * h, w)  # (n, s, o), (t, h), w
+    mixing = weight.permute(0, 2, 3, 1).reshape(9 * outputs, channels, 1, 1)  # (o, t, s), c
+    if by_product:
+        mixed = torch.bmm(mixing.flatten(1).expand(count, -1, -1), x.flatten(2)).unflatten(2, (h, w))
+    else:
+        mixed = F.conv2d(x, mixing)
+    # One copy, so that rows and columns are one product each: (n, o), (t, h), (s, w)
+    mixed = mixed.unflatten(1, (outputs, 3, 3)).transpose(3, 4).reshape(count * outputs, 3 * h, 3 * w)
     rows = row_matrix(h, height, mixed.dtype, mixed.device).expand(len(mixed), -1, -1)
-    tall = torch.bmm(rows, mixed).view(count, 3, outputs * height, w)
-    result: Tensor = _ColumnsOfTaps.apply(tall, column_matrices(w, width, mixed.dtype, mixed.device))
-    return result.view(count, outputs, height, width)
-
-
-class _ColumnsOfTaps(torch.autograd.Function):
-    """The sum over the taps s of tall[:, s] @ columns[s]; its gradient is written where it belongs, tap by tap."""
-
-    @staticmethod
-    def forward(ctx: Any, tall: Tensor, columns: Tensor) -> Tensor:
-        """tall (n, s, r, w), columns (s, w, W), a constant -> (n, r, W)."""
-        ctx.save_for_backward(columns)
-        spread = columns.unsqueeze(1).expand(-1, len(tall), -1, -1)
-        result = torch.bmm(tall[:, 0], spread[0])
-        result.baddbmm_(tall[:, 1], spread[1])
-        return result.baddbmm_(tall[:, 2], spread[2])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (columns,) = ctx.saved_tensors
-        gradient = gradients[0]
-        count, rows, _ = gradient.shape
-        back = columns.mT.unsqueeze(1).expand(-1, count, -1, -1)
-        if torch.compiler.is_compiling():
-            return torch.stack([torch.bmm(gradient, tap) for tap in back], dim=1), None
-        d_tall = gradient.new_empty(count, len(columns), rows, columns.shape[1])
-        for part, tap in zip(d_tall.unbind(1), back):
-            torch.bmm(gradient, tap, out=part)
-        return d_tall, None
+    tall = torch.bmm(rows, mixed).view(count, outputs, height, 3 * w)
+    return tall @ column_matrices(w, width, mixed.dtype, mixed.device).flatten(0, 1)
 
 
 def _half(x: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
