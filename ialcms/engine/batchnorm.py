@@ -21,6 +21,7 @@ from ialcms.engine.ranks import Ranks, batchnorm_group
 from ialcms.engine.waiting import waiting
 from ialcms.models.instance_scaling import Moments
 from ialcms.models.norm import BatchStatistics, MovedBatchNorm
+from ialcms.models.shards import in_shards
 
 
 def synchronise(module: nn.Module, ranks: Ranks) -> nn.Module:
@@ -127,7 +128,7 @@ class GlobalBatchNorm(MovedBatchNorm):
         """One exchange of statistics for all layers, unless an engine has their weights in shards."""
         weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
         together = all(isinstance(layer, GlobalBatchNorm) and layer.training for layer in layers)
-        if not together or not dist.is_initialized() or not all(weight.numel() for weight in weights):
+        if not together or not dist.is_initialized() or in_shards(weights):
             return MovedBatchNorm.of_each(layers, inputs)
         return list(_Normalise.apply(list(layers), *inputs, *weights, *biases))
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ialcms.models.shards import in_shards
+
 _names: weakref.WeakKeyDictionary[nn.Module, list[str]] = weakref.WeakKeyDictionary()
 
 
@@ -29,7 +31,7 @@ def with_cast_weights(part: nn.Module, *args: Any, **options: Any) -> Any:
         _names[part] = list(_cast_names(part))
     weights = [part.get_parameter(name) for name in _names[part]]
     device = weights[0].device.type
-    if not torch.is_autocast_enabled(device) or not all(weight.numel() for weight in weights):
+    if not torch.is_autocast_enabled(device) or in_shards(weights):
         return part(*args, **options)
     cast = _Cast.apply(torch.get_autocast_dtype(device), *weights)
     return functional_call(part, dict(zip(_names[part], cast)), args, options)

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from ialcms.config import CriticConfig
 from ialcms.models.constants import constant
 from ialcms.models.layout import arrange
+from ialcms.models.shards import in_shards
 
 
 class SpectralNorm(nn.Module):
@@ -187,7 +188,7 @@ class Critic(nn.Module):
         """The normalised weights of g and h, in the type that autocast computes in."""
         layers: list[Any] = [*list(self.g)[::2], *list(self.h)[::2]]
         weights: list[Tensor] = [layer.parametrizations.weight.original for layer in layers]
-        if not all(weight.numel() for weight in weights):  # an engine keeps shards, and collects them layer by layer
+        if in_shards(weights):
             return [layer.weight for layer in layers]
         device = weights[0].device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ialcms.models.instance_scaling import scale_instances
 from ialcms.models.norm import BatchNorm2d, MovedBatchNorm
 from ialcms.models.resnet import leaky_relu, stage
+from ialcms.models.shards import in_shards
 from ialcms.models.upsampled_conv import UpsampledConv2d
 
 
@@ -60,12 +61,12 @@ class Style(NamedTuple):
 def styles(norms: Sequence[AdaptiveInstanceNorm], context: Tensor) -> list[Style]:
     """Of all of them, for context (n, C): one product in place of two each."""
     layers = [layer for norm in norms for layer in (norm.gain, norm.offset)]
-    if all(layer.weight.numel() for layer in layers):
+    if in_shards(layer.weight for layer in layers):
+        values = [layer(context).float() for layer in layers]
+    else:
         weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
         sizes = [layer.out_features for layer in layers]
         values = list(F.linear(context, weight, bias).float().split(sizes, dim=1))
-    else:  # an engine keeps shards, and collects them layer by layer
-        values = [layer(context).float() for layer in layers]
     return [Style(gain, offset) for gain, offset in zip(values[::2], values[1::2])]
 
 
