@@ -39,10 +39,10 @@ def zero(stage: int) -> tuple[str, ...]:
 
 
 CASES = {
-    "one rank": Case(1, (), {"both learn": 2_060, "critic only": 960}, {"both learn": 0, "critic only": 0}),
-    "ddp": Case(8, (), {"both learn": 2_610, "critic only": 1_240}, {"both learn": 86, "critic only": 42}),
-    "zero 2": Case(8, zero(2), {"both learn": 2_460, "critic only": 1_240}, {"both learn": 92, "critic only": 46}),
-    "zero 3": Case(8, zero(3), {"both learn": 2_720, "critic only": 1_280}, {"both learn": 320, "critic only": 95}),
+    "one rank": Case(1, (), {"both learn": 1_420, "critic only": 715}, {"both learn": 0, "critic only": 0}),
+    "ddp": Case(8, (), {"both learn": 1_735, "critic only": 930}, {"both learn": 68, "critic only": 34}),
+    "zero 2": Case(8, zero(2), {"both learn": 1_760, "critic only": 945}, {"both learn": 74, "critic only": 36}),
+    "zero 3": Case(8, zero(3), {"both learn": 2_380, "critic only": 1_210}, {"both learn": 315, "critic only": 62}),
 }
 Counted = Callable[[str], dict[str, Any]]
 
