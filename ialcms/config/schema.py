@@ -111,6 +111,11 @@ class ModelConfig:
     visual: VisualConfig = section(VisualConfig)
     unet: UNetConfig = section(UNetConfig)
     critic: CriticConfig = section(CriticConfig)
+    masks: str = option(
+        "free",
+        "free: each object's mask by itself (as published); shares: divided by the sum over the mix's objects",
+        choices=("free", "shares"),
+    )
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ class MixSeparator:
             output = self._separator.separate(spectrum, repeated, repeated, objects=(num_sources, used))
             for protocol, join in zip(protocols, joins):
                 mask = output.mask[:, :, : protocol.pictures].mean(dim=2)  # (G, M, F, T)
+                mask = self._separator.final_masks(mask)
                 spectra = source_spectra(self._separator.spectrogram.to_linear(mask), spectrum, protocol)
                 join.add(part, self._separator.spectrogram.istft(spectra, self._window))
             maps.append(output.localisation[:, :, 0])

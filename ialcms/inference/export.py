@@ -116,7 +116,7 @@ def _describe(model: Model) -> str:
 def _inference_config(config: Config) -> dict:
     """What inference needs of a configuration; `from_dict` fills the rest with defaults."""
     values = to_dict(config)
-    model = {name: values["model"][name] for name in ("visual", "unet")}
+    model = {name: values["model"][name] for name in ("visual", "unet", "masks")}
     model["visual"].pop("weights")  # a path; the backbone is in the file
     return {
         "name": values["name"],

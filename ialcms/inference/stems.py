@@ -172,7 +172,7 @@ class StemMaker:
     def _masks(self, output: SeparatorOutput) -> Tensor:
         """(G, K, Fq, T): the network's masks, mean over each object's pictures."""
         mean = torch.einsum("gkpft,kp->gkft", output.mask, self._weights)
-        masks: Tensor = self._separator.spectrogram.to_linear(mean)
+        masks: Tensor = self._separator.spectrogram.to_linear(self._separator.final_masks(mean))
         return masks
 
     def _separate(self, starts: Sequence[int], segments: Tensor, gains: Tensor) -> Iterator[Tensor]:

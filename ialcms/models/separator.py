@@ -20,9 +20,11 @@ from ialcms.models.spectrogram import Spectrogram
 from ialcms.models.unet import Decoder, Encoder
 from ialcms.models.visual import VisualNet
 
+_REMAINDER = 0.1  # beside the masks of the objects, whose shares sum to less than 1; see docs/quality.md
+
 
 class SeparatorOutput(NamedTuple):  # a tuple, so that an engine finds the tensors in it
-    mask: Tensor  # (B, M, O, F, T), ratio to the mix, at least 0, unbounded
+    mask: Tensor  # (B, M, O, F, T), ratio to the mix, at least 0; unbounded, but for shares
     magnitude: Tensor  # (B, M, O, F, T), mask times the mix's magnitude: what the critic sees
     mix_spectrum: Tensor  # complex (B, Fq, T)
     visual: Tensor  # (B, M, O, D, H, W), unit length over D
@@ -44,6 +46,9 @@ class Separator(nn.Module):
     length, cells of different crops are not mixed, the decoder runs once an object, and with P = 1 it is the network
     as published. (Averaged features would need aligned crops; averaged masks cost P decoders. Outside training masks
     are averaged: see `eval.protocol`.)
+
+    With `model.masks: shares` an object gets m_k / (sum_j m_j + 0.1) of a cell, over all objects j of the mix, where m
+    are the network's masks: objects compete for the mix in training as they do in a Wiener filter.
     """
 
     def __init__(self, model: ModelConfig, audio: AudioConfig) -> None:
@@ -56,6 +61,7 @@ class Separator(nn.Module):
         self.encoder = Encoder(width)
         self.audio_visual = AudioVisualModule(bottom, common)
         self.decoder = Decoder(common + bottom, width, common + bottom)
+        self._has_shares = model.masks == "shares"
         self.mask_scale = nn.Parameter(torch.ones(1))
         self.mask_bias = nn.Parameter(torch.zeros(1))
         for module in (self.encoder, self.audio_visual, self.decoder):
@@ -76,14 +82,25 @@ class Separator(nn.Module):
         output = self.separate(spectrum, visual, visual_for_loss, objects=(objects.shape[1], objects.shape[2]))
         if self.training:
             move_all(self._moved_together)
+        if self._has_shares:
+            divisor = output.mask.sum(dim=(1, 2), keepdim=True) + _REMAINDER
+            output = output._replace(mask=output.mask / divisor, magnitude=output.magnitude / divisor)
         return output
+
+    def final_masks(self, masks: Tensor) -> Tensor:
+        """`separate`'s masks (B, K, F, T) of the K objects of a mix, as they are laid over it: as they are, or shares.
+
+        They may be means over several pictures of each object.
+        """
+        return masks / (masks.sum(dim=1, keepdim=True) + _REMAINDER) if self._has_shares else masks
 
     def separate(
         self, spectrum: Tensor, visual: Tensor, visual_for_loss: Tensor, objects: tuple[int, int]
     ) -> SeparatorOutput:
         """The audio half: spectrum (B, Fq, T) and visual features (N, D, H, W) of objects = (M, O) pictures a mix.
 
-        Windows of one clip see the same pictures: compute the features once with `self.visual`, repeat them here.
+        Windows of one clip see the same pictures: compute the features once with `self.visual`, repeat them here. The
+        masks are not shares yet, whatever `model.masks` is: `final_masks` makes them so.
 
         visual_for_loss: visual features, with a dropout of their own, that are handed on to the losses.
         """

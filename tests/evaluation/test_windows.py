@@ -10,6 +10,7 @@ import torch
 from ialcms.config import PUBLISHED, Config, ProtocolConfig
 from ialcms.evaluation.windows import MixSeparator, Separated, window_starts, window_weights
 from ialcms.models import Separator
+from tests.support.configuration import SMALL
 from tests.support.evaluation import evaluation_config, make_separator
 
 
@@ -60,7 +61,10 @@ def test_published_protocol_has_22_windows() -> None:
     assert starts[-2:] == [44_100, 110_250 - 65_535]
 
 
-def test_a_window_is_what_the_network_gives(separator: Separator, config: Config) -> None:
+@pytest.mark.parametrize("masks", ["free", "shares"])
+def test_a_window_is_what_the_network_gives(masks: str) -> None:
+    config = evaluation_config(model={**SMALL["model"], "masks": masks})
+    separator = make_separator(config)
     mix, objects = recording(310), pictures(2)
     separated = separate_recording(separator, mix, objects, config, hop=100)
     with torch.no_grad():

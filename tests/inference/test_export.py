@@ -24,6 +24,7 @@ from ialcms.runs.run_folder import RunFolder
 from ialcms.runs.separators import find_checkpoint
 from tests.inference.test_separate_file import write_video
 from tests.support import ROOT
+from tests.support.configuration import SMALL
 from tests.support.evaluation import evaluation_config, make_separator, make_small_run
 
 
@@ -139,6 +140,22 @@ class TestProgram:
             with torch.inference_mode():
                 output = model.separator(mix[None], objects[None, :, None])
             torch.testing.assert_close(maps, output.localisation[0, :, 0], atol=1e-6, rtol=1e-5)
+
+    def test_masks_that_are_shares_stay_shares(self, run: RunFolder, tmp_path: Path) -> None:
+        """In a run, in the file of its weights, and in the program."""
+        shares = make_small_run(tmp_path, model={**SMALL["model"], "masks": "shares"})
+        export_weights(shares.path, tmp_path / "weights.pt")
+        plain = replace(PROTOCOLS["published"], pictures=1)
+        export_program(shares.path, tmp_path / "program.pt2", 2, protocol=plain)
+        mix, objects = window(1), pictures(2)
+        stems, exported, free = (
+            load_model(source, "cpu").separate(mix[None], 1_000, objects, protocol=plain)[:, 0]
+            for source in (shares.path, tmp_path / "weights.pt", run.path)
+        )
+        assert torch.equal(stems, exported)
+        assert not torch.allclose(stems, free, atol=0.01 * float(free.abs().max()))
+        programs_stems, _ = torch.export.load(tmp_path / "program.pt2").module()(mix, objects)
+        torch.testing.assert_close(programs_stems, stems, atol=1e-5, rtol=1e-4)
 
     def test_faults(self, run: RunFolder, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"is a \.pt2 file; name it so"):

@@ -65,6 +65,22 @@ def test_sum_of_masks_first_is_the_sum_of_the_waves() -> None:
     assert torch.allclose(separator.mixture_waves(output, samples), waves, atol=1e-6)
 
 
+def test_shares_are_the_masks_less_what_the_others_claim() -> None:
+    free, mix, objects = build()
+    shares, _ = build_networks(small_config(model={"masks": "shares"}))
+    shares.load_state_dict(free.state_dict())
+    with torch.no_grad():
+        masks, output = free(mix, objects).mask, shares(mix, objects)
+    total = masks.sum(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(output.mask, masks / (total + 0.1))
+    assert (output.mask.sum(dim=(1, 2)) < 1).all()
+    mix_magnitude = shares.spectrogram.to_log(output.mix_spectrum.abs())
+    torch.testing.assert_close(output.magnitude, output.mask * mix_magnitude[:, None, None])
+    flat = masks.flatten(1, 2)  # without a training: of all objects of a mix, in one dimension
+    torch.testing.assert_close(shares.final_masks(flat), output.mask.flatten(1, 2))
+    assert torch.equal(free.final_masks(flat), flat)
+
+
 def test_objects_of_a_mix_keep_their_positions() -> None:
     """Swapping two mixtures' pictures swaps their outputs, and only theirs."""
     separator, mix, objects = build()

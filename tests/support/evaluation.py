@@ -105,10 +105,10 @@ def make_separator(config: Config, seed: int = 0) -> Separator:
     return separator.eval()
 
 
-def make_small_run(folder: Path) -> RunFolder:
-    """The folder `run` below a folder, of a run on the shards beside it."""
+def make_small_run(folder: Path, **sections: dict) -> RunFolder:
+    """The folder `run` below a folder, of a run on the shards beside it. sections: of `evaluation_config`."""
     shards = write_evaluation_shards(folder / "shards")
-    return make_run(folder / "run", evaluation_config(shards.folder), shards)
+    return make_run(folder / "run", evaluation_config(shards.folder, **sections), shards)
 
 
 def make_run(folder: Path, config: Config, manifest: Manifest, seed: int = 0, step: int = 7) -> RunFolder:
