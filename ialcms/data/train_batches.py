@@ -58,7 +58,8 @@ def train_batches(
     lanes = range(rank * share, (rank + 1) * share)
     num_workers = loader_workers(config, share)
     chosen = " (auto)" if config.data.loader_workers == "auto" else ""
-    where = f"{num_workers} loader worker(s){chosen}" if num_workers else "the training process"
+    processes = "1 loader worker" if num_workers == 1 else f"{num_workers} loader workers"
+    where = processes + chosen if num_workers else "the training process"
     summary = (
         f"loader: {plan.num_clips} clips in {len(manifest.shards)} shards; lanes {lanes.start} to {lanes.stop - 1} in "
         f"{where}; at most {min(most_clips(plan, share), plan.num_clips * max(num_workers, 1))} clips or about "

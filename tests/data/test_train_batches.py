@@ -326,8 +326,8 @@ def test_the_log_says_how_many_loader_workers_were_chosen(
 ) -> None:
     monkeypatch.setattr("ialcms.data.train_batches.cores_of_a_rank", lambda: 3)
     for wanted, said in (
-        ("auto", "2 loader worker(s) (auto)"),
-        (1, "1 loader worker(s);"),
+        ("auto", "2 loader workers (auto)"),
+        (1, "1 loader worker;"),
         (0, "the training process;"),
     ):
         with caplog.at_level(logging.INFO, logger="ialcms.data"):
