@@ -57,9 +57,12 @@ class DeepSpeedLearner(Learner[Network]):
         self._shapes: dict[str, torch.Size] = {}
         self._whole: Network | None = None  # ZeRO 3's `inference_module`
 
-    def __call__(self, *args: Any) -> Any:
+    def prepare(self) -> None:
         if self._engine is None:
             self._start()
+
+    def __call__(self, *args: Any) -> Any:
+        self.prepare()
         return self._engine(*args)
 
     def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:

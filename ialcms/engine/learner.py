@@ -50,6 +50,12 @@ class Learner(Generic[Network]):
     def __call__(self, *args: Any) -> Any:
         return self.module(*args)
 
+    def prepare(self) -> None:
+        """Be ready for a step, with the state that was loaded: also for a pass of the module itself, before any other.
+
+        Passes differ in rounding before and after an engine has put the parameters in shards.
+        """
+
     def backward(self, loss: Tensor, taint: Tensor | float = 0.0) -> None:
         """Add the gradient of a micro-batch's loss. taint: 0, or NaN for a step that is to be skipped."""
         loss.backward(gradient_of(loss, taint, 1 / self.accumulation))

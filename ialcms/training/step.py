@@ -94,6 +94,7 @@ class Experiment:
         if now.train_critic or now.train_separator:
             learners = [learner for learner in (self.separator, self.critic) if learner is not None]
             for learner in learners:
+                learner.prepare()
                 learner.save_buffers()
             if now.ema_decay is not None and self.average is None:
                 self.average = AveragedSeparator(self.separator.inference_module())
