@@ -79,7 +79,7 @@ def _in_a_row(folder: str, suffix: str) -> str:
 
 
 def _with_purpose(folder: str, suffix: str) -> list[str]:
-    return [f"  {name:<12}{_purpose(own_folder(folder) / f'{name}{suffix}')}" for name in own_names(folder, suffix)]
+    return [f"  {name:<16}{_purpose(own_folder(folder) / f'{name}{suffix}')}" for name in own_names(folder, suffix)]
 
 
 def _purpose(path: Path) -> str:

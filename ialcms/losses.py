@@ -49,7 +49,7 @@ class _SiSnr(torch.autograd.Function):
         return 10 * torch.log10(ratio).squeeze(-1)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         target, energy, scale, rest, signal, whole, ratio = ctx.saved_tensors
         # With r = signal / whole: dr/d_residual = -r / whole, dr/d_signal = (1 - floor * r) / whole.
         at_ratio = gradients[0].unsqueeze(-1) * (20 / math.log(10)) / (ratio * whole)  # twice, for the squares

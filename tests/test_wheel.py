@@ -127,7 +127,7 @@ def test_every_module_is_importable(run: Run) -> None:
 def test_configurations_have_names(run: Run, environment: Path) -> None:
     assert "train a separator" in run("ialcms", "--help").stdout
     listed = run("ialcms", "configs").stdout
-    assert "\n  duet        The published unsupervised experiment" in listed
+    assert "\n  duet            The published unsupervised experiment" in listed
     assert str(environment) in listed
     shown = yaml.safe_load(run("ialcms", "configs", "show", "duet", "data.num_mixtures=3").stdout)
     assert (shown["data"]["num_mixtures"], shown["audio"]["hop"]) == (3, 256)

@@ -64,7 +64,8 @@ def styles(norms: Sequence[AdaptiveInstanceNorm], context: Tensor) -> list[Style
     if in_shards(layer.weight for layer in layers):
         values = [layer(context).float() for layer in layers]
     else:
-        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
         sizes = [layer.out_features for layer in layers]
         values = list(F.linear(context, weight, bias).float().split(sizes, dim=1))
     return [Style(gain, offset) for gain, offset in zip(values[::2], values[1::2])]

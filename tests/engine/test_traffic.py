@@ -38,6 +38,8 @@ def seen(result: dict[str, Any]) -> Counter[str]:
         num_bytes = sent_by(numel * _BYTES[kind], 2)
         # with AdaIN in one pass a layer reduces the gradient of its slope alone
         sums = {c for c in channels if c > 1} | {2 * c for c in channels} | {2 * sum(channels)}
+        # independent layers reduce together: that of a shortcut with the one beside it, the pyramid's five branches
+        sums |= {4 * c for c in channels} | {10 * c for c in channels}
         if len(shape) == 3:
             sent["bank"] += num_bytes
         elif len(shape) == 2:
