@@ -6,7 +6,8 @@ whatever the number of pairs that it is in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,22 +45,8 @@ class SpectralNorm(nn.Module):
             _power_iteration([self], [matrix])
 
     def forward(self, weight: Tensor) -> Tensor:
-        return normalised_weights([weight], [self])[0]
-
-
-def normalised_weights(
-    weights: Sequence[Tensor], norms: Sequence[SpectralNorm], dtype: torch.dtype | None = None
-) -> list[Tensor]:
-    """All weights of a network by their spectral norms: the steps of the power iterations are launched together.
-
-    dtype: of the result; None: that of the weights.
-    """
-    with torch.autocast(weights[0].device.type, enabled=False):
-        values = _singular_values(norms, weights)
-        return [
-            _DividedBySigma.apply(weight, value.sigma, value.u, value.v, dtype or weight.dtype)
-            for weight, value in zip(weights, values)
-        ]
+        with torch.autocast(weight.device.type, enabled=False):
+            return _divided(weight, _singular_values([self], [weight])[0], weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -67,6 +54,11 @@ class _SingularValue:
     sigma: Tensor  # scalar: the estimate of a matrix's largest singular value
     u: Tensor  # (rows,) of unit length, as v
     v: Tensor  # (columns,)
+
+
+def _divided(weight: Tensor, value: _SingularValue, dtype: torch.dtype) -> Tensor:
+    """A weight (o, ...) by its spectral norm. dtype: of the result."""
+    return _DividedBySigma.apply(weight, value.sigma, value.u, value.v, dtype)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -175,39 +167,49 @@ class Critic(nn.Module):
         partners: (Q', F, T) more components, without gradients; their indices follow on.
         """
         weights = self._weights()
-        num_convolutions = len(self.g) // 2
-        embeddings = self._embed(weights[:num_convolutions], magnitudes, partners)
+        embeddings = self._embed(weights, magnitudes, partners)
         hidden = _Rows.apply(embeddings, pairs.flatten()).view(len(pairs), -1)  # both of a pair side by side
         h: list[Any] = list(self.h)
-        for weight, layer, activation in zip(weights[num_convolutions:], h[::2], h[1::2]):
-            hidden = activation(F.linear(hidden, weight, layer.bias))
+        for layer, activation in zip(h[::2], h[1::2]):
+            hidden = activation(F.linear(hidden, next(weights), layer.bias))
         scores = (self.w(hidden) + self.b).squeeze(1).float()
         return (scores, self.weight_penalty()) if with_penalty else scores
 
-    def _weights(self) -> list[Tensor]:
-        """The normalised weights of g and h, in the type that autocast computes in."""
+    def _weights(self) -> Iterator[Tensor]:
+        """The normalised weights of g and h, in the type that autocast computes in.
+
+        The power iterations of all come first, together. A weight is divided when it is asked for, right before it is
+        used: the backward pass goes in the reverse order, and its gradient is to be there, and on its way to the other
+        ranks, as soon as it has left the layer.
+        """
         layers: list[Any] = [*list(self.g)[::2], *list(self.h)[::2]]
         weights: list[Tensor] = [layer.parametrizations.weight.original for layer in layers]
         if in_shards(weights):
-            return [layer.weight for layer in layers]
+            for layer in layers:
+                yield layer.weight
+            return
         device = weights[0].device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return normalised_weights(weights, [layer.parametrizations.weight[0] for layer in layers], dtype)
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weights[0].dtype
+        with torch.autocast(device, enabled=False):
+            values = _singular_values([layer.parametrizations.weight[0] for layer in layers], weights)
+        for weight, value in zip(weights, values):
+            yield _divided(weight, value, dtype)
 
-    def _embed(self, weights: list[Tensor], magnitudes: Tensor, partners: Tensor | None) -> Tensor:
-        """(Q + Q', 16 * width). weights: of g."""
+    def _embed(self, weights: Iterator[Tensor], magnitudes: Tensor, partners: Tensor | None) -> Tensor:
+        """(Q + Q', 16 * width). weights: of g, and then others, which stay."""
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
         if partners is None or learns:
             components = magnitudes if partners is None else torch.cat([magnitudes, partners])
             return self._pass(weights, components)
         # Frozen: the partners' half has no gradient, nor activations to keep for one.
-        return torch.cat([self._pass(weights, magnitudes), self._pass(weights, partners.detach())])
+        of_g = list(itertools.islice(weights, len(self.g) // 2))
+        return torch.cat([self._pass(iter(of_g), magnitudes), self._pass(iter(of_g), partners.detach())])
 
-    def _pass(self, weights: list[Tensor], magnitudes: Tensor) -> Tensor:
-        """g with these weights, averaged over the cells."""
+    def _pass(self, weights: Iterator[Tensor], magnitudes: Tensor) -> Tensor:
+        """g with the first of these weights, averaged over the cells."""
         x = arrange(magnitudes.unsqueeze(1), on_cpu=True)
-        for weight, activation in zip(weights, list(self.g)[1::2]):
-            x = activation(F.conv2d(x, weight, stride=2, padding=1))
+        for activation in list(self.g)[1::2]:  # not zip with the weights, which would take one too many
+            x = activation(F.conv2d(x, next(weights), stride=2, padding=1))
         return x.mean(dim=(2, 3))
 
     def weight_penalty(self) -> Tensor:
