@@ -1,10 +1,21 @@
-"""Data that several tests train on: a small demo data set, made, packed and read as a user would."""
+"""Data that several tests train on: a small demo data set, made, packed and read as a user would. The log of tests."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _log_as_at_the_start() -> None:
+    """A run in this process, of an earlier test, may have set up the log for itself: caplog would see lines twice."""
+    logger = logging.getLogger("ialcms")
+    logger.propagate = True
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture(scope="session")

@@ -161,7 +161,6 @@ def test_a_run_that_ends_before() -> None:
 @pytest.mark.parametrize("steps", [0, 3, SKIPPED + 1, SKIPPED + 3])
 def test_a_loop_that_stops_early(tmp_path: Path, steps: int, caplog: pytest.LogCaptureFixture) -> None:
     """What was seen until then is written; nothing, where that is nothing."""
-    logging.getLogger("ialcms").propagate = True
     net = nn.Linear(3, 3)
     with caplog.at_level(logging.INFO), StepProfile(3, tmp_path / "profile", {"net": net}, device=CPU) as seen:
         for _ in range(steps):
@@ -176,7 +175,6 @@ def test_a_loop_that_stops_early(tmp_path: Path, steps: int, caplog: pytest.LogC
 
 
 def test_a_disk_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("ialcms").propagate = True
     (tmp_path / "profile").write_text("a file where the folder should be")
     net = nn.Linear(3, 3)
     with StepProfile(1, tmp_path / "profile", {"net": net}, device=CPU) as seen:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -27,12 +26,6 @@ def state(value: float) -> dict:
 
 def write(root: Path, step: int) -> Path:
     return checkpoint.save(root, CONFIG, "manifest", state(step), Progress(step))
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    monkeypatch.setattr(logging.getLogger("ialcms"), "propagate", True)
-    return caplog
 
 
 def test_what_is_saved_comes_back(tmp_path: Path) -> None:
@@ -121,12 +114,12 @@ def test_checkpoints_without_a_checksum_of_meta_are_read(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, logged: pytest.LogCaptureFixture) -> None:
+def test_damage_falls_back_to_the_one_before(tmp_path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, 2)
     assert callable(damage)
     damage(write(tmp_path, 4))
     assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"
-    (record,) = logged.records
+    (record,) = caplog.records
     assert "step-00000004 is damaged" in record.getMessage()
     assert "set aside as damaged-step-00000004" in record.getMessage()
     # and out of the way: neither pruning nor the next start counts it
@@ -259,7 +252,7 @@ def test_due_by_steps_or_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_failed_writes_warn_and_three_in_a_row_stop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = CheckpointWriter(tmp_path, CONFIG, "manifest")
     writer.write(state(2), Progress(2), is_best=False)
@@ -271,8 +264,8 @@ def test_failed_writes_warn_and_three_in_a_row_stop(
             writer.write(state(step), Progress(step), is_best=False)
             writer.wait()
             assert not writer.failed_for_good
-    assert "the checkpoint of step 4 could not be written" in logged.records[0].getMessage()
-    assert "MB are free" in logged.records[0].getMessage()
+    assert "the checkpoint of step 4 could not be written" in caplog.records[0].getMessage()
+    assert "MB are free" in caplog.records[0].getMessage()
     assert checkpoint.newest_intact(tmp_path) == tmp_path / "step-00000002"  # the old one is kept
     writer.write(state(8), Progress(8), is_best=False)  # there is room again: the count starts anew
     writer.wait()

@@ -46,9 +46,8 @@ def test_compiled_passes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_is_left_out_is_told_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, train: dict, ranks: dict[str, Any], reason: str
+    caplog: pytest.LogCaptureFixture, train: dict, ranks: dict[str, Any], reason: str
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("ialcms"), "propagate", True)
     group = SimpleNamespace(**{"device": torch.device("cpu"), "distributed": False, "is_first": True, **ranks})
     with caplog.at_level(logging.WARNING, "ialcms"):
         assert pieces._supported(small_config(train=train), group) == (False, False)  # type: ignore[arg-type]
