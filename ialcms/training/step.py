@@ -93,11 +93,11 @@ class Experiment:
         scalars: Scalars = {}
         if now.train_critic or now.train_separator:
             learners = [learner for learner in (self.separator, self.critic) if learner is not None]
+            if now.ema_decay is not None and self.average is None:  # before an engine changes shapes
+                self.average = AveragedSeparator(self.separator.inference_module())
             for learner in learners:
                 learner.prepare()
                 learner.save_buffers()
-            if now.ema_decay is not None and self.average is None:
-                self.average = AveragedSeparator(self.separator.inference_module())
             health = Health()
             scalars = self._learn(batch, now, health)
             self.separator.average_running_statistics()
