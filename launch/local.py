@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from launch.ranks import add_former_name, default_ranks
+from launch.ranks import add_ranks, default_ranks
 from launch.stop_requests import heeded
 
 
@@ -60,8 +60,7 @@ def main() -> int:
         description="Start a verb of ialcms on the ranks of this machine.",
         epilog=f"example: python -m {__package__}.local --ranks 2 train configs/demo.yaml",
     )
-    parser.add_argument("--ranks", type=int, help="number of ranks (default: one per GPU, or one)")
-    add_former_name(parser)
+    add_ranks(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command, run nothing")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="verb and arguments of ialcms")
     args = parser.parse_args()

@@ -129,8 +129,9 @@ def default_ranks() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def add_former_name(parser: argparse.ArgumentParser) -> None:
-    """Let `--ranks` have the name, too, that it had before."""
+def add_ranks(parser: argparse.ArgumentParser) -> None:
+    """`--ranks`, also by the name that it had before."""
+    parser.add_argument("--ranks", type=int, help="on this machine (default: one per GPU, or one)")
     parser.add_argument("--workers", dest="ranks", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
@@ -163,8 +164,7 @@ def main() -> int:
         description="Run a verb of ialcms on the ranks of this machine.",
         epilog=f"example: python -m {__package__}.ranks --ranks 2 train configs/demo.yaml",
     )
-    parser.add_argument("--ranks", type=int, help="on this machine (default: one per GPU, or one)")
-    add_former_name(parser)
+    add_ranks(parser)
     parser.add_argument("--nodes", type=int, default=1, help="machines of the job")
     parser.add_argument("--node", type=int, help="number of this one, from 0 (default: SLURM_NODEID)")
     parser.add_argument("--head", default=Node.head, metavar="HOST:PORT", help="of node 0, free and reachable")

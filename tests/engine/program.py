@@ -43,7 +43,7 @@ def equality_config(**train: Any) -> Config:
     return small_config(train={"global_batch": 4, **train}, optim={"clip_norm": 0.5})
 
 
-def own_lanes(config: Config, ranks: Ranks) -> slice:
+def local_lanes(config: Config, ranks: Ranks) -> slice:
     share = config.train.global_batch // ranks.world_size
     return slice(ranks.rank * share, (ranks.rank + 1) * share)
 
@@ -88,7 +88,7 @@ def _alternate_steps(ranks: Ranks, config: Config, eps: float = 1e-8, num_steps:
     start = clone(experiment.state_dict())
     losses = []
     for step in range(num_steps):
-        scalars = experiment.step(batch_of(config, step, own_lanes(config, ranks)).to(ranks.device))
+        scalars = experiment.step(batch_of(config, step, local_lanes(config, ranks)).to(ranks.device))
         losses.append({name: float(ranks.mean(value)) for name, value in scalars.items()})
     return {
         "losses": losses,
@@ -146,7 +146,7 @@ def tiny_config(ranks: Ranks, **train: Any) -> Config:
 
 
 def run_steps(experiment: Experiment, steps: range) -> None:
-    lanes = own_lanes(experiment.config, experiment.ranks)
+    lanes = local_lanes(experiment.config, experiment.ranks)
     for step in steps:
         experiment.step(make_batch(experiment.config, step, lanes).to(experiment.ranks.device))
 
@@ -273,7 +273,7 @@ def not_finite(ranks: Ranks) -> dict[str, Any]:
         experiment = Experiment(config, ranks)
         run_steps(experiment, range(3))
         before = clone(experiment.state_dict())
-        batch = make_batch(config, 3, own_lanes(config, ranks))
+        batch = make_batch(config, 3, local_lanes(config, ranks))
         if ranks.rank == 1:
             batch.mix[0, 100] = math.nan
         with capture_log() as lines:
