@@ -20,6 +20,7 @@ from ialcms.config import CriticConfig
 from ialcms.models.constants import constant
 from ialcms.models.layout import arrange
 from ialcms.models.shards import in_shards
+from ialcms.models.strided_conv import KERNEL, PADDING, STRIDE, halving_conv
 
 
 class SpectralNorm(nn.Module):
@@ -146,7 +147,7 @@ class Critic(nn.Module):
         hidden = channels[-1]
         layers: list[nn.Module] = []
         for inputs, outputs in zip([1, *channels], channels):
-            conv = nn.Conv2d(inputs, outputs, 4, 2, padding=1, bias=False)
+            conv = nn.Conv2d(inputs, outputs, KERNEL, STRIDE, padding=PADDING, bias=False)
             layers += [spectral_norm(conv), nn.LeakyReLU(0.2, inplace=True)]
         self.g = nn.Sequential(*layers)
         self.h = nn.Sequential(
@@ -209,7 +210,7 @@ class Critic(nn.Module):
         """g with the first of these weights, averaged over the cells."""
         x = arrange(magnitudes.unsqueeze(1), on_cpu=True)
         for activation in list(self.g)[1::2]:  # not zip with the weights, which would take one too many
-            x = activation(F.conv2d(x, next(weights), stride=2, padding=1))
+            x = activation(halving_conv(x, next(weights)))
         return x.mean(dim=(2, 3))
 
     def weight_penalty(self) -> Tensor:

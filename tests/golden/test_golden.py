@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ialcms.config import load_config
 from ialcms.models import Critic, Separator
 from ialcms.published import our_name
 from tests.golden.case import GOLDEN, Case, golden_inputs, golden_networks, run
+from tests.golden.precision import double_precision
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +41,14 @@ def evaluated(inputs: dict[str, Tensor]) -> Case:
 def trained(inputs: dict[str, Tensor]) -> Case:
     separator, critic = networks()
     return run(separator.train(), critic.train(), inputs)
+
+
+@functools.cache
+def exactly_trained() -> Case:
+    with double_precision():
+        separator, critic = (network.double().train() for network in networks())
+        inputs = {name: x.double() if x.is_floating_point() else x for name, x in golden_inputs().items()}
+        return run(separator, critic, inputs)
 
 
 OUTPUTS = [name.removeprefix("eval/") for name in GOLDEN.files if name.startswith("eval/")]
@@ -68,14 +78,21 @@ def _agree(ours: Tensor, published: np.ndarray) -> None:
     assert difference <= 1e-4 * np.abs(published).max()
 
 
-@pytest.mark.parametrize("network", ["critic", "separator"])
-def test_gradients(trained: Case, network: str) -> None:
+@pytest.mark.parametrize("network", ["separator", "critic"])
+def test_gradients(network: str) -> None:
+    """Ours in double precision: the published ones are rounded to 0.9 % where much cancels, ours in single as much."""
     names = [our_name(str(name)) for name in GOLDEN[f"train/{network}_grad_names"]]
-    ours = trained.critic_gradients if network == "critic" else trained.separator_gradients
+    exact = exactly_trained()
+    ours = exact.critic_gradients if network == "critic" else exact.separator_gradients
     assert set(ours) == set(names)  # the same parameters have gradients
+    without_effect = 0
     for name, published in zip(names, GOLDEN[f"train/{network}_grad_norms"]):
-        # abs: an offset in front of a normalisation has no effect, its gradient is rounding
-        assert ours[name] == pytest.approx(published, rel=0.01, abs=1e-6), name
+        if ours[name] < 1e-12:  # an offset in front of a normalisation: the published gradient is rounding
+            assert published < 1e-5, name
+            without_effect += 1
+        else:
+            assert ours[name] == pytest.approx(published, rel=0.01), name
+    assert without_effect <= 5
 
 
 def test_batchnorm_statistics(trained: Case) -> None:
