@@ -19,8 +19,9 @@ The clock is a sum of stated assumptions:
   gradient is there (benchmarks/scaling_plan.py) and the one before is reduced.
 * The comparison of the consistency loss hides the exchange of partners, and the critic's update the sum of the
   comparison's gradients, which passes the network before the critic's gradients. Nothing else overlaps.
-* The scores of the consistency loss grow with W: three products of 2 * n * N * cells * channels operations at
-  `product_tflops`, and `table_bytes` of traffic for each cell of each pair at `memory_gb_s`.
+* The scores of the consistency loss grow with W: a product of 2 * n * N * cells * channels operations at
+  `product_tflops`, `table_bytes` of traffic for each cell of each pair, and `pair_bytes` for each pair, for the
+  gradient at its best cell, at `memory_gb_s`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Rank:
     objects_a_mix: int = 4
     cells: int = 784
     channels: int = 512
-    table_bytes: float = 22.0  # float32 cosines are written and read; later a table is filled, rounded and read twice
+    table_bytes: float = 8.0  # float32 cosines are written and read
+    pair_bytes: float = 2_400.0  # two rows of 512 channels in 16 bits are read; the cells are sorted
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def cycle(job: Job, rank: Rank, cluster: Cluster) -> Cycle:
 def pairs_ms(rank: Rank, mixes: float, world_size: int) -> float:
     """The comparison of the consistency loss."""
     local = rank.objects_a_mix * mixes
-    cosines = local * local * world_size * rank.cells
-    product_s = 3 * 2 * rank.channels / (1e12 * rank.product_tflops)
-    return 1e3 * cosines * (product_s + rank.table_bytes / (1e9 * rank.memory_gb_s))
+    pairs = local * local * world_size
+    product_s = 2 * rank.channels / (1e12 * rank.product_tflops)
+    of_cells_s = rank.cells * (product_s + rank.table_bytes / (1e9 * rank.memory_gb_s))
+    return 1e3 * pairs * (of_cells_s + rank.pair_bytes / (1e9 * rank.memory_gb_s))

@@ -19,16 +19,17 @@ from ialcms.models.shards import in_shards
 _names: weakref.WeakKeyDictionary[nn.Module, list[str]] = weakref.WeakKeyDictionary()
 
 
-def with_cast_weights(part: nn.Module, *args: Any, **options: Any) -> Any:
+def with_cast_weights(part: nn.Module, *args: Any, apart: nn.Module | None = None, **options: Any) -> Any:
     """part(*args, **options), the weights of its convolutions and linear layers cast together where autocast is on.
 
+    apart: a module of the part that is left out, always the same; the part calls it in this way by itself.
     They must all be used under autocast. Where a compiler merges the casts itself, or an engine has the weights in
     shards that it collects layer by layer, it is a plain call.
     """
     if torch.compiler.is_compiling():
         return part(*args, **options)
     if part not in _names:
-        _names[part] = list(_cast_names(part))
+        _names[part] = _cast_names(part, apart)
     weights = [part.get_parameter(name) for name in _names[part]]
     device = weights[0].device.type
     if not torch.is_autocast_enabled(device) or in_shards(weights):
@@ -37,11 +38,12 @@ def with_cast_weights(part: nn.Module, *args: Any, **options: Any) -> Any:
     return functional_call(part, dict(zip(_names[part], cast)), args, options)
 
 
-def _cast_names(part: nn.Module) -> list[str]:
-    """Names of the parameters that autocast would cast."""
+def _cast_names(part: nn.Module, apart: nn.Module | None) -> list[str]:
+    """Names of the parameters that autocast would cast, but for those of `apart`."""
     names = []
+    left_out = set() if apart is None else set(apart.modules())
     for prefix, layer in part.named_modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        if layer not in left_out and isinstance(layer, (nn.Conv2d, nn.Linear)):
             names.append(f"{prefix}.weight")
             if layer.bias is not None and type(layer) in (nn.Conv2d, nn.Linear):  # others may add it in float32
                 names.append(f"{prefix}.bias")

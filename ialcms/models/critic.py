@@ -7,7 +7,7 @@ whatever the number of pairs that it is in.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,12 @@ from ialcms.models.constants import constant
 from ialcms.models.layout import arrange
 from ialcms.models.shards import in_shards
 from ialcms.models.strided_conv import KERNEL, PADDING, STRIDE, halving_conv
+
+Partners = Tensor | Callable[[], Tensor]
+
+# Layers of g that components pass before partners that are waited for. They are nine tenths of its multiply-adds; the
+# sixth has half of its weights, whose gradient a pass of both gives early in the backward pass.
+_APART = 5
 
 
 class SpectralNorm(nn.Module):
@@ -160,12 +166,13 @@ class Critic(nn.Module):
         self.b = nn.Parameter(torch.zeros(1))
 
     def forward(
-        self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False, partners: Tensor | None = None
+        self, magnitudes: Tensor, pairs: Tensor, with_penalty: bool = False, partners: Partners | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """magnitudes (Q, F, T) of distinct components, pairs (P, 2) of indices into them -> scores (P,).
 
         with_penalty: also `weight_penalty`, which an engine that keeps parameters in shards can only give in a pass.
-        partners: (Q', F, T) more components, without gradients; their indices follow on.
+        partners: (Q', F, T) more components, without gradients; their indices follow on. Or what gives them when it is
+        called, and may have to wait for them: then much of g is computed for the others before.
         """
         weights = self._weights()
         embeddings = self._embed(weights, magnitudes, partners)
@@ -196,22 +203,40 @@ class Critic(nn.Module):
         for weight, value in zip(weights, values):
             yield _divided(weight, value, dtype)
 
-    def _embed(self, weights: Iterator[Tensor], magnitudes: Tensor, partners: Tensor | None) -> Tensor:
+    def _embed(self, weights: Iterator[Tensor], magnitudes: Tensor, partners: Partners | None) -> Tensor:
         """(Q + Q', 16 * width). weights: of g, and then others, which stay."""
+        if partners is None:
+            return self._pass(magnitudes.unsqueeze(1), weights)
         learns = torch.is_grad_enabled() and self.w.weight.requires_grad
-        if partners is None or learns:
-            components = magnitudes if partners is None else torch.cat([magnitudes, partners])
-            return self._pass(weights, components)
-        # Frozen: the partners' half has no gradient, nor activations to keep for one.
-        of_g = list(itertools.islice(weights, len(self.g) // 2))
-        return torch.cat([self._pass(iter(of_g), magnitudes), self._pass(iter(of_g), partners.detach())])
+        if learns and isinstance(partners, Tensor):
+            return self._pass(torch.cat([magnitudes, partners]).unsqueeze(1), weights)
+        used: list[Tensor] = []
 
-    def _pass(self, weights: Iterator[Tensor], magnitudes: Tensor) -> Tensor:
-        """g with the first of these weights, averaged over the cells."""
-        x = arrange(magnitudes.unsqueeze(1), on_cpu=True)
-        for activation in list(self.g)[1::2]:  # not zip with the weights, which would take one too many
-            x = activation(halving_conv(x, next(weights)))
-        return x.mean(dim=(2, 3))
+        def noted(count: int) -> Iterator[Tensor]:
+            for weight in itertools.islice(weights, count):
+                used.append(weight)
+                yield weight
+
+        # Frozen, the partners' half has no gradient, nor activations to keep for one.
+        apart = _APART if learns else len(self._activations())
+        own = self._convolve(magnitudes.unsqueeze(1), noted(apart), first=0)
+        given = partners if isinstance(partners, Tensor) else partners()
+        theirs = self._convolve(given.detach().unsqueeze(1), used, first=0)
+        return self._pass(torch.cat([own, theirs]), weights, first=apart)
+
+    def _pass(self, x: Tensor, weights: Iterable[Tensor], *, first: int = 0) -> Tensor:
+        """The layers of g from `first` on, averaged over the cells."""
+        return self._convolve(x, weights, first=first).mean(dim=(2, 3))
+
+    def _convolve(self, x: Tensor, weights: Iterable[Tensor], *, first: int) -> Tensor:
+        """Layers of g from `first` on, as long as there are weights."""
+        x = arrange(x, on_cpu=True)
+        for activation, weight in zip(self._activations()[first:], weights):  # takes no weight behind the last layer
+            x = activation(halving_conv(x, weight))
+        return x
+
+    def _activations(self) -> list[nn.Module]:
+        return list(self.g)[1::2]
 
     def weight_penalty(self) -> Tensor:
         """||w||^2 of the last layer, which is not normalised."""

@@ -108,7 +108,7 @@ class Separator(nn.Module):
         num_objects = objects[0] * objects[1]
         mix_magnitude = self.spectrogram.to_log(spectrum.abs()).unsqueeze(1)  # (B, 1, F, T)
         loudness = arrange(self.input_norm(torch.log(mix_magnitude + 1e-8).detach()))
-        features = with_cast_weights(self.encoder, loudness)
+        features = with_cast_weights(self.encoder, loudness, apart=self.encoder.stages[-1])
         bottom = features[-1].repeat_interleave(num_objects, dim=0)
         fused = with_cast_weights(self.audio_visual, bottom, visual)
         score = with_cast_weights(

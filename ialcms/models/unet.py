@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ialcms.models.casting import with_cast_weights
 from ialcms.models.instance_scaling import scale_instances
 from ialcms.models.norm import BatchNorm2d, MovedBatchNorm
 from ialcms.models.resnet import leaky_relu, stage
@@ -33,9 +34,10 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 1, F, T) -> features from the largest (B, w, F/2, T/2) to the bottom (B, 8w, F/32, T/32)."""
         features = [self.stem(x)]
-        for block in self.stages:
+        *others, last = self.stages
+        for block in others:
             features.append(block(features[-1]))
-        return features
+        return [*features, with_cast_weights(last, features[-1])]
 
 
 class AdaptiveInstanceNorm(nn.Module):

@@ -29,7 +29,6 @@ from ialcms.models.build import build_networks, critic_optimizer, separator_opti
 from ialcms.models.weights import load_backbone
 from ialcms.rng import uniforms
 from ialcms.runs.checkpoint import AVERAGE
-from ialcms.spectral_loss import spectral_loss
 from ialcms.training.averaging import AveragedSeparator
 from ialcms.training.consistency import ConsistencyLoss
 from ialcms.training.learning_rates import set_learning_rates
@@ -203,10 +202,12 @@ class Experiment:
 
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> _PairScores:
         """Each distinct component passes g once."""
+        # What comes from other nodes takes a while, which the components' own pass can hide.
+        partners = (lambda: pairs.partners) if self.ranks.spans_nodes else pairs.partners
         both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
             # All by position: a recorded CUDA graph takes its inputs so.
-            scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, pairs.partners)
+            scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
         return _PairScores(independent, dependent, weight_penalty)
 
@@ -256,7 +257,7 @@ class Experiment:
             means.add("weighted_loss/separation", total)
             spectral = self.config.loss.spectral_weight
             if spectral:
-                loss = spectral_loss(waves, batch.mixtures, self.config.loss.spectral_windows)
+                loss = losses.spectral_loss(waves, batch.mixtures, self.config.loss.spectral_windows)
                 means.add("loss/spectral", loss)
                 means.add("weighted_loss/spectral", spectral * loss)
                 total = total + spectral * loss

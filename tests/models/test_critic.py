@@ -56,6 +56,35 @@ def test_each_component_passes_g_once_whatever_its_pairs() -> None:
     assert float(together[0]) != pytest.approx(float(together[3]), abs=1e-9)  # the order of a pair counts
 
 
+def test_partners_that_are_waited_for_change_nothing() -> None:
+    """Scores and gradients as of partners that are there, in double precision; five layers come first."""
+    torch.manual_seed(0)
+    critic = Critic(CriticConfig(width=2)).double().train()
+    magnitudes, partners = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    pairs = torch.tensor([[0, 3], [1, 4], [2, 5], [0, 1]])
+    vectors = {name: buffer.clone() for name, buffer in critic.named_buffers()}
+    seen: list[int] = []
+    for activation in list(critic.g)[1::2]:
+        activation.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+
+    def wait() -> torch.Tensor:
+        assert seen == [3] * 5
+        return partners
+
+    results = []
+    for given in (partners, wait):
+        critic.load_state_dict(vectors, strict=False)
+        critic.zero_grad()
+        seen.clear()
+        scores = critic(magnitudes, pairs, partners=given)
+        scores.square().sum().backward()
+        results.append([scores.detach().double(), *(p.grad.clone() for p in critic.parameters() if p.grad is not None)])
+    assert seen == [3] * 10 + [6]
+    assert len(results[0]) == 1 + len(list(critic.parameters()))
+    for there, waited_for in zip(*results):
+        torch.testing.assert_close(waited_for, there, rtol=1e-6, atol=1e-14)
+
+
 def test_g_is_positively_homogeneous() -> None:
     critic = Critic(CriticConfig(width=2)).eval()
     x = torch.rand(1, 1, 64, 64)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ialcms import losses
+from ialcms.losses import cosines
 
 
 def tone(cycles: float, samples: int = 4_000, phase: float = 0.0) -> torch.Tensor:
@@ -88,8 +90,9 @@ def embeddings(pictures: int, sounds: int, channels: int = 4, dtype: torch.dtype
 
 @pytest.mark.parametrize("block", [1, 60, 2**24])
 def test_similarity_and_its_gradient_in_blocks(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(losses, "_COSINES_A_BLOCK", block)
-    monkeypatch.setattr(losses, "_PICTURES_A_BLOCK", 4)
+    monkeypatch.setattr(cosines, "_COSINES_A_BLOCK", block)
+    monkeypatch.setattr(cosines, "_PICTURES_A_BLOCK", 4)
+    monkeypatch.setattr(cosines, "_PIECE", 3)
     visual, audio = embeddings(9, 7)
     scores = losses.similarity(visual, audio)
     direct = torch.einsum("idhw,jd->ijhw", visual, audio).flatten(2).amax(2)
@@ -113,6 +116,30 @@ def test_similarity_of_bfloat16_embeddings() -> None:
     for a, b in ((ours.visual, expected.visual), (ours.audio, expected.audio)):
         assert a.dtype == torch.float32
         assert 0 < (a - b).abs().max() < 0.01 * b.abs().max()
+
+
+@pytest.mark.parametrize("winners", [[0], [3, 7], range(15)])
+def test_gradients_from_the_best_cells_are_those_from_all(
+    winners: Sequence[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the best cells lie; the same to the bit from one call to the next."""
+    visual, audio = embeddings(5, 21)
+    generator = torch.Generator().manual_seed(1)
+    cells = torch.tensor(winners)[torch.randint(len(winners), (5, 21), generator=generator)].int()
+    at_scores = torch.randn(5, 21, dtype=torch.float64, generator=generator)
+    expected = losses.embedding_gradients(visual, audio, cells, at_scores)
+    monkeypatch.setattr(cosines, "_COSINES_A_BLOCK", 1)
+    monkeypatch.setattr(cosines, "_PIECE", 4)
+    ours = losses.embedding_gradients(visual, audio, cells, at_scores)
+    again = losses.embedding_gradients(visual, audio, cells, at_scores)
+    for a, b, c in zip(_both(ours), _both(expected), _both(again)):
+        assert b.abs().max() > 0.1
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
+        assert torch.equal(a, c)
+
+
+def _both(gradients: losses.EmbeddingGradients) -> tuple[torch.Tensor, torch.Tensor]:
+    return gradients.visual, gradients.audio
 
 
 def test_similarity_keeps_no_product_for_the_backward_pass() -> None:

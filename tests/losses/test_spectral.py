@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ialcms.spectral_loss import FLOOR, _magnitudes, spectral_loss
+from ialcms.losses.spectral import FLOOR, _magnitudes, spectral_loss
 
 WINDOWS = (512, 1_024, 2_048)
 
