@@ -34,6 +34,7 @@ _IN_A_CYCLE = {BOTH: 1, CRITIC: 2}
 _AVERAGED_STEPS = range(100, 104)
 
 Runs = dict[tuple[int, int], dict[str, Measured]]
+Buckets = Mapping[bool, Mapping[str, Sequence[Bucket]]]  # by whether the ranks span nodes, and by network
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -90,12 +91,15 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
         for world, mixes in (*_FITTED, *_CHECKED):
             runs[world, mixes] = null_gpu(Path(folder), world, mixes, overrides=overrides)
             print(f"null GPU: rank 0 of {world}, {mixes} mixes", file=sys.stderr)
-    buckets = plan.buckets(config)
+    buckets = {spans_nodes: plan.buckets(config, spans_nodes=spans_nodes) for spans_nodes in (False, True)}
     lines = [f"2. full size, rank 0 of W on a null GPU: {' '.join(overrides)}", *_measured_table(runs), ""]
     lines += ["3. the model", *_check(runs, config, buckets), "", f"  assumptions: {cluster}", f"    {Rank()}", ""]
     predictor = _Predictor(runs, config, cluster=cluster, buckets=buckets)
     lines += predictor.table("float32 gradients")
-    halved = {name: _in_16_bits(parts) for name, parts in buckets.items()}
+    halved = {
+        spans_nodes: {name: _in_16_bits(parts) for name, parts in of_networks.items()}
+        for spans_nodes, of_networks in buckets.items()
+    }
     predictor = _Predictor(runs, config, cluster=cluster, buckets=halved)
     return [*lines, "", *predictor.table("train.gradient_compression=bf16")]
 
@@ -132,7 +136,7 @@ def _peak(steps: Mapping[str, Measured]) -> float:
     return max(step.peak_memory for step in steps.values())
 
 
-def _check(runs: Runs, config: Config, buckets: Mapping[str, Sequence[Bucket]]) -> list[str]:
+def _check(runs: Runs, config: Config, buckets: Buckets) -> list[str]:
     lines = [f"  fitted to (W, mixes) = {_FITTED}; largest error of the bytes of the others, {_CHECKED}:"]
     for step in (BOTH, CRITIC):
         fitted = [runs[case][step] for case in _FITTED]
@@ -151,11 +155,11 @@ def _check(runs: Runs, config: Config, buckets: Mapping[str, Sequence[Bucket]]) 
             planned = plan.rank_0_sends(config, mixes, world, entered=number - FIRST_STEP, step=number)
             differences.append(abs(planned - steps[step].wire_bytes["bank"]))
     lines.append(f"    partners that rank 0 sends, by the plan: at most {max(differences):.0f} bytes off in all runs")
-    for network, parts in buckets.items():
-        text = ", ".join(f"{bucket.num_bytes / 1e6:.1f} MB at {bucket.ready:.2f}" for bucket in parts)
-        lines.append(
-            f"    buckets of the {network}, with the share of its backward pass at which they are ready: {text}"
-        )
+    lines.append("    buckets, with the share of the network's backward pass at which they are ready")
+    for spans_nodes, of_networks in buckets.items():
+        for network, parts in of_networks.items():
+            text = ", ".join(f"{bucket.num_bytes / 1e6:.1f} MB at {bucket.ready:.2f}" for bucket in parts)
+            lines.append(f"      {network}, {'several nodes' if spans_nodes else 'one node'}: {text}")
     return lines
 
 
@@ -167,23 +171,22 @@ def _relative_error(predicted: float, measured: Measured, kind: str) -> float:
 class _Predictor:
     """The time of a cycle for any number of ranks and mixes."""
 
-    def __init__(
-        self, runs: Runs, config: Config, *, cluster: Cluster, buckets: Mapping[str, Sequence[Bucket]]
-    ) -> None:
-        """runs: measured. config: of the full size. cluster: the network. buckets: of the gradients, by network."""
+    def __init__(self, runs: Runs, config: Config, *, cluster: Cluster, buckets: Buckets) -> None:
+        """runs: measured. config: of the full size. cluster: the network. buckets: of the gradients."""
         self._config, self._cluster, self._buckets = config, cluster, buckets
         self._counts, self._fits = {}, {}
         for step in (BOTH, CRITIC):
             measured = [by_step[step] for by_step in runs.values()]
             count = dict(measured[0].sent.count)
-            count["all-reduce"] -= sum(len(buckets[network]) for network in _LEARNING[step])
+            count["all-reduce"] -= sum(len(buckets[False][network]) for network in _LEARNING[step])
             self._counts[step] = count
             self._fits[step] = {kind: model.fit(measured, kind) for kind in KINDS}
 
     def cycle(self, mixes: int, world: int) -> model.Cycle:
         partners = plan.partners(self._config, mixes, world, cluster=self._cluster, steps=_AVERAGED_STEPS)
         sent = {step: self._sent(step, mixes, world) for step in (BOTH, CRITIC)}
-        return model.cycle(Job(world, mixes, sent, buckets=self._buckets, partners=partners), Rank(), self._cluster)
+        buckets = self._buckets[self._cluster.nodes(world) > 1]
+        return model.cycle(Job(world, mixes, sent, buckets=buckets, partners=partners), Rank(), self._cluster)
 
     def _sent(self, step: str, mixes: int, world: int) -> Sent:
         fits = self._fits[step]

@@ -17,8 +17,9 @@ The clock is a sum of stated assumptions:
   nothing is sent.
 * Gradients are reduced bucket by bucket while the backward pass of their network runs. A bucket starts when its last
   gradient is there (benchmarks/scaling_plan.py) and the one before is reduced.
-* The comparison of the consistency loss hides the exchange of partners, and the critic's update the sum of the
-  comparison's gradients, which passes the network before the critic's gradients. Nothing else overlaps.
+* The exchange of partners is hidden by the comparison of the consistency loss and, on several nodes, by nine tenths of
+  the critic's forward pass of the rank's own components. The critic's update hides the sum of the comparison's
+  gradients, which passes the network before the critic's gradients. Nothing else overlaps.
 * The scores of the consistency loss grow with W: a product of 2 * n * N * cells * channels operations at
   `product_tflops`, `table_bytes` of traffic for each cell of each pair, and `pair_bytes` for each pair, for the
   gradient at its best cell, at `memory_gb_s`.
@@ -64,7 +65,9 @@ class Rank:
     separator_backward: float = 0.21  # of a step in which both learn
     critic_forward: float = 0.12
     critic_backward: float = 0.24
-    critic_backward_alone: float = 0.43  # of a step in which only the critic learns
+    critic_forward_alone: float = 0.21  # of a step in which only the critic learns
+    critic_backward_alone: float = 0.43
+    before_partners: float = 0.45  # of the critic's forward pass: nine tenths of the half without partners
     product_tflops: float = 370.0  # half of what a large bf16 product reached there
     memory_gb_s: float = 4_000.0
     objects_a_mix: int = 4
@@ -219,7 +222,9 @@ def cycle(job: Job, rank: Rank, cluster: Cluster) -> Cycle:
         return 1e3 * collective_s(kind, num_bytes, count, world_size=world_size, cluster=cluster)
 
     exchange = 1e3 * exchange_s(job.partners, world_size, cluster)
-    partners = max(0.0, exchange - pairs_ms(rank, job.mixes, world_size)) + 2 * exchange
+    before = rank.before_partners if cluster.nodes(world_size) > 1 else 0.0
+    hidden = pairs_ms(rank, job.mixes, world_size) + before * rank.critic_forward * both
+    partners = max(0.0, exchange - hidden) + 2 * max(0.0, exchange - before * rank.critic_forward_alone * alone)
 
     # the sum of the comparison's gradients begins before the critic's forward pass
     still_summing = max(0.0, ms(BOTH, "reduce-scatter") - rank.critic_forward * both)

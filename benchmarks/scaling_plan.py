@@ -13,19 +13,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.scaling_model import Bucket, Cluster, Partners
 from ialcms.config import Config
-from ialcms.engine.learner import _Network
+from ialcms.engine.learner import BUCKET_MIB, _Network
 from ialcms.models.build import build_networks
 from ialcms.rng import uniforms
 from ialcms.training.pair_plan import BankLayout, plan_exchange, plan_pairs
 
-_FIRST_BUCKET, _BUCKET = 2**20, 25 * 2**20  # bytes, DDP's
+_FIRST_BUCKET, _BUCKET = 2**20, BUCKET_MIB * 2**20  # bytes; the first is DDP's
 
 
 # ---- gradients
 
 
-def buckets(config: Config) -> dict[str, list[Bucket]]:
-    """DDP's buckets of each network in the order in which they are sent, from passes without numbers."""
+def buckets(config: Config, *, spans_nodes: bool) -> dict[str, list[Bucket]]:
+    """DDP's buckets of each network in the order in which they are sent, from passes without numbers.
+
+    spans_nodes: whether partners come from other nodes, so that the critic does not wait for them at first.
+    """
     data, audio = config.data, config.audio
     with FakeTensorMode(allow_non_fake_inputs=True):
         separator, critic = build_networks(config, pretrained=False)
@@ -37,7 +40,8 @@ def buckets(config: Config) -> dict[str, list[Bucket]]:
         objects = torch.zeros(pictures, dtype=torch.uint8)
 
         def critic_loss() -> Tensor:
-            scores, penalty = critic(magnitudes, pairs, True, torch.zeros_like(magnitudes))
+            partners = torch.zeros_like(magnitudes)
+            scores, penalty = critic(magnitudes, pairs, True, (lambda: partners) if spans_nodes else partners)
             return scores.sum() + penalty  # type: ignore[no-any-return]
 
         def separator_loss() -> Tensor:
