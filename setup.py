@@ -114,5 +114,5 @@ setup(
             "types-tqdm",
         ],
     },
-    entry_points={"console_scripts": ["ialcms=ialcms.cli:main"]},
+    entry_points={"console_scripts": ["ialcms=ialcms.__main__:run"]},
 )

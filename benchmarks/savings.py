@@ -25,6 +25,7 @@ from ialcms.models.critic import Critic, SpectralNorm
 from ialcms.models.instance_scaling import scale_instances
 from ialcms.models.norm import BatchNorm2d
 from ialcms.models.spectrogram import Spectrogram
+from ialcms.models.strided_conv import PADDING, STRIDE, by_product
 from ialcms.models.upsampled_conv import UpsampledConv2d
 
 Form = Callable[[], Tensor]
@@ -71,6 +72,9 @@ def cases(batch: int, device: torch.device) -> Iterator[Case]:
     yield _loss(tensor(count, count))
     critic = Critic(CriticConfig()).to(device).eval()
     yield from _critic(critic, tensor(count, rows, frames), tensor(count, rows, frames, learns=False))
+    if device.type == "cpu":
+        for inputs, size in ((512, 16), (1024, 8)):
+            yield _large_weight(tensor(2 * count, inputs, size, size), tensor(1024, inputs, 4, 4))
     yield _normalisation(SpectralNorm(torch.randn(1024, 1024, 4, 4)).to(device).eval(), tensor(1024, 1024, 4, 4))
     parameters = [tensor(1_000_000) for _ in range(72)]  # as many as both networks learn
     yield _adam(parameters)
@@ -198,6 +202,19 @@ def _critic(critic: Critic, own: Tensor, partners: Tensor) -> Iterator[Case]:
         inputs=[own, *learned],
         forwards=1,
         backwards=1,
+    )
+
+
+def _large_weight(x: Tensor, weight: Tensor) -> Case:
+    """x: as it lies in the critic."""
+    x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    return Case(
+        f"convolution as a product, {weight.shape[1]} to {len(weight)} channels",
+        lambda: F.conv2d(x, weight, stride=STRIDE, padding=PADDING),
+        lambda: by_product(x, weight),
+        inputs=[x, weight],
+        forwards=3,
+        backwards=3,
     )
 
 

