@@ -85,7 +85,10 @@ def export(path: Path, out: Path) -> str:
     separator, critic = _networks(folder, meta)
     state = to_published(separator, critic, checkpoint=True)
     checkpoint.save_tensors({"state_dict": state, "global_step": meta["progress"]["step"]}, out)
-    return f"{len(state)} tensors of {folder} -> {out}"
+    text = f"{len(state)} tensors of {folder} -> {out}"
+    if checkpoint.config_of(meta).model.masks != "free":
+        text += "\nThe authors' programs do not share a mix among its masks, as these weights have learned to."
+    return text
 
 
 def _networks(folder: Path, meta: dict[str, Any]) -> tuple[Separator, Critic | None]:

@@ -409,6 +409,15 @@ def test_starting_with_the_weights_of_a_run(
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_weights_that_share_a_mix_are_exported_with_a_word(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(tmp_path / "run"), str(tmp_path / "authors.ckpt")
+    assert main(["train", str(config_file), "train.steps=1", "model.masks=shares", "--folder", folder]) == 0
+    assert main(["checkpoint", "export", folder, "--out", out]) == 0
+    assert "authors' programs do not share a mix among its masks" in capsys.readouterr().out
+
+
 def _best_state(folder: Path) -> dict:
     (best,) = (folder / "checkpoints").glob("best-*")
     return torch.load(best / "state.pt", weights_only=True)
