@@ -1,4 +1,4 @@
-"""As which of how many ranks this process was started, by the environment that launchers leave.
+"""As which of how many ranks this process was started, by the environment that launchers leave; how it ends.
 
 torchrun and launch.local     RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT
 Kubernetes' PyTorchJob        RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; so by hand
@@ -10,11 +10,14 @@ Half of an environment is refused: with variables left over from another job, a 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from ialcms.lease import process_name
 
@@ -191,3 +194,19 @@ def _number(found: Mapping[str, str], name: str) -> int:
 
 def _on_terminal() -> bool:
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
+def end_process(code: int) -> NoReturn:
+    """End this process with an exit code.
+
+    torch does not end gloo's threads where DDP has used the group. One of these that releases a tensor while Python
+    takes itself apart aborts the process ("terminate called without an active exception"), after the work is done: seen
+    on busy machines. So one of several ranks ends without taking Python apart.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        sys.exit(code)
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)

@@ -29,6 +29,7 @@ from ialcms.config import Config, shared_fields
 from ialcms.data.batch import Batch
 from ialcms.engine import Ranks, check_same_fields, state_from_first
 from ialcms.engine.batchnorm import synchronise
+from ialcms.launched import end_process
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 from tests.golden.precision import double_precision
@@ -569,3 +570,4 @@ def _value(text: str) -> Any:
 
 if __name__ == "__main__":
     main()
+    end_process(0)
