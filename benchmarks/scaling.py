@@ -96,16 +96,16 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
     lines += ["3. the model", *_check(runs, config, buckets), "", f"  assumptions: {cluster}", f"    {Rank()}", ""]
     predictor = _Predictor(runs, config, cluster=cluster, buckets=buckets)
     lines += predictor.table("float32 gradients")
-    halved = {
-        spans_nodes: {name: _in_16_bits(parts) for name, parts in of_networks.items()}
-        for spans_nodes, of_networks in buckets.items()
-    }
+    halved = {spans_nodes: _in_16_bits(of_networks) for spans_nodes, of_networks in buckets.items()}
     predictor = _Predictor(runs, config, cluster=cluster, buckets=halved)
     return [*lines, "", *predictor.table("train.gradient_compression=bf16")]
 
 
-def _in_16_bits(buckets: Sequence[Bucket]) -> list[Bucket]:
-    return [Bucket(bucket.num_bytes / 2, bucket.ready) for bucket in buckets]
+def _in_16_bits(of_networks: Mapping[str, Sequence[Bucket]]) -> dict[str, list[Bucket]]:
+    halved = {}
+    for network, parts in of_networks.items():
+        halved[network] = [Bucket(part.num_bytes / 2, part.ready) for part in parts]
+    return halved
 
 
 def _cycle_bytes(steps: Mapping[str, Measured]) -> Counter[str]:
