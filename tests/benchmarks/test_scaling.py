@@ -84,13 +84,18 @@ def test_a_cycle_of_one_rank_is_its_computing() -> None:
     assert alone.total == pytest.approx(rank.start_ms + 32 * rank.mix_ms)
 
 
-def test_what_the_comparison_hides() -> None:
+def test_what_the_comparison_and_the_critic_hide() -> None:
     rank, cluster = Rank(), Cluster(node_gbit_s=80.0, launch_us=0, peer_us=0)
-    compared = model.pairs_ms(rank, 32, 64)
+    compared, cycle_ms = model.pairs_ms(rank, 32, 64), rank.start_ms + 32 * rank.mix_ms
+    both = rank.before_partners * rank.critic_forward * rank.share_of_both * cycle_ms
+    alone = rank.before_partners * rank.critic_forward_alone * (1 - rank.share_of_both) / 2 * cycle_ms
+    assert compared > 4
+    assert 2 < alone < 4 < both < 5
     short, long = model.cycle(job(64, 50.0), rank, cluster), model.cycle(job(64, 500.0), rank, cluster)
-    assert compared > 5
-    assert short.partners == pytest.approx(2 * 5)  # of three exchanges of 5 ms each
-    assert long.partners == pytest.approx(3 * 50 - compared)
+    assert short.partners == pytest.approx(2 * (5 - alone))  # of three exchanges of 5 ms each
+    assert long.partners == pytest.approx(3 * 50 - compared - both - 2 * alone)
+    one_node = model.cycle(job(8, 50.0), rank, cluster)  # its critic waits for them first
+    assert one_node.partners == pytest.approx(3 * 5 - model.pairs_ms(rank, 32, 8))
     hidden, shown = (
         model.cycle(job(64, summed_mb=50), rank, cluster),
         model.cycle(job(64, summed_mb=900), rank, cluster),
@@ -113,8 +118,9 @@ def test_the_plan_of_all_ranks_is_that_of_each() -> None:
 
 
 @pytest.mark.slow
-def test_buckets_are_those_of_ddp() -> None:
-    found = plan.buckets(load_config("configs/duet.yaml", ["model.visual.weights=none"]))
+@pytest.mark.parametrize("spans_nodes", [False, True])
+def test_buckets_are_those_of_ddp(spans_nodes: bool) -> None:
+    found = plan.buckets(load_config("configs/duet.yaml", ["model.visual.weights=none"]), spans_nodes=spans_nodes)
     assert sum(bucket.num_bytes for bucket in found["critic"]) == pytest.approx(124.3e6, rel=1e-3)
     assert sum(bucket.num_bytes for bucket in found["separator"]) == pytest.approx(121.6e6, rel=1e-2)
     for buckets in found.values():
