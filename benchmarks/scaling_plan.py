@@ -18,7 +18,7 @@ from ialcms.models.build import build_networks
 from ialcms.rng import uniforms
 from ialcms.training.pair_plan import BankLayout, plan_exchange, plan_pairs
 
-_FIRST_BUCKET, _BUCKET = 2**20, BUCKET_MIB * 2**20  # bytes; the first is DDP's
+_BUCKET = BUCKET_MIB * 2**20  # bytes; of the first one too: DDP has a smaller first one with its own size only
 
 
 # ---- gradients
@@ -75,7 +75,7 @@ def _buckets(network: nn.Module, loss: Callable[[], Tensor]) -> list[Bucket]:
         backward = counter.get_total_flops() - forward
     for hook in hooks:
         hook.remove()
-    parts, _ = dist._compute_bucket_assignment_by_size([p.detach() for p in order], [_FIRST_BUCKET, _BUCKET])
+    parts, _ = dist._compute_bucket_assignment_by_size([p.detach() for p in order], [_BUCKET])
     result = []
     for part in parts:
         members = [order[index] for index in part]

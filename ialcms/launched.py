@@ -197,7 +197,7 @@ def _on_terminal() -> bool:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process with an exit code.
+    """End this process with an exit code, after its work.
 
     torch does not end gloo's threads where DDP has used the group. One of these that releases a tensor while Python
     takes itself apart aborts the process ("terminate called without an active exception"), after the work is done: seen

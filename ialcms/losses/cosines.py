@@ -105,7 +105,7 @@ def _sums_of_runs(table: Tensor, index: Tensor, weights: Tensor, *, runs: Tensor
 
     table: (N, D). index, weights: (p,) of rows. runs: (p,) ascending, the number of the run that each belongs to; a run
     may have all of them, or none. numbers: (r,) of the runs, from 0. A run is summed in pieces, so that no thread of a
-    GPU has more than a few rows to add.
+    GPU has a long list of rows to add, whatever the runs.
     """
     starts = torch.searchsorted(runs, numbers, out_int32=True)
     cuts = torch.arange(0, len(index), _PIECE, dtype=torch.int32, device=index.device)

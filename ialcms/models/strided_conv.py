@@ -26,4 +26,4 @@ def by_product(x: Tensor, weight: Tensor) -> Tensor:
     count, _, height, width = x.shape
     seen = F.unfold(x, KERNEL, padding=PADDING, stride=STRIDE)  # (n, 16 c, cells)
     rows = seen.transpose(1, 2).reshape(-1, seen.shape[1])
-    return F.linear(rows, weight.flatten(1)).view(count, height // 2, width // 2, -1).permute(0, 3, 1, 2)
+    return F.linear(rows, weight.flatten(1)).view(count, height // 2, width // 2, len(weight)).permute(0, 3, 1, 2)

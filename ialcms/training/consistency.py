@@ -36,7 +36,8 @@ class ConsistencyLoss:
     Each micro-batch gets its share of the gradient when its graph is there. `loss` and gradients are scaled so that
     their means over the ranks are those of the global batch, as an engine averages them.
 
-    With train.precision=bf16 the embeddings are sent and multiplied in bfloat16, and all sums are float32.
+    With train.precision=bf16 the embeddings are sent and multiplied in bfloat16, and sums are float32; with many pairs
+    those of the gradients are rounded to bfloat16 before the ranks add them (`losses/cosines.py`).
     """
 
     def __init__(self, components: Components, config: Config, ranks: Ranks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks import scaling_model as model
 from benchmarks import scaling_plan as plan
 from benchmarks.scaling_model import BOTH, CRITIC, Bucket, Cluster, Measured, Partners, Rank, Sent
 from ialcms.config import load_config
-from tests.support import python
+from tests.support import python, torchrun
 
 
 @pytest.mark.distributed
@@ -115,6 +116,48 @@ def test_the_plan_of_all_ranks_is_that_of_each() -> None:
     assert alone.node_bytes == alone.largest_rank_bytes >= alone.rank_bytes == whole.rank_bytes
     of_rank_0 = [plan.rank_0_sends(config, 2, 16, entered=step, step=step) for step in steps]
     assert 0 < max(of_rank_0) <= 2 * alone.largest_rank_bytes
+
+
+BUCKETS = """
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from benchmarks import scaling_plan
+from ialcms.engine.learner import BUCKET_MIB, _Network
+from ialcms.engine.ranks import Ranks
+from ialcms.launched import end_process
+
+def network():
+    return torch.nn.ModuleList(torch.nn.Linear(1024, 256 * n, bias=False) for n in (4, 4, 4, 2, 4, 4))
+
+def loss(network):
+    return sum(layer(torch.ones(1, 1024)).sum() for layer in network)
+
+def hook(state, bucket):
+    sent.append(bucket.buffer().numel() * 4)
+    future = torch.futures.Future()
+    future.set_result(bucket.buffer())
+    return future
+
+with Ranks():
+    wrapped = DistributedDataParallel(_Network(network()), gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MIB)
+    wrapped.register_comm_hook(None, hook)
+    for _ in range(2):  # buckets are settled in the first pass
+        sent = []
+        wrapped().backward()
+    module = network()
+    print(sent, [part.num_bytes for part in scaling_plan._buckets(module, lambda: loss(module))], sep="\\n")
+end_process(0)
+"""
+
+
+@pytest.mark.distributed
+def test_the_plan_cuts_buckets_as_ddp_does(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(BUCKETS)
+    done = torchrun(1, str(tmp_path / "program.py"))
+    assert done.returncode == 0, done.stderr
+    sent, planned = (json.loads(line) for line in done.stdout.splitlines())
+    assert len(sent) > 2
+    assert planned == sent
 
 
 @pytest.mark.slow

@@ -73,6 +73,15 @@ def alternate_steps_with_options(
         return _alternate_steps(ranks, config, eps)
 
 
+def alternate_steps_on_nodes(ranks: Ranks, **options: Any) -> dict[str, Any]:
+    """`alternate_steps` as if each rank were on a node of its own."""
+    before, ranks.local_world_size = ranks.local_world_size, 1
+    try:
+        return alternate_steps(ranks, **options)
+    finally:
+        ranks.local_world_size = before
+
+
 def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> dict[str, Any]:
     """The same in double precision, BatchNorm by its running statistics: they depend on the size of a pass."""
     config = equality_config(accumulation=accumulation)
@@ -540,7 +549,7 @@ def checksum(state: Any) -> str:
 CASES = {
     case.__name__: case
     for case in (
-        alternate_steps, alternate_steps_with_options, alternate_steps_without_batchnorm,
+        alternate_steps, alternate_steps_on_nodes, alternate_steps_with_options, alternate_steps_without_batchnorm,
         long_run, batchnorm, gather, resume, bf16_passes,
         not_finite, disagreement, traffic, bank_of_ranks, shared_state,
     )

@@ -15,9 +15,10 @@ from ialcms.engine import Ranks
 from tests.support import python, torchrun, write_small_config
 
 FAULT = """
-import os, sys
+import os
 from ialcms.training import trainer
 from ialcms.cli import main
+from ialcms.launched import end_process
 
 whole = trainer.train_batches
 
@@ -28,7 +29,7 @@ def train_batches(*args, **kwargs):
         yield batch
 
 trainer.train_batches = train_batches
-sys.exit(main())
+end_process(main())
 """
 
 

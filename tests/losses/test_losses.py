@@ -103,8 +103,10 @@ def test_similarity_and_its_gradient_in_blocks(monkeypatch: pytest.MonkeyPatch, 
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
 
 
-def test_similarity_of_bfloat16_embeddings() -> None:
-    """Only the embeddings are rounded, to 8 bits, and the gradient at the scores: cosines are not."""
+@pytest.mark.parametrize("block", [1, 2**24])
+def test_similarity_of_bfloat16_embeddings(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embeddings are rounded to 8 bits, and the gradient at the scores, and sums over best cells: cosines are not."""
+    monkeypatch.setattr(cosines, "_COSINES_A_BLOCK", block)
     visual, audio = embeddings(40, 30, channels=64)
     exact = losses.best_cells(visual, audio)
     rough = losses.best_cells(visual.bfloat16(), audio.bfloat16())

@@ -80,6 +80,11 @@ def test_partners_that_are_waited_for_change_nothing() -> None:
         scores.square().sum().backward()
         results.append([scores.detach().double(), *(p.grad.clone() for p in critic.parameters() if p.grad is not None)])
     assert seen == [3] * 10 + [6]
+    seen.clear()
+    frozen = critic.eval().requires_grad_(False)
+    torch.testing.assert_close(
+        frozen(magnitudes, pairs, partners=lambda: partners), frozen(magnitudes, pairs, partners=partners)
+    )
     assert len(results[0]) == 1 + len(list(critic.parameters()))
     for there, waited_for in zip(*results):
         torch.testing.assert_close(waited_for, there, rtol=1e-6, atol=1e-14)

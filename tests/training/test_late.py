@@ -17,13 +17,14 @@ from tests.support import make_batch, small_config, torchrun, write_small_config
 LATE = """
 import itertools, os, sys
 from ialcms import cli
+from ialcms.launched import end_process
 from ialcms.engine import Ranks
 from ialcms.training.stop_request import StopRequest
 
 Ranks.reads_late = True
 calls, stop_at, is_second = itertools.count(1), int(sys.argv[1]), os.environ["RANK"] == "1"
 StopRequest.requested = property(lambda self: next(calls) == stop_at and is_second)
-sys.exit(cli.main(sys.argv[2:]))
+end_process(cli.main(sys.argv[2:]))
 """
 
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.distributed
 OBSERVED = """
 import os, sys
 from ialcms import cli
+from ialcms.launched import end_process
 
 folder = sys.argv[1]
 log = os.open(f"{folder}/opened-{os.environ['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -29,7 +30,7 @@ def observe(event, arguments):
         os.write(log, os.fsencode(arguments[0]) + b"\\n")
 
 sys.addaudithook(observe)
-sys.exit(cli.main(sys.argv[2:]))
+end_process(cli.main(sys.argv[2:]))
 """
 
 
