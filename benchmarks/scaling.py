@@ -24,6 +24,7 @@ from benchmarks import scaling_plan as plan
 from benchmarks.scaling_measured import CONFIG, FIRST_STEP, null_gpu, run_world
 from benchmarks.scaling_model import BOTH, CRITIC, KINDS, Bucket, Cluster, Job, Measured, Rank, Sent
 from ialcms.config import Config, load_config
+from ialcms.training.step import RANKS_OF_A_NODE
 from tests.null_gpu.build import build, missing
 from tests.null_gpu.count_steps import WATCHED
 
@@ -34,7 +35,7 @@ _IN_A_CYCLE = {BOTH: 1, CRITIC: 2}
 _AVERAGED_STEPS = range(100, 104)
 
 Runs = dict[tuple[int, int], dict[str, Measured]]
-Buckets = Mapping[bool, Mapping[str, Sequence[Bucket]]]  # by whether the ranks span nodes, and by network
+Buckets = Mapping[bool, Mapping[str, Sequence[Bucket]]]  # by whether partners are waited for late, and by network
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,12 +92,12 @@ def _full_size(cluster: Cluster, overrides: Sequence[str]) -> list[str]:
         for world, mixes in (*_FITTED, *_CHECKED):
             runs[world, mixes] = null_gpu(Path(folder), world, mixes, overrides=overrides)
             print(f"null GPU: rank 0 of {world}, {mixes} mixes", file=sys.stderr)
-    buckets = {spans_nodes: plan.buckets(config, spans_nodes=spans_nodes) for spans_nodes in (False, True)}
+    buckets = {waits_late: plan.buckets(config, waits_late=waits_late) for waits_late in (False, True)}
     lines = [f"2. full size, rank 0 of W on a null GPU: {' '.join(overrides)}", *_measured_table(runs), ""]
     lines += ["3. the model", *_check(runs, config, buckets), "", f"  assumptions: {cluster}", f"    {Rank()}", ""]
     predictor = _Predictor(runs, config, cluster=cluster, buckets=buckets)
     lines += predictor.table("float32 gradients")
-    halved = {spans_nodes: _in_16_bits(of_networks) for spans_nodes, of_networks in buckets.items()}
+    halved = {waits_late: _in_16_bits(of_networks) for waits_late, of_networks in buckets.items()}
     predictor = _Predictor(runs, config, cluster=cluster, buckets=halved)
     return [*lines, "", *predictor.table("train.gradient_compression=bf16")]
 
@@ -156,10 +157,10 @@ def _check(runs: Runs, config: Config, buckets: Buckets) -> list[str]:
             differences.append(abs(planned - steps[step].wire_bytes["bank"]))
     lines.append(f"    partners that rank 0 sends, by the plan: at most {max(differences):.0f} bytes off in all runs")
     lines.append("    buckets, with the share of the network's backward pass at which they are ready")
-    for spans_nodes, of_networks in buckets.items():
+    for waits_late, of_networks in buckets.items():
         for network, parts in of_networks.items():
             text = ", ".join(f"{bucket.num_bytes / 1e6:.1f} MB at {bucket.ready:.2f}" for bucket in parts)
-            lines.append(f"      {network}, {'several nodes' if spans_nodes else 'one node'}: {text}")
+            lines.append(f"      {network}, {'more than' if waits_late else 'up to'} {RANKS_OF_A_NODE} ranks: {text}")
     return lines
 
 
@@ -185,7 +186,7 @@ class _Predictor:
     def cycle(self, mixes: int, world: int) -> model.Cycle:
         partners = plan.partners(self._config, mixes, world, cluster=self._cluster, steps=_AVERAGED_STEPS)
         sent = {step: self._sent(step, mixes, world) for step in (BOTH, CRITIC)}
-        buckets = self._buckets[self._cluster.nodes(world) > 1]
+        buckets = self._buckets[world > RANKS_OF_A_NODE]
         return model.cycle(Job(world, mixes, sent, buckets=buckets, partners=partners), Rank(), self._cluster)
 
     def _sent(self, step: str, mixes: int, world: int) -> Sent:

@@ -17,9 +17,9 @@ The clock is a sum of stated assumptions:
   nothing is sent.
 * Gradients are reduced bucket by bucket while the backward pass of their network runs. A bucket starts when its last
   gradient is there (benchmarks/scaling_plan.py) and the one before is reduced.
-* The exchange of partners is hidden by the comparison of the consistency loss and, on several nodes, by nine tenths of
-  the critic's forward pass of the rank's own components. The critic's update hides the sum of the comparison's
-  gradients, which passes the network before the critic's gradients. Nothing else overlaps.
+* The exchange of partners is hidden by the comparison of the consistency loss and, on more than 8 ranks, by nine
+  tenths of the critic's forward pass of the rank's own components. The critic's update hides the sum of the
+  comparison's gradients, which passes the network before the critic's gradients. Nothing else overlaps.
 * The scores of the consistency loss grow with W: a product of 2 * n * N * cells * channels operations at
   `product_tflops`, `table_bytes` of traffic for each cell of each pair, and `pair_bytes` for each pair, for the
   gradient at its best cell, at `memory_gb_s`.
@@ -32,6 +32,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from ialcms.training.step import RANKS_OF_A_NODE
 
 BOTH, CRITIC = "both learn", "critic only"
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
@@ -222,7 +224,7 @@ def cycle(job: Job, rank: Rank, cluster: Cluster) -> Cycle:
         return 1e3 * collective_s(kind, num_bytes, count, world_size=world_size, cluster=cluster)
 
     exchange = 1e3 * exchange_s(job.partners, world_size, cluster)
-    before = rank.before_partners if cluster.nodes(world_size) > 1 else 0.0
+    before = rank.before_partners if world_size > RANKS_OF_A_NODE else 0.0
     hidden = pairs_ms(rank, job.mixes, world_size) + before * rank.critic_forward * both
     partners = max(0.0, exchange - hidden) + 2 * max(0.0, exchange - before * rank.critic_forward_alone * alone)
 

@@ -24,10 +24,10 @@ _BUCKET = BUCKET_MIB * 2**20  # bytes; of the first one too: DDP has a smaller f
 # ---- gradients
 
 
-def buckets(config: Config, *, spans_nodes: bool) -> dict[str, list[Bucket]]:
+def buckets(config: Config, *, waits_late: bool) -> dict[str, list[Bucket]]:
     """DDP's buckets of each network in the order in which they are sent, from passes without numbers.
 
-    spans_nodes: whether partners come from other nodes, so that the critic does not wait for them at first.
+    waits_late: whether the critic does not wait for partners at first, as on more ranks than a node has.
     """
     data, audio = config.data, config.audio
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -41,7 +41,7 @@ def buckets(config: Config, *, spans_nodes: bool) -> dict[str, list[Bucket]]:
 
         def critic_loss() -> Tensor:
             partners = torch.zeros_like(magnitudes)
-            scores, penalty = critic(magnitudes, pairs, True, (lambda: partners) if spans_nodes else partners)
+            scores, penalty = critic(magnitudes, pairs, True, (lambda: partners) if waits_late else partners)
             return scores.sum() + penalty  # type: ignore[no-any-return]
 
         def separator_loss() -> Tensor:

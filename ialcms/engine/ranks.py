@@ -84,10 +84,6 @@ class Ranks:
         return self.rank == 0
 
     @property
-    def spans_nodes(self) -> bool:
-        return self.world_size > self.local_world_size
-
-    @property
     def reads_late(self) -> bool:
         """Whether what the device says is looked at one step later, so that the program need not wait for it."""
         return self.device.type == "cuda"

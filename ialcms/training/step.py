@@ -39,6 +39,10 @@ from ialcms.training.schedule import StepSchedule, step_schedule
 
 Scalars = dict[str, Tensor]
 
+# On more ranks partners come from other nodes. Not how many there really are: sums are rounded otherwise where partners
+# are waited for late, and so many ranks are to give the same numbers on any nodes.
+RANKS_OF_A_NODE = 8
+
 
 class Experiment:
     """Both networks, their optimizers and the memory bank; `step` makes them one global step older."""
@@ -203,7 +207,8 @@ class Experiment:
     def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> _PairScores:
         """Each distinct component passes g once."""
         # What comes from other nodes takes a while, which the components' own pass can hide.
-        partners = (lambda: pairs.partners) if self.ranks.spans_nodes else pairs.partners
+        waits_late = self.ranks.world_size > RANKS_OF_A_NODE
+        partners = (lambda: pairs.partners) if waits_late else pairs.partners
         both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
             # All by position: a recorded CUDA graph takes its inputs so.

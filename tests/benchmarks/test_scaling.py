@@ -161,9 +161,9 @@ def test_the_plan_cuts_buckets_as_ddp_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spans_nodes", [False, True])
-def test_buckets_are_those_of_ddp(spans_nodes: bool) -> None:
-    found = plan.buckets(load_config("configs/duet.yaml", ["model.visual.weights=none"]), spans_nodes=spans_nodes)
+@pytest.mark.parametrize("waits_late", [False, True])
+def test_buckets_are_those_of_ddp(waits_late: bool) -> None:
+    found = plan.buckets(load_config("configs/duet.yaml", ["model.visual.weights=none"]), waits_late=waits_late)
     assert sum(bucket.num_bytes for bucket in found["critic"]) == pytest.approx(124.3e6, rel=1e-3)
     assert sum(bucket.num_bytes for bucket in found["separator"]) == pytest.approx(121.6e6, rel=1e-2)
     for buckets in found.values():

@@ -24,7 +24,7 @@ SINGLE = "alternate_steps:eps=1.0e-3"  # see test_world_sizes.py
 ACCUMULATED = "alternate_steps:dtype=float64,accumulation=2"
 OPTIONS_DOUBLE = "alternate_steps_with_options:dtype=float64"
 OPTIONS_SINGLE = "alternate_steps_with_options:eps=1.0e-3"
-NODES_DOUBLE = "alternate_steps_on_nodes:dtype=float64"
+MANY_DOUBLE = "alternate_steps_of_many:dtype=float64"
 NO_BATCHNORM = "alternate_steps_without_batchnorm"
 
 
@@ -38,8 +38,8 @@ def zero(stage: int, **options: object) -> str:
     return single(engine="deepspeed", deepspeed_config=f"configs/deepspeed/zero{stage}.json", **options)
 
 
-def zero_on_nodes(stage: int) -> str:
-    return zero(stage).replace("alternate_steps", "alternate_steps_on_nodes")
+def zero_of_many(stage: int) -> str:
+    return zero(stage).replace("alternate_steps", "alternate_steps_of_many")
 
 
 def zero_with_options(stage: int) -> str:
@@ -53,13 +53,13 @@ BF16 = single(precision="bf16")
 # One launch each: the number of ranks and what they do, one case after the other.
 LAUNCHES = {
     "1 rank": (1, [DOUBLE, SINGLE, ACCUMULATED, NO_BATCHNORM, BF16, OPTIONS_DOUBLE, OPTIONS_SINGLE]),
-    "2 ranks": (2, [DOUBLE, SINGLE, NODES_DOUBLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM,
+    "2 ranks": (2, [DOUBLE, SINGLE, MANY_DOUBLE, ACCUMULATED, f"{NO_BATCHNORM}:accumulation=2", LOCAL_BATCHNORM,
                       COMPRESSED, BF16, "batchnorm", "gather", "bank_of_ranks", "long_run", "disagreement",
                       OPTIONS_DOUBLE]),
     "3 ranks": (3, ["bank_of_ranks", "resume", "shared_state"]),
     "4 ranks": (4, [DOUBLE, SINGLE, "batchnorm", "gather", "bank_of_ranks"]),
     "deepspeed": (2, [*(zero(stage) for stage in range(4)), "resume", "bf16_passes", "not_finite", "traffic",
-                      *(zero_with_options(stage) for stage in range(1, 4)), zero_on_nodes(3),
+                      *(zero_with_options(stage) for stage in range(1, 4)), zero_of_many(3),
                       single(accumulation=2), *(zero(stage, accumulation=2) for stage in (1, 2, 3))]),
     # on GPUs; one rank there runs without torchrun as well as by NCCL
     "1 GPU": (1, [DOUBLE, SINGLE, BF16]),

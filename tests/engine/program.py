@@ -30,6 +30,7 @@ from ialcms.data.batch import Batch
 from ialcms.engine import Ranks, check_same_fields, state_from_first
 from ialcms.engine.batchnorm import synchronise
 from ialcms.launched import end_process
+from ialcms.training import step as training_step
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 from tests.golden.precision import double_precision
@@ -73,13 +74,13 @@ def alternate_steps_with_options(
         return _alternate_steps(ranks, config, eps)
 
 
-def alternate_steps_on_nodes(ranks: Ranks, **options: Any) -> dict[str, Any]:
-    """`alternate_steps` as if each rank were on a node of its own."""
-    before, ranks.local_world_size = ranks.local_world_size, 1
+def alternate_steps_of_many(ranks: Ranks, **options: Any) -> dict[str, Any]:
+    """`alternate_steps` as more ranks than one node has would make them."""
+    whole, training_step.RANKS_OF_A_NODE = training_step.RANKS_OF_A_NODE, 0
     try:
         return alternate_steps(ranks, **options)
     finally:
-        ranks.local_world_size = before
+        training_step.RANKS_OF_A_NODE = whole
 
 
 def alternate_steps_without_batchnorm(ranks: Ranks, accumulation: int = 1) -> dict[str, Any]:
@@ -549,7 +550,7 @@ def checksum(state: Any) -> str:
 CASES = {
     case.__name__: case
     for case in (
-        alternate_steps, alternate_steps_on_nodes, alternate_steps_with_options, alternate_steps_without_batchnorm,
+        alternate_steps, alternate_steps_of_many, alternate_steps_with_options, alternate_steps_without_batchnorm,
         long_run, batchnorm, gather, resume, bf16_passes,
         not_finite, disagreement, traffic, bank_of_ranks, shared_state,
     )

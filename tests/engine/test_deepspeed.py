@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.engine.compare import Run, largest_difference
-from tests.engine.conftest import SINGLE, Launch, single, zero, zero_on_nodes
+from tests.engine.conftest import SINGLE, Launch, single, zero, zero_of_many
 from tests.engine.program import ENGINES, tensors
 from tests.engine.test_world_sizes import assert_equal_in_single_precision
 
@@ -28,8 +28,8 @@ def test_single_precision(launch: Launch, alone: dict[str, Run], stage: int) -> 
     assert_equal_in_single_precision(launch("deepspeed")[0][zero(stage)], alone[SINGLE])
 
 
-def test_several_nodes(launch: Launch, alone: dict[str, Run]) -> None:
-    assert_equal_in_single_precision(launch("deepspeed")[0][zero_on_nodes(3)], alone[SINGLE])
+def test_more_ranks_than_a_node_has(launch: Launch, alone: dict[str, Run]) -> None:
+    assert_equal_in_single_precision(launch("deepspeed")[0][zero_of_many(3)], alone[SINGLE])
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
