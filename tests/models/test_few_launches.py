@@ -114,6 +114,24 @@ def test_weights_cast_together_compute_the_same_to_the_bit(monkeypatch: pytest.M
         assert torch.equal(together[name], value), name
 
 
+def test_the_encoders_last_stage_has_its_gradients_before_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cast with the others it would have them when the backward pass has left the stem, too late to hide their sum."""
+    arrived: list[str] = []
+    original = Separator.__init__
+
+    def observed(self: Separator, *args: Any) -> None:
+        original(self, *args)
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda _, name=name: arrived.append(name))
+
+    monkeypatch.setattr(Separator, "__init__", observed)
+    outputs_and_gradients(small_config())
+    last = [arrived.index(name) for name in arrived if name.startswith("encoder.stages.3.")]
+    assert len(last) > 4
+    assert max(last) < arrived.index("encoder.stem.1.weight")
+
+
 def _plain_call(part: nn.Module, *args: Any, apart: nn.Module | None = None, **options: Any) -> Any:
     return part(*args, **options)
 
