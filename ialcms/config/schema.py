@@ -234,7 +234,7 @@ class TrainConfig:
         choices=("float32", "bf16"),
     )
     compile: bool = option(False, "torch.compile of both networks' training passes, on one rank", may_change=True)
-    cuda_graphs: bool = option(False, "training passes as CUDA graphs, on one rank with a GPU", may_change=True)
+    cuda_graphs: bool = option(False, "training steps as CUDA graphs, on GPUs", may_change=True)
     cudnn_benchmark: bool = option(
         False,
         "cuDNN tries its algorithms at the start; a resumed run may choose others, which round differently",

@@ -13,6 +13,7 @@ from ialcms.engine.nonfinite import Health, SkippedSteps, Watched
 from ialcms.engine.ranks import Ranks
 from ialcms.engine.readback import Readback, to_device
 from ialcms.engine.shared_state import state_from_first
+from ialcms.engine.traffic import Traffic
 from ialcms.engine.waiting import waited_s
 from ialcms.engine.watchdog import Watchdog
 
@@ -24,6 +25,7 @@ __all__ = [
     "Ranks",
     "Readback",
     "SkippedSteps",
+    "Traffic",
     "Watchdog",
     "Watched",
     "all_to_all",

@@ -8,7 +8,8 @@ the sizes with what torch's profiler has seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 from torch import Tensor
@@ -64,6 +65,21 @@ class Traffic:
     def sends(self, kind: Kind, num_bytes: float) -> None:
         """num_bytes: what goes to single other ranks."""
         self._add(kind, num_bytes)
+
+    @contextmanager
+    def noting(self) -> Iterator[dict[Kind, float]]:
+        """What is counted inside, by kind, is noted in the dictionary instead."""
+        outer, self._bytes = self._bytes, {}
+        noted = self._bytes
+        try:
+            yield noted
+        finally:
+            self._bytes = outer
+
+    def add(self, num_bytes: Mapping[Kind, float]) -> None:
+        """Bytes by kind, as `noting` gives them."""
+        for kind, count in num_bytes.items():
+            self._add(kind, count)
 
     def _add(self, kind: Kind, num_bytes: float) -> None:
         if num_bytes and self._world_size > 1:

@@ -9,7 +9,10 @@ warm-up, Goyal et al. 2017, "Accurate, Large Minibatch SGD".
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ialcms.config import OptimConfig
@@ -42,3 +45,25 @@ def set_learning_rates(separator: Optimizer, critic: Optimizer | None, factor: f
         group["lr"] = factor * (optim.lr_audio if group["name"] == "audio" else optim.lr_visual)
     for group in critic.param_groups if critic is not None else ():
         group["lr"] = factor * optim.lr_critic
+
+
+def present_rates(optimizers: Sequence[Optimizer]) -> list[float]:
+    """One for each group of each optimizer."""
+    return [float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
+
+
+@contextmanager
+def rates_on_device(optimizers: Sequence[Optimizer], rates: Tensor) -> Iterator[None]:
+    """Inside, the optimizers read their rates from the device, so that their steps can be recorded in a CUDA graph.
+
+    rates: in the order of `present_rates`.
+    """
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    before = [(group["lr"], group["capturable"]) for group in groups]
+    for group, rate in zip(groups, rates.unbind(), strict=True):
+        group["lr"], group["capturable"] = rate, True
+    try:
+        yield
+    finally:
+        for group, (rate, capturable) in zip(groups, before):
+            group["lr"], group["capturable"] = rate, capturable

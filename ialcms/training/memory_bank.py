@@ -67,6 +67,12 @@ class MemoryBank:
         self.filled, self.next_slot, self._next_row = 0, 0, 0
         self._entering: Readback | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no earlier batch has entered."""
+        self.settle()
+        return self.filled == 0
+
     @torch.no_grad()
     def compact(self, components: Tensor) -> Tensor:
         """Components in the type in which the bank keeps them, NaN where they are not finite."""

@@ -14,7 +14,7 @@ log-frequency spectrograms, D channels and H x W cells of the visual feature.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +23,16 @@ from torch import Tensor
 from ialcms import losses
 from ialcms.config import Config, digest
 from ialcms.data.batch import Batch
-from ialcms.engine import Health, Learner, Ranks, SkippedSteps, Watched, build_learner, check_agreement
+from ialcms.engine import (
+    Health,
+    Learner,
+    Ranks,
+    SkippedSteps,
+    Watched,
+    build_learner,
+    check_agreement,
+    to_device,
+)
 from ialcms.models import Critic, Separator, SeparatorOutput
 from ialcms.models.build import build_networks, critic_optimizer, separator_optimizer
 from ialcms.models.weights import load_backbone
@@ -31,13 +40,20 @@ from ialcms.rng import uniforms
 from ialcms.runs.checkpoint import AVERAGE
 from ialcms.training.averaging import AveragedSeparator
 from ialcms.training.consistency import ConsistencyLoss
-from ialcms.training.learning_rates import set_learning_rates
+from ialcms.training.learning_rates import present_rates, rates_on_device, set_learning_rates
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
-from ialcms.training.pieces import Pieces
+from ialcms.training.passes import Passes, choose_means, recordings
 from ialcms.training.schedule import StepSchedule, step_schedule
-
-Scalars = dict[str, Tensor]
+from ialcms.training.step_values import (
+    DrawnPairs,
+    Learned,
+    LossWeights,
+    Means,
+    PairScores,
+    Scalars,
+    SeparatedBatch,
+)
 
 # On more ranks partners come from other nodes. Not how many there really are: sums are rounded otherwise where partners
 # are waited for late, and so many ranks are to give the same numbers on any nodes.
@@ -49,6 +65,8 @@ class Experiment:
 
     def __init__(self, config: Config, ranks: Ranks, pretrained: bool = True) -> None:
         self.config, self.ranks = config, ranks
+        means = choose_means(config, ranks)
+        self._recordings = recordings(means, ranks)
         separator, critic = build_networks(config, pretrained=False)
         if pretrained:  # rank 0 alone reads the file
             backbone = separator.visual.backbone
@@ -74,7 +92,7 @@ class Experiment:
             )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self.separator.module.train()  # engines have changed its layers
-        self._pieces = Pieces(self.separator, self.critic, config, ranks=ranks)
+        self._passes = Passes(self.separator, self.critic, means)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -82,12 +100,11 @@ class Experiment:
         """Train on this rank's part of the global batch of `batch.step`; scalars for the log, without gradients.
 
         A step in which a network's output or gradient is NaN or infinite on any rank is skipped by all and changes
-        nothing from there on. On a GPU the program learns of it when the next step begins, or by `settle`: then the
-        step is reported and counted, and the scalars returned here are emptied. ValueError
-        when there were too many. ValueError when the ranks' networks differ, which is looked at in the first step
-        and every `train.check_every`.
+        nothing from there on. On a GPU the program learns of it when the next step has been issued, so that the GPU
+        always has work, or by `settle`: then the step is reported and counted, and the scalars returned here are
+        emptied. ValueError when there were too many. ValueError when the ranks' networks differ, which is looked at in
+        the first step and every `train.check_every`.
         """
-        self.settle()
         now = step_schedule(batch.step, self.config)
         critic_optimizer = None if self.critic is None else self.critic.optimizer
         set_learning_rates(self.separator.optimizer, critic_optimizer, now.rate_factor, optim=self.config.optim)
@@ -101,14 +118,16 @@ class Experiment:
             for learner in learners:
                 learner.prepare()
                 learner.save_buffers()
-            health = Health()
-            scalars = self._learn(batch, now, health)
+            learn = self._learn if self._recordings is None else self._learn_recorded
+            learned = learn(batch, now)
+            scalars, health = learned.scalars, learned.health
             self.separator.average_running_statistics()
             for learner in learners:
                 learner.restore_buffers(where=health.is_bad)
             if now.ema_decay is not None and self.average is not None:
                 self.average.update(self.separator.inference_module(), now.ema_decay, skipped=health.is_bad)
             inputs = {"mix": batch.mix, "mixtures": batch.mixtures}
+            self.settle()
             self.skipped.watch(Watched(batch.step, health.read(), scalars, inputs=inputs, keys=batch.keys))
             if not self.ranks.reads_late:
                 self.settle()
@@ -150,71 +169,121 @@ class Experiment:
             self.critic.load_state_dict(state["critic"])
             self.bank.load_state_dict(state["bank"])
 
-    def _learn(self, batch: Batch, now: StepSchedule, health: Health) -> Scalars:
-        """Let the networks learn from `batch` that learn `now`, the critic first; returns the terms of the losses.
-
-        health: watches what decides whether the step is skipped.
-        """
+    def _learn(self, batch: Batch, now: StepSchedule) -> Learned:
+        """Let the networks learn from `batch` that learn `now`, the critic first."""
         parts = split_batch(batch, self.config.train.accumulation)
         outputs: list[SeparatorOutput] | None = None
         if len(parts) == 1:
-            outputs = [self._separate(parts[0], 0, now.train_separator)]
+            self._seed(batch.step)
+            outputs = [self._separate(batch, now.train_separator)]
             components = Components.of(outputs[0])
         else:
-            components = Components.joined([Components.of(self._separate(p, n, False)) for n, p in enumerate(parts)])
+            all_components = []
+            for number, part in enumerate(parts):
+                self._seed(batch.step, number)
+                all_components.append(Components.of(self._separate(part, False)))
+            components = Components.joined(all_components)
             if now.train_separator:
                 self.separator.restore_buffers()  # the statistics move in the pass from which it learns
 
         # In this order, so that the comparison hides the exchange of partners, and the critic's update the sum of the
         # comparison's gradients.
-        consistency: ConsistencyLoss | None = None
-        if now.train_separator and now.lambda_avc > 0:
-            consistency = ConsistencyLoss(components, self.config, self.ranks)
-        pairs: list[Pairs] | None = None
-        if self.config.uses_critic:
-            pairs = self._draw_pairs(batch.step, components.magnitude, health)
+        consistency = self._compare(components, now)
+        drawn = self._draw_pairs(batch.step, components.magnitude)
         if consistency is not None and self.ranks.world_size > 1:
             consistency.start()
+        separated = SeparatedBatch(parts, outputs, components.magnitude, consistency)
+        return self._learn_from(separated, drawn, now, weights=LossWeights(now.lambda_ind, now.lambda_avc))
+
+    def _learn_recorded(self, batch: Batch, now: StepSchedule) -> Learned:
+        """The same in parts that are recorded: the separation, and all that follows from it and the pairs."""
+        assert self._recordings is not None
+        learners = [learner for learner in (self.separator, self.critic) if learner is not None]
+        optimizers = [learner.optimizer for learner in learners]
+        consists = now.lambda_avc > 0
+        is_paired = self.bank is not None and not self.bank.is_empty
+        shapes = batch.mix.shape, batch.mixtures.shape, batch.objects.shape
+        step = self._recordings.begin((now.train_separator, now.train_critic, consists, is_paired, shapes))
+        outputs: list[SeparatorOutput] = []  # where the parts are called, and not repeated
+
+        def separate(mix: Tensor, objects: Tensor) -> Tensor:
+            outputs.append(self._separate(replace(batch, mix=mix, objects=objects), now.train_separator))
+            return outputs[0].magnitude.detach()
+
+        def learn(mixtures: Tensor, numbers: Tensor, *of_pairs: Tensor) -> tuple[Tensor, Learned]:
+            drawn = DrawnPairs.from_tensors(*of_pairs) if of_pairs else None
+            components = Components.of(outputs[0])
+            separated = SeparatedBatch(
+                [replace(batch, mixtures=mixtures)], outputs, components.magnitude, self._compare(components, now)
+            )
+            with rates_on_device(optimizers, numbers[2:]):
+                learned = self._learn_from(separated, drawn, now, weights=LossWeights(numbers[0], numbers[1]))
+            return torch.stack(list(learned.scalars.values())), learned
+
+        self._seed(batch.step)
+        magnitude = step.run("separate", separate, batch.mix, batch.objects)
+        drawn = self._draw_pairs(batch.step, magnitude)
+        numbers = to_device(
+            torch.tensor([now.lambda_ind, now.lambda_avc, *present_rates(optimizers)]), self.ranks.device
+        )
+        values, learned = step.run("learn", learn, batch.mixtures, numbers, *(drawn.tensors() if drawn else ()))
+        # A copy: the next step of this kind writes to the same place, and the log reads later.
+        return replace(learned, scalars=dict(zip(learned.scalars, values.clone().unbind())))
+
+    def _learn_from(
+        self, separated: SeparatedBatch, drawn: DrawnPairs | None, now: StepSchedule, *, weights: LossWeights
+    ) -> Learned:
+        """From what was separated and paired, whoever learns now."""
+        health = Health()
+        pairs: list[Pairs] | None = None
+        if drawn is not None:
+            health.watch("a separated component is not finite", drawn.check)
+            pairs = split_pairs(drawn.pairs, self.config.clips_per_mix, len(separated.parts))
         scalars: Scalars = {}
         if now.train_critic:
             assert pairs is not None
-            scalars |= self._learn_critic(split(components.magnitude, len(parts)), pairs, health)
+            scalars |= self._learn_critic(split(separated.magnitude, len(separated.parts)), pairs, health)
         if now.train_separator:
-            separated = _SeparatedBatch(parts, outputs, consistency)
-            scalars |= self._learn_separator(separated, pairs, now, health=health)
-        return scalars
+            scalars |= self._learn_separator(separated, pairs, weights, health=health)
+        return Learned(scalars, health)
 
-    def _separate(self, batch: Batch, part: int, learns: bool) -> SeparatorOutput:
-        # Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore.
-        key = (self.config.seed, "torch", batch.step, self.ranks.rank, part)
+    def _seed(self, step: int, part: int = 0) -> None:
+        """Random numbers of the networks (dropout) are a function of step and rank too: none to save or restore."""
+        key = (self.config.seed, "torch", step, self.ranks.rank, part)
         torch.manual_seed(int(uniforms(1, *key)[0] * 2**53))
+
+    def _separate(self, batch: Batch, learns: bool) -> SeparatorOutput:
         if not self.separator.module.training:
             self.separator.module.train()
-        separate = self._pieces.separate_to_learn if learns else self._pieces.separate
+        separate = self._passes.separate_to_learn if learns else self._passes.separate
         with torch.set_grad_enabled(learns), self.autocast():
             output: SeparatorOutput = separate(batch.mix, batch.objects)
         return output
 
-    def _draw_pairs(self, step: int, magnitude: Tensor, health: Health) -> list[Pairs]:
-        """The pairs of each micro-batch, the same on any number of ranks."""
-        assert self.bank is not None
+    def _compare(self, components: Components, now: StepSchedule) -> ConsistencyLoss | None:
+        """None where it does not count."""
+        if not now.train_separator or now.lambda_avc == 0:
+            return None
+        return ConsistencyLoss(components, self.config, self.ranks)
+
+    def _draw_pairs(self, step: int, magnitude: Tensor) -> DrawnPairs | None:
+        """Of the batch, the same on any number of ranks; None without a critic."""
+        if self.bank is None:
+            return None
         components = self.bank.compact(magnitude.flatten(0, 2))
         check = self.ranks.sum(0 * components.amax().float())  # NaN if one of any rank is
-        health.watch("a separated component is not finite", check)
-        pairs = self.bank.pair(components, step, check)
-        return split_pairs(pairs, self.config.clips_per_mix, self.config.train.accumulation)
+        return DrawnPairs(self.bank.pair(components, step, check), check)
 
-    def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> _PairScores:
+    def _score(self, critic: Callable[..., Any], magnitude: Tensor, pairs: Pairs) -> PairScores:
         """Each distinct component passes g once."""
         # What comes from other nodes takes a while, which the components' own pass can hide.
         waits_late = self.ranks.world_size > RANKS_OF_A_NODE
         partners = (lambda: pairs.partners) if waits_late else pairs.partners
         both = torch.cat([pairs.independent, pairs.dependent])
         with self.autocast():
-            # All by position: a recorded CUDA graph takes its inputs so.
             scores, weight_penalty = critic(magnitude.flatten(0, 2), both, True, partners)
         independent, dependent = scores.split([len(pairs.independent), len(pairs.dependent)])
-        return _PairScores(independent, dependent, weight_penalty)
+        return PairScores(independent, dependent, weight_penalty)
 
     def _learn_critic(self, magnitudes: list[Tensor], pairs: list[Pairs], health: Health) -> Scalars:
         """One step of the critic; returns the terms of its loss and the norm of its gradient.
@@ -223,11 +292,11 @@ class Experiment:
         """
         critic = self.critic
         assert critic is not None
-        means = _Means(len(pairs))
+        means = Means(len(pairs))
         for part, (magnitude, of_part) in enumerate(zip(magnitudes, pairs)):
             critic.module.train(part == 0)  # one power iteration a step, and the same norms for all micro-batches
-            assert self._pieces.score_to_learn is not None
-            scores = self._score(self._pieces.score_to_learn, magnitude, of_part)
+            assert self._passes.score_to_learn is not None
+            scores = self._score(self._passes.score_to_learn, magnitude, of_part)
             loss = losses.critic_loss(
                 scores.independent, scores.dependent, scores.weight_penalty, c=self.config.loss.critic_c
             )
@@ -241,21 +310,23 @@ class Experiment:
 
     def _learn_separator(
         self,
-        separated: _SeparatedBatch,
+        separated: SeparatedBatch,
         pairs: list[Pairs] | None,
-        now: StepSchedule,
+        weights: LossWeights,
         *,
         health: Health,
     ) -> Scalars:
         """One step of the separator on the losses of all micro-batches; returns their terms and the gradient's norm.
 
-        pairs: of each micro-batch; None without a critic. now: what learns at this step, and the losses' weights.
+        pairs: of each micro-batch; None without a critic. weights: of the losses.
         health: watches what decides whether the step is skipped.
         """
         parts, outputs, consistency = separated.parts, separated.outputs, separated.consistency
-        means = _Means(len(parts))
+        means = Means(len(parts))
         for part, batch in enumerate(parts):
-            output = self._separate(batch, part, True) if outputs is None else outputs[part]
+            if outputs is None:
+                self._seed(batch.step, part)
+            output = self._separate(batch, True) if outputs is None else outputs[part]
             waves = self.separator.module.mixture_waves(output, batch.mix.shape[-1])
             total = losses.separation_loss(waves, batch.mixtures, self.config.loss.si_snr_cap_db)
             means.add("loss/separation", total)
@@ -269,15 +340,15 @@ class Experiment:
             if pairs is not None:
                 independence = self._independence(output, pairs[part])
                 means.add("loss/independence", independence)
-                means.add("weighted_loss/independence", now.lambda_ind * independence)
-                total = total + now.lambda_ind * independence
+                means.add("weighted_loss/independence", weights.independence * independence)
+                total = total + weights.independence * independence
             means.add("loss/separator", total)
             if consistency is not None:
                 means.add("loss/consistency", consistency.loss)
-                means.add("weighted_loss/consistency", now.lambda_avc * consistency.loss)
-                means.add("loss/separator", now.lambda_avc * consistency.loss)
+                means.add("weighted_loss/consistency", weights.consistency * consistency.loss)
+                means.add("loss/separator", weights.consistency * consistency.loss)
                 # a share of the whole batch's loss, not the mean over a micro-batch that `backward` expects
-                total = total + now.lambda_avc * len(parts) * consistency.share(output, part, len(parts))
+                total = total + weights.consistency * len(parts) * consistency.share(output, part, len(parts))
             self.separator.backward(total, health.taint)
         norm = self.separator.step()
         health.watch("the norm of the gradient of the separator is {}", norm)
@@ -287,8 +358,8 @@ class Experiment:
         """Against the critic as it stands, frozen: no gradients for its weights, no power iteration."""
         assert self.critic is not None
         frozen = self.critic.module.eval().requires_grad_(False)
-        assert self._pieces.score is not None
-        scores = self._score(self._pieces.score, output.magnitude, pairs)
+        assert self._passes.score is not None
+        scores = self._score(self._passes.score, output.magnitude, pairs)
         frozen.requires_grad_(True)
         return losses.independence_loss(scores.independent, scores.dependent)
 
@@ -301,29 +372,3 @@ class Experiment:
             tensors |= {f"bank.{name}": tensor for name, tensor in self.bank.replicas()}
         check_agreement(self.ranks, step, digest(self.config), tensors=tensors.items())
         self._agreed = True
-
-
-@dataclass(frozen=True)
-class _PairScores:
-    independent: Tensor  # (p,), of the independent pairs
-    dependent: Tensor  # (n,), of the dependent pairs
-    weight_penalty: Tensor  # ||w||^2 of the critic
-
-
-@dataclass(frozen=True)
-class _SeparatedBatch:
-    parts: list[Batch]  # micro-batches
-    outputs: list[SeparatorOutput] | None  # of the micro-batches with their graphs; None: separate again to learn
-    consistency: ConsistencyLoss | None  # of the whole batch
-
-
-class _Means:
-    """Means over the micro-batches of a step, by name. What is added under one name in a micro-batch is summed."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self.values: Scalars = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        share = value.detach() if self._count == 1 else value.detach() / self._count
-        self.values[name] = self.values[name] + share if name in self.values else share

@@ -74,8 +74,9 @@ def no_synchronisation() -> Iterator[None]:
 def test_no_step_waits_for_the_device(ranks: Ranks, train: dict[str, Any]) -> None:
     config = small_config(train={"separator_every": 2, **train}, optim={"clip_norm": 0.5})
     experiment = Experiment(config, ranks)
-    run_steps(experiment, range(4))
-    batches = [make_batch(config, step).to(ranks.device) for step in range(4, 8)]
+    first = range(26 if config.train.cuda_graphs else 4)  # with DDP each kind of step is recorded at its twelfth
+    run_steps(experiment, first)
+    batches = [make_batch(config, first.stop + step).to(ranks.device) for step in range(4)]
     with no_synchronisation():
         for batch in batches:
             experiment.step(batch)
@@ -234,12 +235,16 @@ def test_a_state_goes_from_gpu_to_cpu_and_back(ranks: Ranks) -> None:
 
 def losses_of(config: Config) -> list[dict[str, float]]:
     with Ranks() as ranks:
-        experiment = Experiment(config, ranks)
-        for learner in (experiment.separator, experiment.critic):
-            assert learner is not None
-            for group in learner.optimizer.param_groups:
-                group["eps"] = 1e-3  # or rounding alone makes full steps of some parameters
-        return run_steps(experiment, range(6))
+        return losses_of_steps(config, ranks, range(10))
+
+
+def losses_of_steps(config: Config, ranks: Ranks, steps: range) -> list[dict[str, float]]:
+    experiment = Experiment(config, ranks)
+    for learner in (experiment.separator, experiment.critic):
+        assert learner is not None
+        for group in learner.optimizer.param_groups:
+            group["eps"] = 1e-3  # or rounding alone makes full steps of some parameters
+    return run_steps(experiment, steps)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +263,33 @@ def test_graphs_and_compiled_passes_compute_the_same(train: dict[str, Any]) -> N
         assert expected.keys() == got.keys()
         for name, value in expected.items():
             assert got[name] == pytest.approx(value, rel=2e-3, abs=2e-3), name
+
+
+def test_recorded_steps_compute_the_same(ranks: Ranks) -> None:
+    """Also with DDP, whose sums are in the recording. Learning rates and weights of losses change in every step."""
+    changing = {"loss": {"lambda_ind_steps": [8, 25], "lambda_avc_steps": [9, 26]}, "optim": {"cosine_steps": 40}}
+    plain = losses_of_steps(small_config(**changing), ranks, range(28))
+    recorded = losses_of_steps(small_config(**changing, train={"cuda_graphs": True}), ranks, range(28))
+    for expected, got in zip(plain, recorded):
+        assert expected.keys() == got.keys()
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=1e-2, abs=1e-2), name
+
+
+def test_a_recorded_step_can_be_skipped(ranks: Ranks) -> None:
+    config = small_config(train={"cuda_graphs": True})
+    experiment = Experiment(config, ranks)
+    run_steps(experiment, range(26))
+    before = clone(experiment.state_dict())
+    broken = make_batch(config, 26)
+    broken.mix[0, 100] = math.nan
+    experiment.step(broken.to(ranks.device))
+    experiment.settle()
+    assert experiment.skipped.count == 1
+    after = dict(tensors(experiment.state_dict()))
+    for name, tensor in tensors(before):
+        if "skipped" not in name:
+            assert torch.equal(after[name], tensor), name
 
 
 def test_graphs_in_bf16_stay_near_float32() -> None:

@@ -38,9 +38,12 @@ def zero(stage: int) -> tuple[str, ...]:
     return "train.engine=deepspeed", f"train.deepspeed_config=configs/deepspeed/zero{stage}.json"
 
 
+GRAPHS = ("train.cuda_graphs=true",)  # a graph is one launch, with the collectives in it
 CASES = {
     "one rank": Case(1, (), {"both learn": 1_420, "critic only": 715}, {"both learn": 0, "critic only": 0}),
     "ddp": Case(8, (), {"both learn": 1_735, "critic only": 930}, {"both learn": 68, "critic only": 34}),
+    "one rank, graphs": Case(1, GRAPHS, {"both learn": 30, "critic only": 30}, {"both learn": 0, "critic only": 0}),
+    "ddp, graphs": Case(8, GRAPHS, {"both learn": 30, "critic only": 30}, {"both learn": 1, "critic only": 1}),
     "zero 2": Case(8, zero(2), {"both learn": 1_760, "critic only": 945}, {"both learn": 74, "critic only": 36}),
     "zero 3": Case(8, zero(3), {"both learn": 2_380, "critic only": 1_210}, {"both learn": 315, "critic only": 62}),
 }
@@ -89,7 +92,7 @@ def run_on_null_gpu(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["one rank", "ddp", "zero 2"])
+@pytest.mark.parametrize("name", [name for name in CASES if name != "zero 3"])
 def test_no_step_waits_for_the_device(counted: Counted, name: str, kind: str) -> None:
     step = counted(name)[kind]
     assert step["synchronisations"] == {}
@@ -150,3 +153,50 @@ def test_each_way_of_waiting_is_noticed(null_gpu: Path) -> None:
     assert waits.pop("none") == waits.pop("pinned") == 0
     assert all(count >= 1 for count in waits.values()), waits
     assert seen["none"][1] == 1  # a sum is one launch
+
+
+RECORDINGS = """
+import sys, torch
+from tests.null_gpu.watch import NullGpu
+gpu = NullGpu()
+x, other = torch.ones(4, device="cuda"), torch.cuda.Stream()
+own = torch.cuda.Stream()
+
+def on_another_stream(waits):
+    other.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(other):
+        y = x + 1
+    if waits:
+        torch.cuda.current_stream().wait_stream(other)
+
+def on_the_default_stream():
+    with torch.cuda.stream(torch.cuda.default_stream()):
+        x + 1
+
+def event_from_outside():
+    torch.cuda.current_stream().wait_event(outside)
+
+with torch.cuda.stream(own):
+    outside = own.record_event()
+    ways = {
+        "sum": lambda: x + 1,
+        "joined": lambda: on_another_stream(True),
+        "not joined": lambda: on_another_stream(False),
+        "default stream": on_the_default_stream,
+        "event from outside": event_from_outside,
+        "item": lambda: x.sum().item(),
+    }
+    for name, way in ways.items():
+        try:
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=own):
+                way()
+            print(name, "recorded")
+        except RuntimeError:
+            print(name, "refused")
+"""
+
+
+def test_what_a_gpu_could_not_record_is_refused(null_gpu: Path) -> None:
+    seen = dict(line.rsplit(" ", 1) for line in run_on_null_gpu(null_gpu, "-c", RECORDINGS).splitlines())
+    assert [name for name, what in seen.items() if what == "recorded"] == ["sum", "joined"]
+    assert len(seen) == 6

@@ -44,7 +44,7 @@ def build(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     compiler = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", "-w"]
     includes = [f"-I{include}" for include in _include_folders()]
-    sources = [str(_HERE / name) for name in ("runtime.cpp", "libraries.cpp")]
+    sources = [str(_HERE / name) for name in ("runtime.cpp", "libraries.cpp", "capture.cpp")]
     subprocess.run([*compiler, *_LEFT_OUT, *includes, *sources, "-o", str(folder / _LIBRARY)], check=True)
     driver = [str(_HERE / "driver.cpp"), f"-L{folder}", f"-l:{_LIBRARY}", f"-Wl,-soname,{_DRIVER}"]
     subprocess.run([*compiler, *driver, "-o", str(folder / _DRIVER)], check=True)

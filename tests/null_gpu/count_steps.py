@@ -25,8 +25,9 @@ from tests.null_gpu.build import environment
 from tests.null_gpu.watch import NullGpu
 
 _GPUS_A_NODE = 8  # torch knows of 120 at most
-_WARM_UP = range(3, 36)  # the separator learns at every third, and DDP times its first ten passes, and waits for that
-WATCHED = {"both learn": 36, "critic only": 37}
+# The separator learns at every third. DDP times its first ten passes, and waits for that.
+_WARM_UP = range(3, 42)
+WATCHED = {"both learn": 42, "critic only": 43}
 
 
 def main() -> None:

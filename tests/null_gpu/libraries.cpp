@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "capture.h"
 #include "counters.h"
 
 namespace {
@@ -34,7 +35,9 @@ size_t width(ncclDataType_t type) {
 constexpr size_t kLargestRealCopy = 1 << 20;
 
 // The other ranks send what this one sends: the result is the local part, once or side by side.
-ncclResult_t collective(const char* name, const void* from, void* to, size_t num_bytes, int copies = 1) {
+ncclResult_t collective(const char* name, const void* from, void* to, size_t num_bytes, cudaStream_t stream,
+                        int copies = 1) {
+  capture::work(stream, name);
   count_launch(name);
   count(name, num_bytes);
   if (num_bytes && !(is_device(from) && is_device(to))) count("host memory for NCCL", num_bytes);
@@ -46,7 +49,8 @@ ncclResult_t collective(const char* name, const void* from, void* to, size_t num
 }
 
 // Several of them are one launch together. What is received stays as it was.
-ncclResult_t point_to_point(const char* name, const void* memory, size_t num_bytes) {
+ncclResult_t point_to_point(const char* name, const void* memory, size_t num_bytes, cudaStream_t stream) {
+  capture::work(stream, name);
   count(name, num_bytes);
   if (num_bytes && !is_device(memory)) count("host memory for NCCL", num_bytes);
   return ncclSuccess;
@@ -89,36 +93,36 @@ EXPORT ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void*, ncclDataTyp
 EXPORT ncclResult_t ncclRedOpDestroy(ncclRedOp_t, ncclComm_t) { return ncclSuccess; }
 
 EXPORT ncclResult_t ncclAllReduce(const void* from, void* to, size_t n, ncclDataType_t type, ncclRedOp_t, ncclComm_t,
-                                  cudaStream_t) {
-  return collective("all-reduce", from, to, n * width(type));
+                                  cudaStream_t s) {
+  return collective("all-reduce", from, to, n * width(type), s);
 }
 EXPORT ncclResult_t ncclAllGather(const void* from, void* to, size_t n, ncclDataType_t type, ncclComm_t,
-                                  cudaStream_t) {
-  return collective("all-gather", from, to, n * width(type), world_size());
+                                  cudaStream_t s) {
+  return collective("all-gather", from, to, n * width(type), s, world_size());
 }
 EXPORT ncclResult_t ncclReduceScatter(const void* from, void* to, size_t n, ncclDataType_t type, ncclRedOp_t,
-                                      ncclComm_t, cudaStream_t) {
-  return collective("reduce-scatter", from, to, n * width(type));
+                                      ncclComm_t, cudaStream_t s) {
+  return collective("reduce-scatter", from, to, n * width(type), s);
 }
 EXPORT ncclResult_t ncclBroadcast(const void* from, void* to, size_t n, ncclDataType_t type, int, ncclComm_t,
-                                  cudaStream_t) {
-  return collective("broadcast", from, to, n * width(type));
+                                  cudaStream_t s) {
+  return collective("broadcast", from, to, n * width(type), s);
 }
-EXPORT ncclResult_t ncclBcast(void* buffer, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
-  return collective("broadcast", buffer, buffer, n * width(type));
+EXPORT ncclResult_t ncclBcast(void* buffer, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t s) {
+  return collective("broadcast", buffer, buffer, n * width(type), s);
 }
 EXPORT ncclResult_t ncclReduce(const void* from, void* to, size_t n, ncclDataType_t type, ncclRedOp_t, int, ncclComm_t,
-                               cudaStream_t) {
-  return collective("reduce", from, to, n * width(type));
+                               cudaStream_t s) {
+  return collective("reduce", from, to, n * width(type), s);
 }
-EXPORT ncclResult_t ncclAlltoAll(const void* from, void* to, size_t n, ncclDataType_t type, ncclComm_t, cudaStream_t) {
-  return collective("all-to-all", from, to, n * width(type) * world_size());
+EXPORT ncclResult_t ncclAlltoAll(const void* from, void* to, size_t n, ncclDataType_t type, ncclComm_t, cudaStream_t s) {
+  return collective("all-to-all", from, to, n * width(type) * world_size(), s);
 }
-EXPORT ncclResult_t ncclSend(const void* from, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
-  return point_to_point("send", from, n * width(type));
+EXPORT ncclResult_t ncclSend(const void* from, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t s) {
+  return point_to_point("send", from, n * width(type), s);
 }
-EXPORT ncclResult_t ncclRecv(void* to, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t) {
-  return point_to_point("receive", to, n * width(type));
+EXPORT ncclResult_t ncclRecv(void* to, size_t n, ncclDataType_t type, int, ncclComm_t, cudaStream_t s) {
+  return point_to_point("receive", to, n * width(type), s);
 }
 
 // ---- calls that give something back

@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "capture.h"
 #include "counters.h"
 
 namespace {
@@ -39,9 +40,10 @@ State& state() {
 std::mutex mutex;
 std::atomic<long> launches{0};
 std::atomic<long> next_handle{16};
-std::atomic<bool> is_capturing{false};
 std::atomic<int> answer{-1};
 thread_local int device = 0;
+thread_local bool has_begun_capture = false;
+thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
 
 int number_from(const char* variable, int otherwise) {
   const char* text = getenv(variable);
@@ -78,7 +80,7 @@ cudaError_t copy(void* to, const void* from, size_t num_bytes) {
 
 cudaError_t synchronise(const char* how) {
   count(how);
-  if (!is_capturing) return cudaSuccess;
+  if (!has_begun_capture) return cudaSuccess;
   count("synchronisation while capturing");
   return cudaErrorStreamCaptureUnsupported;
 }
@@ -105,7 +107,7 @@ int attribute(int which) {
   }
 }
 
-void launch_function(const void* function) {
+void launch_function(const void* function, cudaStream_t stream) {
   const char* name = "unknown";
   {
     std::lock_guard<std::mutex> lock(mutex);
@@ -113,6 +115,7 @@ void launch_function(const void* function) {
     if (found != state().kernel_names.end()) name = found->second;
   }
   count_launch(name);
+  capture::work(stream, name);
 }
 
 int unused() { return 0; }
@@ -220,7 +223,9 @@ EXPORT cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** function
   if (result) *result = cudaDriverEntryPointSuccess;
   return cudaSuccess;
 }
-EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+EXPORT cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  return std::swap(*mode, capture_mode), cudaSuccess;
+}
 
 // ---- memory
 
@@ -268,6 +273,7 @@ EXPORT cudaError_t cudaHostUnregister(void* p) {
   return state().pinned.erase(p), cudaSuccess;
 }
 EXPORT cudaError_t cudaHostAlloc(void** p, size_t n, unsigned flags) {
+  if (has_begun_capture && capture_mode != cudaStreamCaptureModeRelaxed) capture::forbid("malloc of pinned memory");
   *p = aligned_alloc(4096, (n + 4095) & ~4095ull);
   count("malloc of pinned memory", n);
   return cudaHostRegister(*p, n, flags);
@@ -292,18 +298,22 @@ EXPORT cudaError_t cudaMemcpy(void* to, const void* from, size_t n, cudaMemcpyKi
   synchronise("synchronise by a copy");
   return copy(to, from, n);
 }
-EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t) {
+EXPORT cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t n, cudaMemcpyKind, cudaStream_t s) {
+  capture::work(s, "a copy");
   return copy(to, from, n);
 }
-EXPORT cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t n, cudaStream_t) {
+EXPORT cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t n, cudaStream_t s) {
+  capture::work(s, "a copy");
   return copy(to, from, n);
 }
 EXPORT cudaError_t cudaMemcpy2DAsync(void*, size_t, const void*, size_t, size_t w, size_t h, cudaMemcpyKind,
-                                     cudaStream_t) {
+                                     cudaStream_t s) {
+  capture::work(s, "a copy");
   return count("copy in two dimensions", w * h), cudaSuccess;
 }
 EXPORT cudaError_t cudaMemset(void*, int, size_t n) { return count("memset", n), cudaSuccess; }
-EXPORT cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t) {
+EXPORT cudaError_t cudaMemsetAsync(void* p, int value, size_t n, cudaStream_t s) {
+  capture::work(s, "memset");
   count_launch("memset");
   if (n <= kLargestRealCopy) memset(p, value, n);
   return cudaSuccess;
@@ -328,12 +338,13 @@ EXPORT cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned, int) 
 EXPORT cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 EXPORT cudaError_t cudaStreamSynchronize(cudaStream_t) { return synchronise("synchronise stream"); }
 EXPORT cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+EXPORT cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsigned) {
+  capture::wait(s, e);
   return count("wait on the device for an event"), cudaSuccess;
 }
 EXPORT cudaError_t cudaStreamGetPriority(cudaStream_t, int* p) { return *p = 0, cudaSuccess; }
-EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = is_capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+EXPORT cudaError_t cudaStreamIsCapturing(cudaStream_t s, cudaStreamCaptureStatus* status) {
+  *status = capture::has(s) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureStatus* status, unsigned long long* id,
@@ -344,11 +355,14 @@ EXPORT cudaError_t cudaStreamGetCaptureInfo(cudaStream_t s, cudaStreamCaptureSta
   if (graph) *graph = reinterpret_cast<cudaGraph_t>(1);
   return cudaStreamIsCapturing(s, status);
 }
-EXPORT cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  return is_capturing = true, cudaSuccess;
+EXPORT cudaError_t cudaStreamBeginCapture(cudaStream_t s, cudaStreamCaptureMode mode) {
+  has_begun_capture = true, capture_mode = mode;
+  return capture::begin(s), cudaSuccess;
 }
-EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
-  return is_capturing = false, new_handle(graph);
+EXPORT cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t* graph) {
+  has_begun_capture = false, capture_mode = cudaStreamCaptureModeGlobal;
+  new_handle(graph);
+  return capture::end(s);
 }
 EXPORT cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t, unsigned long long) {
   return new_handle(exec);
@@ -366,9 +380,14 @@ EXPORT cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void*
 EXPORT cudaError_t cudaEventCreate(cudaEvent_t* e) { return new_handle(e); }
 EXPORT cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) { return new_handle(e); }
 EXPORT cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-EXPORT cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t, cudaStream_t, unsigned) { return cudaSuccess; }
-EXPORT cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+EXPORT cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s) { return capture::record(e, s), cudaSuccess; }
+EXPORT cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned) {
+  return capture::record(e, s), cudaSuccess;
+}
+EXPORT cudaError_t cudaEventQuery(cudaEvent_t e) {
+  if (!capture::has_event(e)) return cudaSuccess;
+  return capture::forbid("a question for an event"), cudaErrorCapturedEvent;
+}
 EXPORT cudaError_t cudaEventSynchronize(cudaEvent_t) { return synchronise("synchronise event"); }
 EXPORT cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t, cudaEvent_t) { return *ms = 1, cudaSuccess; }
 
@@ -408,15 +427,15 @@ EXPORT cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* s
 EXPORT cudaError_t __cudaGetKernel(void** kernel, const void* f) {
   return *kernel = const_cast<void*>(f), cudaSuccess;
 }
-EXPORT cudaError_t __cudaLaunchKernel(void* f, dim3, dim3, void**, size_t, cudaStream_t) {
-  return launch_function(f), cudaSuccess;
+EXPORT cudaError_t __cudaLaunchKernel(void* f, dim3, dim3, void**, size_t, cudaStream_t s) {
+  return launch_function(f, s), cudaSuccess;
 }
-EXPORT cudaError_t cudaLaunchKernel(const void* f, dim3, dim3, void**, size_t, cudaStream_t) {
-  return launch_function(f), cudaSuccess;
+EXPORT cudaError_t cudaLaunchKernel(const void* f, dim3, dim3, void**, size_t, cudaStream_t s) {
+  return launch_function(f, s), cudaSuccess;
 }
-EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void* f, void**) {
-  return launch_function(f), cudaSuccess;
+EXPORT cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t* configuration, const void* f, void**) {
+  return launch_function(f, configuration->stream), cudaSuccess;
 }
-EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* f, dim3, dim3, void**, size_t, cudaStream_t) {
-  return launch_function(f), cudaSuccess;
+EXPORT cudaError_t cudaLaunchCooperativeKernel(const void* f, dim3, dim3, void**, size_t, cudaStream_t s) {
+  return launch_function(f, s), cudaSuccess;
 }

@@ -11,7 +11,7 @@ import torch
 
 from ialcms.config import Config
 from ialcms.engine import Ranks
-from ialcms.training import pieces
+from ialcms.training import passes
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 
@@ -26,7 +26,7 @@ def losses(config: Config) -> list[dict[str, float]]:
 @pytest.mark.slow
 def test_compiled_passes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced whole, forward and backward; the code generator is left out, it takes a minute."""
-    monkeypatch.setattr(pieces, "BACKEND", "aot_eager")
+    monkeypatch.setattr(passes, "BACKEND", "aot_eager")
     torch.compiler.reset()
     plain = losses(small_config())
     compiled = losses(small_config(train={"compile": True}))
@@ -36,26 +36,35 @@ def test_compiled_passes_compute_the_same(monkeypatch: pytest.MonkeyPatch) -> No
             assert got[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 
+CUDA = {"device": torch.device("cuda")}
+
+
 @pytest.mark.parametrize(
     ("train", "ranks", "reason"),
     [
         ({"compile": True}, {"distributed": True}, "train.compile is left out: it needs a single rank"),
-        ({"cuda_graphs": True}, {"distributed": True}, "train.cuda_graphs is left out: they need a single rank"),
         ({"cuda_graphs": True}, {}, "train.cuda_graphs is left out: they need a GPU"),
-        ({"cuda_graphs": True, "accumulation": 2}, {"device": torch.device("cuda")}, "need train.accumulation=1"),
+        ({"cuda_graphs": True, "engine": "deepspeed"}, CUDA, "they need train.engine=ddp or a single rank"),
+        ({"cuda_graphs": True, "accumulation": 2}, CUDA, "need train.accumulation=1"),
+        ({"cuda_graphs": True, "gradient_compression": "bf16"}, CUDA, "need train.gradient_compression=none"),
     ],
 )
 def test_what_is_left_out_is_told_once(
     caplog: pytest.LogCaptureFixture, train: dict, ranks: dict[str, Any], reason: str
 ) -> None:
-    group = SimpleNamespace(**{"device": torch.device("cpu"), "distributed": False, "is_first": True, **ranks})
     with caplog.at_level(logging.WARNING, "ialcms"):
-        assert pieces._supported(small_config(train=train), group) == (False, False)  # type: ignore[arg-type]
+        means = passes.choose_means(small_config(train=train), group(**ranks))
+    assert means == passes.Means(compiles=False, records=False)
     (record,) = caplog.records
     assert reason in record.getMessage()
 
 
 def test_where_they_run() -> None:
-    alone = SimpleNamespace(device=torch.device("cuda"), distributed=False, is_first=True)
     config = small_config(train={"compile": True, "cuda_graphs": True})
-    assert pieces._supported(config, alone) == (True, True)  # type: ignore[arg-type]
+    assert passes.choose_means(config, group(**CUDA)) == passes.Means(compiles=True, records=True)
+    assert passes.choose_means(config, group(**CUDA, distributed=True)) == passes.Means(compiles=False, records=True)
+
+
+def group(**fields: Any) -> Ranks:
+    known = {"device": torch.device("cpu"), "distributed": False, "is_first": True, **fields}
+    return SimpleNamespace(**known)  # type: ignore[return-value]
