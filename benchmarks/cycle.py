@@ -18,11 +18,13 @@ import dataclasses
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from ialcms.config import Config, load_config
 from ialcms.data.batch import Batch
 from ialcms.engine import Ranks
 from ialcms.models import Separator, layout, upsampled_conv
-from ialcms.models.arithmetic import set_arithmetic
+from ialcms.models.arithmetic import keep_memory, set_arithmetic
 from ialcms.training.memory_bank import MemoryBank
 from ialcms.training.step import Experiment
 from tests.golden.precision import double_precision
@@ -60,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("--device cuda: this machine shows no GPU to PyTorch; use --device cpu", file=sys.stderr)
         return 2
     options.batch = options.batch or [8 if options.device == "cuda" else 2]
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    upsampled_conv.FORM, layout.LAYOUT = options.upsampling, options.layout
+    prepare(options)
     _describe_machine(options.device)
     results: list[dict[str, Any]] = []
     if options.check:
@@ -77,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         results.append(run_case(options, precision, batch))
         _write(results, options.out)
     return 0
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """This process, as the options say."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    upsampled_conv.FORM, layout.LAYOUT = options.upsampling, options.layout
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,7 +140,7 @@ def first_step(config: Config) -> int:
 
 def build(config: Config, with_naive: bool) -> tuple[Experiment, NaiveExperiment | None]:
     """Both forms with the same weights and a filled bank; the naive one if it is wanted."""
-    set_arithmetic(config, fixed_shapes=True)
+    set_arithmetic(config, fixed_shapes=torch.cuda.is_available())
     experiment = Experiment(config, Ranks())
     assert experiment.critic is not None
     assert experiment.bank is not None
@@ -212,40 +219,96 @@ class _SeenGradients:
         self.tensors = [p.grad.clone() for p in parameters if p.grad is not None]
 
 
+class Form:
+    """One form of the method, ready to run cycles."""
+
+    def __init__(self, options: argparse.Namespace, precision: str, batch: int, *, name: str) -> None:
+        """name: "ours" or "naive"."""
+        prepare(options)
+        self._options, self._name = options, name
+        self._config = build_config(options, precision, batch)
+        ours, naive = build(self._config, with_naive=name == "naive")
+        self._step: Step = ours.step if naive is None else naive.step
+        self._device = ours.ranks.device
+        alone = self._device.type == "cpu" and torch.get_num_threads() == 1
+        self._clock = time.process_time if alone else time.perf_counter
+
+    def costs(self, number: int) -> dict[str, int]:
+        """What cycle `number` and, on a GPU, the next one cost; in any case runs one, which compiles and tunes."""
+        numbers = itertools.count(number)
+        return _counts(lambda: self.seconds(next(numbers)), self._device, self._options.costs)
+
+    def memory(self, number: int) -> int:
+        """Bytes that cycle `number` needs at its peak."""
+        with PeakMemory(self._device) as memory:
+            self.seconds(number)
+        return memory.num_bytes
+
+    def begin(self) -> None:
+        """Times are taken from now on. Training does this from its start; it would hide how much memory is needed."""
+        if self._name == "ours" and self._device.type == "cpu":
+            keep_memory()
+            self.seconds(0)
+
+    def seconds(self, number: int) -> float:
+        """Of cycle `number`; its batches are on the device before. Of one CPU thread its own: others may use the
+        machine."""
+        first = first_step(self._config) + number * self._config.train.separator_every
+        steps = range(first, first + self._config.train.separator_every)
+        batches = [make_batch(self._config, step, self._device) for step in steps]
+        _wait(self._device)
+        start = self._clock()
+        for each in batches:
+            self._step(each)
+        _wait(self._device)
+        return self._clock() - start
+
+
+class ElsewhereForm:
+    """A `Form` in a process of its own: what one process keeps in memory is not there for the other to use."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, arguments, options), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            self._pipe.send((method, arguments))
+            return self._pipe.recv()
+
+        return call
+
+
+def _serve(pipe: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
+    form = Form(*arguments, **options)
+    while True:
+        try:
+            method, given = pipe.recv()
+        except EOFError:  # the other process has ended
+            return
+        pipe.send(getattr(form, method)(*given))
+
+
 def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[str, Any]:
     """Times and costs of both forms at one precision and batch size; prints them."""
-    config = build_config(options, precision, batch)
-    ours, naive = build(config, options.naive)
-    device = ours.ranks.device
-    forms: dict[str, Step] = {"ours": ours.step}
-    if naive is not None:
-        forms["naive"] = naive.step
-    numbers = itertools.count(first_step(config), config.train.separator_every)
-
-    alone = device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-
-    def cycle(step: Step, first: int) -> float:
-        """Seconds; the batches are on the device before. Of one CPU thread its own: others may use the machine."""
-        batches = [make_batch(config, first + n, device) for n in range(config.train.separator_every)]
-        _wait(device)
-        start = clock()
-        for each in batches:
-            step(each)
-        _wait(device)
-        return clock() - start
-
-    costs: dict[str, dict[str, int]] = {}
-    for name, step in forms.items():
-        costs[name] = _counts(lambda step=step: cycle(step, next(numbers)), device, options.costs)
+    make: Callable[..., Any] = ElsewhereForm if options.device == "cpu" else Form
+    names = ["ours", "naive"] if options.naive else ["ours"]
+    forms = {name: make(options, precision, batch, name=name) for name in names}
+    numbers = itertools.count(step=2)
+    number = next(numbers)
+    costs = {name: form.costs(number) for name, form in forms.items()}
+    number = next(numbers)
+    for name, form in forms.items():
+        costs[name]["memory_bytes"] = form.memory(number)
+        form.begin()
     seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for repeat in range(options.repeats):
-        first = next(numbers)
-        for name, step in forms.items():
-            with PeakMemory(device) as memory:
-                seconds[name].append(cycle(step, first))
-            if repeat == 0:
-                costs[name]["memory_bytes"] = memory.num_bytes
+    for _ in range(options.repeats):
+        number = next(numbers)
+        for name, form in forms.items():
+            seconds[name].append(form.seconds(number))
     result = {
         "precision": precision,
         "batch": batch,
@@ -255,9 +318,9 @@ def run_case(options: argparse.Namespace, precision: str, batch: int) -> dict[st
         "seconds": seconds,
         "costs": costs,
     }
-    if naive is not None:
+    if "naive" in seconds:
         result["ratio"] = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["naive"]))
-    _print(result, config)
+    _print(result, build_config(options, precision, batch))
     return result
 
 

@@ -12,7 +12,8 @@ Build = TypeVar("Build", bound=Callable[..., Tensor])
 
 
 def constant(build: Build) -> Build:
-    """Built at the first use of its arguments, outside of graphs; a compiler takes it as an input, like a buffer.
+    """Built at the first use of its arguments, outside of graphs. What was built before it compiles a compiler takes as
+    an input, like a buffer; all else becomes a part of the compiled code, and is built in each pass, on the host.
 
     Arguments are passed by position, as they are the key of what is built.
     """

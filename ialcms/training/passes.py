@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from ialcms.config import Config
 from ialcms.engine import Learner, Ranks
@@ -78,11 +77,26 @@ class Passes:
         self.score: Call | None = critic.module if critic is not None else None
         self.score_to_learn: Call | None = critic
         if means.compiles:
-            self.separate = self.separate_to_learn = _compiled(separator.module)
+            self.separate = self.separate_to_learn = _Compiled(separator)
             if critic is not None:
-                self.score = self.score_to_learn = _compiled(critic.module)
+                self.score = self.score_to_learn = _Compiled(critic)
 
 
-def _compiled(module: nn.Module) -> Call:
-    """For training only: validation passes the module itself, with other shapes."""
-    return torch.compile(module, fullgraph=True, dynamic=False, backend=BACKEND)
+class _Compiled:
+    """A network's passes in training; validation, with other shapes, passes the module itself."""
+
+    def __init__(self, learner: Learner[Any]) -> None:
+        self._learner = learner
+        self._call: Call | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        if self._call is None:
+            self._build_constants(args)
+            self._call = torch.compile(self._learner.module, fullgraph=True, dynamic=False, backend=BACKEND)
+        return self._call(*args)
+
+    def _build_constants(self, args: tuple[Any, ...]) -> None:
+        """By a plain pass that leaves no trace: see `models/constants.py`."""
+        with torch.random.fork_rng(), torch.no_grad():
+            self._learner.module(*args)
+        self._learner.restore_buffers()  # they were saved when the step began, and this is their first pass

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from ialcms.models import arithmetic
 from ialcms.models.arithmetic import set_arithmetic
 from tests.support import small_config
 
@@ -31,7 +35,8 @@ def _restore() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_what_the_configuration_says(tf32: bool) -> None:
+def test_tf32_is_what_the_configuration_says(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arithmetic, "keep_memory", lambda: None)  # it would stay so for the tests after this one
     torch.backends.cudnn.allow_tf32 = not tf32
     set_arithmetic(small_config(train={"tf32": tf32}))
     assert switches() == {"products": tf32, "convolutions": tf32, "tries": False}
@@ -45,3 +50,29 @@ def test_nobody_else_sets_them() -> None:
         path.name for path in package.rglob("*.py") if re.search(r"allow_tf32\b.* = |benchmark = ", path.read_text())
     }
     assert setters == {"arithmetic.py"}
+
+
+FAULTS = """
+import resource, sys, torch
+from ialcms.models.arithmetic import set_arithmetic
+from tests.support import small_config
+
+set_arithmetic(small_config(), fixed_shapes=sys.argv[1] == "training")
+for _ in range(3):  # its first places are not its last
+    torch.ones(2**24)  # 64 MB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="without a GPU, and with glibc")
+def test_training_keeps_its_memory() -> None:
+    def faults(command: str) -> int:
+        done = subprocess.run([sys.executable, "-c", FAULTS, command], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    pages = 2**24 * 4 // resource.getpagesize()
+    assert faults("training") < pages / 10
+    assert faults("evaluation") > pages  # or the test would see nothing

@@ -7,4 +7,3 @@
 void count(const char* what, size_t num_bytes = 0);
 void count_launch(const char* kernel);
 bool is_device(const void* pointer);
-EXPORT void null_gpu_launch(const char* kernel);  // for the driver's library, which is one of its own

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch._prims_common import suggest_memory_format  # as cuDNN's operators decide
 
 Padding = Sequence[int]
 
@@ -73,12 +74,14 @@ class _Operators:
         mask: list[bool],
     ) -> tuple[Tensor | None, ...]:
         for_x, for_weight, for_bias = mask
+        last = any(_is_channels_last(tensor) for tensor in (gradient, x, weight))
+        layout = torch.channels_last if last else torch.contiguous_format
         for wanted, name in ((for_x, "input"), (for_weight, "weight")):
             if wanted:
                 self._launch(f"cuDNN convolution, gradient of {name}")
         return (
-            torch.empty_like(x) if for_x else None,
-            torch.empty_like(weight) if for_weight else None,
+            torch.empty_like(x, memory_format=layout) if for_x else None,
+            torch.empty_like(weight, memory_format=layout) if for_weight else None,
             gradient.sum([0, *range(2, gradient.dim())]) if for_bias else None,
         )
 
@@ -121,4 +124,4 @@ class _Operators:
 
 
 def _is_channels_last(x: Tensor) -> bool:
-    return x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return x.dim() == 4 and suggest_memory_format(x) == torch.channels_last

@@ -103,6 +103,9 @@ int attribute(int which) {
     case cudaDevAttrMaxThreadsPerMultiProcessor: return 2048;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return 233472;
     case cudaDevAttrMaxRegistersPerBlock: return 65536;
+    case cudaDevAttrClockRate: return 1980000;
+    case cudaDevAttrMemoryClockRate: return 2619000;
+    case cudaDevAttrGlobalMemoryBusWidth: return 5120;
     default: return 1;
   }
 }
@@ -143,6 +146,10 @@ bool is_device(const void* pointer) {
 // ---- for the tests
 
 EXPORT void null_gpu_launch(const char* kernel) { count_launch(kernel); }
+EXPORT void null_gpu_launch_on(const char* kernel, void* stream) {
+  count_launch(kernel);
+  capture::work(static_cast<cudaStream_t>(stream), kernel);
+}
 
 EXPORT void null_gpu_reset() {
   std::lock_guard<std::mutex> lock(mutex);
