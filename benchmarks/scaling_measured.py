@@ -23,7 +23,7 @@ from benchmarks.scaling_model import BOTH, CRITIC, KINDS, Measured, Sent
 from ialcms.engine import Ranks
 from ialcms.engine.traffic import all_reduce_bytes
 from ialcms.training.step import Experiment
-from tests.engine.program import run_steps, tiny_config
+from tests.engine.cases.steps import run_steps, tiny_config
 from tests.null_gpu.build import environment
 
 _STEPS = {BOTH: 3, CRITIC: 4}  # the separator learns at every third

@@ -55,8 +55,16 @@ class CudaGraphs:
         graph = torch.cuda.CUDAGraph()
         # Other threads, the loader's and NCCL's, go on meanwhile.
         options: dict[str, Any] = {"pool": self._pool, "capture_error_mode": "thread_local"}
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), **options):
-            result = function()
+        try:
+            with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), **options):
+                result = function()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            raise RuntimeError(
+                f"a step cannot be recorded as a CUDA graph: {reason}; start again with train.cuda_graphs=false"
+            ) from error
         return result, graph.replay
 
 

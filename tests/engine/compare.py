@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.engine.program import tensors
+from tests.support.states import tensors
 
 Run = dict[str, Any]
 

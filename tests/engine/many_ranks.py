@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from ialcms.engine import Ranks
-from tests.engine.program import few_steps
+from tests.engine.cases.steps import few_steps
 
 
 def main() -> None:

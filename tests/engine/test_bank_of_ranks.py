@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ialcms.engine import Ranks
+from tests.engine.cases.bank import BANKS, bank_steps
 from tests.engine.conftest import Launch
-from tests.engine.program import BANKS, bank_steps
 
 pytestmark = pytest.mark.distributed
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.engine.cases.steps import ENGINES
 from tests.engine.compare import Run, largest_difference
 from tests.engine.conftest import SINGLE, Launch, single, zero, zero_of_many
-from tests.engine.program import ENGINES, tensors
 from tests.engine.test_world_sizes import assert_equal_in_single_precision
+from tests.support.states import tensors
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.distributed

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from tests.engine.cases.batchnorm import joined_batch
+from tests.engine.cases.communication import gather_rows
+from tests.engine.cases.steps import ENGINES
 from tests.engine.compare import Run, largest_in_state, loss_difference, output_difference, way_difference
 from tests.engine.conftest import BF16, COMPRESSED, DOUBLE, LOCAL_BATCHNORM, SINGLE, Launch, single, zero
-from tests.engine.program import ENGINES, gather_rows, joined_batch
 from tests.engine.test_world_sizes import (
     LOSS,
     OUTPUT,

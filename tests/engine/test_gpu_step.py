@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from ialcms.config import Config
 from ialcms.engine import Ranks, batchnorm
 from ialcms.training.step import Experiment
-from tests.engine.program import clone, tensors
 from tests.support import make_batch, small_config
+from tests.support.states import clone, tensors
 
 pytestmark = [
     pytest.mark.gpu,

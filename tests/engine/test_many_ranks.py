@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ialcms.engine import Ranks
+from tests.engine.cases.steps import few_steps
 from tests.engine.compare import Run
 from tests.engine.conftest import Shared
-from tests.engine.program import few_steps
 from tests.engine.test_world_sizes import assert_equal_in_double_precision
 from tests.support import python
 

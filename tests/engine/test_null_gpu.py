@@ -124,6 +124,26 @@ def test_nccl_gets_memory_of_the_device_alone(counted: Counted, name: str) -> No
         assert CASES[name].ranks == 1 or min(step["counts"][kind] for kind in ("all-reduce", "send", "receive")) > 0
 
 
+COMPILED = """
+import sys
+from ialcms.training import passes
+from tests.null_gpu.count_steps import main
+passes.BACKEND = "aot_eager"  # traced as ever; the code generator takes minutes
+main()
+"""
+
+
+@pytest.mark.slow
+def test_no_compiled_step_waits_for_the_device(null_gpu: Path, tmp_path: Path) -> None:
+    """As it would for a constant that the compiled code builds on the host."""
+    output = tmp_path / "counts.json"
+    arguments = ["--first-step", "30", "--json", str(output), "train.compile=true"]
+    run_on_null_gpu(null_gpu, "-c", COMPILED, str(null_gpu), *arguments)
+    for step in json.loads(output.read_text()).values():
+        assert step["synchronisations"] == {}
+        assert not any(what.endswith("pageable") or what.startswith("synchronise") for what in step["counts"])
+
+
 WAITS = """
 import json, torch
 from tests.null_gpu.watch import NullGpu

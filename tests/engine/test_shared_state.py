@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ialcms.engine import Ranks, state_from_first
+from tests.engine.cases.resuming import unusual_state
 from tests.engine.conftest import Launch, Results
-from tests.engine.program import unusual_state
 
 pytestmark = pytest.mark.distributed
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from ialcms.engine.traffic import all_gather_bytes, all_reduce_bytes, all_to_all_bytes
+from tests.engine.cases.communication import TRAFFIC
 from tests.engine.conftest import Launch
-from tests.engine.program import TRAFFIC
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.distributed

@@ -11,12 +11,12 @@ import torch
 from ialcms.runs.checkpoint import AVERAGE
 from tests.engine.compare import Run, largest_difference
 from tests.engine.conftest import OPTIONS_DOUBLE, OPTIONS_SINGLE, Launch, zero_with_options
-from tests.engine.program import tensors
 from tests.engine.test_world_sizes import (
     WAY,
     assert_equal_in_double_precision,
     assert_equal_in_single_precision,
 )
+from tests.support.states import tensors
 
 pytestmark = pytest.mark.distributed
 

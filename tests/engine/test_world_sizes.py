@@ -25,6 +25,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.engine.cases.batchnorm import joined_batch
+from tests.engine.cases.communication import gather_rows
 from tests.engine.compare import (
     Run,
     bank_difference,
@@ -45,7 +47,6 @@ from tests.engine.conftest import (
     SINGLE,
     Launch,
 )
-from tests.engine.program import gather_rows, joined_batch
 
 pytestmark = pytest.mark.distributed
 

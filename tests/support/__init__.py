@@ -3,6 +3,7 @@
 configuration.py    a small configuration, batches of noise
 processes.py        programs in processes of their own, torchrun
 data.py             small shards for the data path
+states.py           states of networks, tensor by tensor
 evaluation.py       shards, network and run for evaluation and inference
 media.py            sound and video files as people have them
 pictures.py         picture files as people have them

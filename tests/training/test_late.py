@@ -11,8 +11,8 @@ import torch
 from ialcms.engine import Ranks
 from ialcms.engine.late_flags import LateFlags
 from ialcms.training.step import Experiment
-from tests.engine.program import clone, tensors
 from tests.support import make_batch, small_config, torchrun, write_small_config
+from tests.support.states import clone, tensors
 
 LATE = """
 import itertools, os, sys

@@ -14,9 +14,9 @@ from ialcms.engine.traffic import Traffic
 from ialcms.training import step as training_step
 from ialcms.training.recording import StepRecordings
 from ialcms.training.step import Experiment
-from tests.engine.program import clone, tensors
 from tests.golden.precision import double_precision
 from tests.support import make_batch, small_config
+from tests.support.states import clone, tensors
 from tests.training.tape import tape
 
 STEPS = 12
