@@ -23,11 +23,9 @@ def with_cast_weights(part: nn.Module, *args: Any, apart: nn.Module | None = Non
     """part(*args, **options), the weights of its convolutions and linear layers cast together where autocast is on.
 
     apart: a module of the part that is left out, always the same; the part calls it in this way by itself.
-    They must all be used under autocast. Where a compiler merges the casts itself, or an engine has the weights in
-    shards that it collects layer by layer, it is a plain call.
+    They must all be used under autocast. Where an engine has the weights in shards that it collects layer by layer, it
+    is a plain call.
     """
-    if torch.compiler.is_compiling():
-        return part(*args, **options)
     if part not in _names:
         _names[part] = _cast_names(part, apart)
     weights = [part.get_parameter(name) for name in _names[part]]
