@@ -226,7 +226,8 @@ class Form:
         """name: "ours" or "naive"."""
         prepare(options)
         self._options, self._name = options, name
-        self._config = build_config(options, precision, batch)
+        only_ours = ["train.cuda_graphs=false", "train.compile=false"] if name == "naive" else []
+        self._config = build_config(options, precision, batch, *only_ours)
         ours, naive = build(self._config, with_naive=name == "naive")
         self._step: Step = ours.step if naive is None else naive.step
         self._device = ours.ranks.device

@@ -26,7 +26,8 @@ def dry_run(config: Config, folder: RunFolder, ranks: Ranks) -> str:
     """The text for the user, on rank 0; all ranks call it together.
 
     Networks are built as for a new run, and trained for the first steps of the run on its own samples: one step of each
-    kind to warm up, then one of each that is timed. ValueError where the run could not start.
+    kind to warm up, or as many as it takes until they are recorded, then one of each that is timed. ValueError where
+    the run could not start.
     """
     text = [_what(config, folder, ranks.world_size), "", describe(config, ranks.world_size), ""]
     text += [_first_mix(config), ""]
@@ -37,14 +38,14 @@ def dry_run(config: Config, folder: RunFolder, ranks: Ranks) -> str:
     manifest = open_manifest(config.data.shards)
     batches = train_batches(config, manifest, 0, rank=ranks.rank, world_size=ranks.world_size, device=ranks.device)
     with closing(batches):
-        while any(len(timed) < 2 for timed in seconds.values()):
+        while any(len(timed) <= experiment.first_steps for timed in seconds.values()):
             batch = next(batches)
             kind = _kind(step_schedule(batch.step, config))
             began = time.monotonic()
             experiment.step(batch)
             experiment.settle()
             _wait_for_device(ranks.device)
-            if kind and len(seconds[kind]) < 2:
+            if kind and len(seconds[kind]) <= experiment.first_steps:
                 seconds[kind].append(time.monotonic() - began)
     last = {kind: ranks.largest(torch.tensor(timed[-1])).item() for kind, timed in seconds.items()}
     text += [f"a step in which {kind}: {step_s:.3g} s" for kind, step_s in last.items()]

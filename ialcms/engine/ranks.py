@@ -52,6 +52,7 @@ class Ranks:
         launch = launched()
         self.rank, self.world_size, self.distributed = launch.rank, launch.world_size, launch.is_launched
         self.traffic = Traffic(self.world_size)
+        self._before_end: list[Callable[[], None]] = []
         if launch.local_world_size is not None:
             _check_gpus(launch.local_world_size, has_own_gpu=False)
         store = None
@@ -94,9 +95,15 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        while self._before_end:
+            self._before_end.pop()()
         _set_batchnorm_group(None)
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def before_end(self, action: Callable[[], None]) -> None:
+        """Have something done before the group is torn down, also after an error."""
+        self._before_end.append(action)
 
     def gather(self, x: Tensor, kind: Kind | None = None) -> Tensor:
         """Concatenate along the first axis over all ranks, without gradients: (n, ...) -> (W*n, ...).

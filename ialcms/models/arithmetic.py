@@ -10,7 +10,7 @@ import torch
 from ialcms.config import Config
 
 # Of glibc's mallopt
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # which to set
 
 
 def set_arithmetic(config: Config, *, fixed_shapes: bool = False) -> None:
@@ -31,11 +31,11 @@ def keep_memory() -> None:
     """Freed memory stays with the process, from now on; nothing where the C library is not glibc.
 
     glibc gives blocks of 32 MB and more back at once, and takes new ones: the kernel then fills their pages with zeros,
-    one interrupt each, and in a training step that takes an eighth of the time.
+    one interrupt each. docs/performance.md says what that costs.
     """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_MAX, 0)
-        mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_TRIM_THRESHOLD, -1)  # never

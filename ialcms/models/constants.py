@@ -12,8 +12,8 @@ Build = TypeVar("Build", bound=Callable[..., Tensor])
 
 
 def constant(build: Build) -> Build:
-    """Built at the first use of its arguments, outside of graphs. What was built before it compiles a compiler takes as
-    an input, like a buffer; all else becomes a part of the compiled code, and is built in each pass, on the host.
+    """Built at the first use of its arguments, outside of graphs. One that exists when a compiler runs is an input of
+    the compiled code, like a buffer; one that does not becomes a part of it, and is built in each pass, on the host.
 
     Arguments are passed by position, as they are the key of what is built.
     """

@@ -23,14 +23,14 @@ BACKEND = "inductor"
 
 
 @dataclass(frozen=True)
-class Means:
+class Forms:
     """Which of the faster forms are used here."""
 
     compiles: bool
     records: bool
 
 
-def choose_means(config: Config, ranks: Ranks) -> Means:
+def choose_forms(config: Config, ranks: Ranks) -> Forms:
     """Those that are asked for, where they are possible; a warning for each that is not."""
     train = config.train
     wanted = {"train.compile": train.compile, "train.cuda_graphs": train.cuda_graphs}
@@ -40,7 +40,7 @@ def choose_means(config: Config, ranks: Ranks) -> Means:
         if wanted[name] and reason is not None and ranks.is_first:
             log.warning("%s is left out: %s", name, reason)
     compiles, records = (wanted[name] and reasons[name] is None for name in reasons)
-    return Means(compiles, records)
+    return Forms(compiles, records)
 
 
 def _reason_not_to_compile(config: Config, ranks: Ranks) -> str | None:
@@ -61,22 +61,26 @@ def _reason_not_to_record(config: Config, ranks: Ranks) -> str | None:
     return None
 
 
-def recordings(means: Means, ranks: Ranks) -> StepRecordings | None:
+def recordings(forms: Forms, ranks: Ranks) -> StepRecordings | None:
     """Make it before the networks; None where steps run as they are."""
-    return StepRecordings(CudaGraphs(ranks.device), ranks) if means.records else None
+    if not forms.records:
+        return None
+    graphs = CudaGraphs(ranks.device)
+    ranks.before_end(graphs.close)
+    return StepRecordings(graphs, ranks)
 
 
 class Passes:
     """Of the networks: each takes what the network's `forward` takes."""
 
-    def __init__(self, separator: Learner[Separator], critic: Learner[Critic] | None, means: Means) -> None:
+    def __init__(self, separator: Learner[Separator], critic: Learner[Critic] | None, forms: Forms) -> None:
         """separator, critic: learners; critic: None where there is none."""
         # Where it does not learn, the plain module runs: no graph, and no gradient reduction waits for a backward.
         self.separate: Call = separator.module
         self.separate_to_learn: Call = separator
         self.score: Call | None = critic.module if critic is not None else None
         self.score_to_learn: Call | None = critic
-        if means.compiles:
+        if forms.compiles:
             self.separate = self.separate_to_learn = _Compiled(separator)
             if critic is not None:
                 self.score = self.score_to_learn = _Compiled(critic)
@@ -97,6 +101,7 @@ class _Compiled:
 
     def _build_constants(self, args: tuple[Any, ...]) -> None:
         """By a plain pass that leaves no trace: see `models/constants.py`."""
-        with torch.random.fork_rng(), torch.no_grad():
+        device = next(self._learner.module.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
             self._learner.module(*args)
         self._learner.restore_buffers()  # they were saved when the step began, and this is their first pass

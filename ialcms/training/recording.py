@@ -3,9 +3,9 @@
 Where the program is slower than the GPU, as it is at small batches, a step then takes as long as the GPU computes.
 
 A graph repeats what the device did while it was recorded: the same kernels, with the same numbers from the program, at
-the same places in memory. So a step is cut into parts, functions of tensors, and whatever changes from step to step is
-one of those tensors: the batch, the pairs, the learning rates and the weights of the losses. What the program decides,
-as who is paired with whom, happens between the parts.
+the same places in memory. So a step is cut into sections, functions of tensors, and whatever changes from step to step
+is one of those tensors: the batch, the pairs, the learning rates and the weights of the losses. What the program
+decides, as who is paired with whom, happens between the sections.
 
 One kind of step has one recording: who learns, and the shapes of the batch. Its first steps run as they are, so that
 libraries choose their algorithms, optimizers make their moments and constants reach the device; they are training steps
@@ -14,6 +14,7 @@ like all others, and compute the same.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ from ialcms.engine import Ranks, Traffic
 Result = TypeVar("Result")
 
 # Of a kind, before it is recorded. DDP times its first ten passes, and waits for the device to do so.
-_FIRST_STEPS, _FIRST_STEPS_OF_DDP = 2, 11
+FIRST_STEPS, FIRST_STEPS_OF_DDP = 2, 11
 
 
 class Recorder(Protocol):
@@ -45,54 +46,76 @@ class CudaGraphs:
     """
 
     def __init__(self, device: torch.device) -> None:
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        torch.cuda.set_stream(stream)
-        # Steps never overlap, and a part's tensors are in use until the step's last part is recorded.
+        self._stream = _recorded_stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        torch.cuda.set_stream(self._stream)
+        # Steps never overlap, and a section's tensors are in use until the step's last section is recorded.
         self._pool = torch.cuda.graph_pool_handle()
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
-        # Other threads, the loader's and NCCL's, go on meanwhile.
-        options: dict[str, Any] = {"pool": self._pool, "capture_error_mode": "thread_local"}
+        self._graphs.append(graph)
         try:
-            with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), **options):
+            # Other threads, the loader's and NCCL's, go on meanwhile.
+            with torch.cuda.graph(graph, self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 result = function()
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise RuntimeError(
-                f"a step cannot be recorded as a CUDA graph: {reason}; start again with train.cuda_graphs=false"
-            ) from error
+            raise _first(error) from error
         return result, graph.replay
+
+    def close(self) -> None:
+        """Before the process group is torn down: NCCL waits for the end of every graph that it is in."""
+        if self._graphs:
+            torch.cuda.synchronize()
+        while self._graphs:
+            self._graphs.pop().reset()
+
+
+@functools.cache
+def _recorded_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: networks that were made on it stay there."""
+    return torch.cuda.Stream(device)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error that ended a recording; the last one only says that it has ended."""
+    while error.__context__ is not None:
+        error = error.__context__
+    if isinstance(error, torch.OutOfMemoryError):
+        return error
+    reason = str(error).partition("\n")[0]
+    return RuntimeError(f"a step cannot be recorded as a CUDA graph: {reason}; start with train.cuda_graphs=false")
 
 
 class StepRecordings:
     """One recording for each kind of step."""
 
     def __init__(self, recorder: Recorder, ranks: Ranks) -> None:
-        """ranks: in whose traffic a part that is repeated counts what it sends."""
+        """ranks: in whose traffic a section that is repeated counts what it sends.
+
+        first_steps: how many of a kind run as they are.
+        """
         self._recorder, self._ranks = recorder, ranks
+        self.first_steps = FIRST_STEPS_OF_DDP if ranks.distributed else FIRST_STEPS
         self._of_kind: dict[Hashable, RecordedStep] = {}
 
     def begin(self, kind: Hashable) -> RecordedStep:
         """For a step that has just begun."""
         step = self._of_kind.get(kind)
         if step is None:
-            step = self._of_kind[kind] = RecordedStep(self._recorder, self._ranks)
+            step = self._of_kind[kind] = RecordedStep(self._recorder, self._ranks.traffic, self.first_steps)
         step.begin()
         return step
 
 
 class RecordedStep:
-    """The parts of one kind of step, which run in the same order in each."""
+    """The sections of one kind of step, which run in the same order in each."""
 
-    def __init__(self, recorder: Recorder, ranks: Ranks) -> None:
-        self._recorder, self._traffic = recorder, ranks.traffic
-        self._first_steps = _FIRST_STEPS_OF_DDP if ranks.distributed else _FIRST_STEPS
+    def __init__(self, recorder: Recorder, traffic: Traffic, first_steps: int) -> None:
+        self._recorder, self._traffic, self._first_steps = recorder, traffic, first_steps
         self._begun = 0
-        self._parts: dict[str, _Part] = {}
+        self._sections: dict[str, _Section] = {}
 
     def begin(self) -> None:
         """Another step of this kind begins."""
@@ -101,22 +124,22 @@ class RecordedStep:
     def run(self, name: str, function: Callable[..., Result], *inputs: Tensor) -> Result:
         """function(*inputs); recorded in one step, and from then on repeated without a call.
 
-        name: of the part. function: it may use what an earlier part has made in the same step. Its result holds the
-        same tensors in every step from the recording on. RuntimeError where it cannot be recorded.
+        name: of the section. function: it may use what an earlier section has made in the same step. Its result holds
+        the same tensors in every step from the recording on. RuntimeError where it cannot be recorded.
         """
         if self._begun <= self._first_steps:
             return function(*inputs)
-        part = self._parts.get(name)
-        if part is None:
-            part = self._parts[name] = _Part(self._recorder, function, inputs, traffic=self._traffic)
+        section = self._sections.get(name)
+        if section is None:
+            section = self._sections[name] = _Section(self._recorder, function, inputs, traffic=self._traffic)
         else:
-            part.take(inputs)
-            self._traffic.add(part.sent)
-        part.repeat()
-        return part.result  # type: ignore[no-any-return]
+            section.take(inputs)
+            self._traffic.add(section.sent)
+        section.repeat()
+        return section.result  # type: ignore[no-any-return]
 
 
-class _Part:
+class _Section:
     """A recorded function, with the tensors from which it reads its inputs."""
 
     def __init__(
@@ -129,4 +152,5 @@ class _Part:
 
     def take(self, inputs: tuple[Tensor, ...]) -> None:
         for ours, given in zip(self._inputs, inputs, strict=True):
+            assert ours.shape == given.shape, "a recording is of one kind of step"
             ours.copy_(given, non_blocking=True)

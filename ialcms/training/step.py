@@ -43,7 +43,7 @@ from ialcms.training.consistency import ConsistencyLoss
 from ialcms.training.learning_rates import present_rates, rates_on_device, set_learning_rates
 from ialcms.training.memory_bank import MemoryBank, Pairs
 from ialcms.training.micro_batches import Components, split, split_batch, split_pairs
-from ialcms.training.passes import Passes, choose_means, recordings
+from ialcms.training.passes import Passes, choose_forms, recordings
 from ialcms.training.schedule import StepSchedule, step_schedule
 from ialcms.training.step_values import (
     DrawnPairs,
@@ -65,8 +65,8 @@ class Experiment:
 
     def __init__(self, config: Config, ranks: Ranks, pretrained: bool = True) -> None:
         self.config, self.ranks = config, ranks
-        means = choose_means(config, ranks)
-        self._recordings = recordings(means, ranks)
+        forms = choose_forms(config, ranks)
+        self._recordings = recordings(forms, ranks)
         separator, critic = build_networks(config, pretrained=False)
         if pretrained:  # rank 0 alone reads the file
             backbone = separator.visual.backbone
@@ -92,7 +92,7 @@ class Experiment:
             )
         self.average: AveragedSeparator | None = None  # from the first update of the separator on
         self.separator.module.train()  # engines have changed its layers
-        self._passes = Passes(self.separator, self.critic, means)
+        self._passes = Passes(self.separator, self.critic, forms)
         self.skipped = SkippedSteps(config.train.max_skipped_steps)
         self._agreed = False
 
@@ -132,6 +132,11 @@ class Experiment:
             if not self.ranks.reads_late:
                 self.settle()
         return scalars
+
+    @property
+    def first_steps(self) -> int:
+        """How many steps of each kind take longer than those after them."""
+        return 1 if self._recordings is None else self._recordings.first_steps + 1
 
     def settle(self) -> None:
         """Wait until it is known whether the last step was skipped, and report it; all ranks call it together.
@@ -196,15 +201,16 @@ class Experiment:
         return self._learn_from(separated, drawn, now, weights=LossWeights(now.lambda_ind, now.lambda_avc))
 
     def _learn_recorded(self, batch: Batch, now: StepSchedule) -> Learned:
-        """The same in parts that are recorded: the separation, and all that follows from it and the pairs."""
+        """The same in sections that are recorded: the separation, and all that follows from it and the pairs."""
         assert self._recordings is not None
         learners = [learner for learner in (self.separator, self.critic) if learner is not None]
         optimizers = [learner.optimizer for learner in learners]
         consists = now.lambda_avc > 0
-        is_paired = self.bank is not None and not self.bank.is_empty
+        # Only a lone mix has no partners, and that until the bank has content.
+        is_paired = self.bank is not None and (self.config.train.global_batch > 1 or not self.bank.is_empty)
         shapes = batch.mix.shape, batch.mixtures.shape, batch.objects.shape
         step = self._recordings.begin((now.train_separator, now.train_critic, consists, is_paired, shapes))
-        outputs: list[SeparatorOutput] = []  # where the parts are called, and not repeated
+        outputs: list[SeparatorOutput] = []  # where the sections are called, and not repeated
 
         def separate(mix: Tensor, objects: Tensor) -> Tensor:
             outputs.append(self._separate(replace(batch, mix=mix, objects=objects), now.train_separator))
@@ -213,9 +219,11 @@ class Experiment:
         def learn(mixtures: Tensor, numbers: Tensor, *of_pairs: Tensor) -> tuple[Tensor, Learned]:
             drawn = DrawnPairs.from_tensors(*of_pairs) if of_pairs else None
             components = Components.of(outputs[0])
-            separated = SeparatedBatch(
-                [replace(batch, mixtures=mixtures)], outputs, components.magnitude, self._compare(components, now)
-            )
+            consistency = self._compare(components, now)
+            if consistency is not None and self.ranks.world_size > 1:
+                consistency.start()
+            parts = [replace(batch, mixtures=mixtures)]
+            separated = SeparatedBatch(parts, outputs, components.magnitude, consistency)
             with rates_on_device(optimizers, numbers[2:]):
                 learned = self._learn_from(separated, drawn, now, weights=LossWeights(numbers[0], numbers[1]))
             return torch.stack(list(learned.scalars.values())), learned

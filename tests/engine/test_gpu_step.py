@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ialcms.config import Config
 from ialcms.engine import Ranks, batchnorm
+from ialcms.training.schedule import step_schedule
 from ialcms.training.step import Experiment
 from tests.support import make_batch, small_config
 from tests.support.states import clone, tensors
@@ -266,22 +267,30 @@ def test_graphs_and_compiled_passes_compute_the_same(train: dict[str, Any]) -> N
 
 
 def test_recorded_steps_compute_the_same(ranks: Ranks) -> None:
-    """Also with DDP, whose sums are in the recording. Learning rates and weights of losses change in every step."""
-    changing = {"loss": {"lambda_ind_steps": [8, 25], "lambda_avc_steps": [9, 26]}, "optim": {"cosine_steps": 40}}
-    plain = losses_of_steps(small_config(**changing), ranks, range(28))
-    recorded = losses_of_steps(small_config(**changing, train={"cuda_graphs": True}), ranks, range(28))
-    for expected, got in zip(plain, recorded):
+    """Also with DDP, of one rank. Learning rates and weights of losses change where steps are repeated."""
+    changing = {"loss": {"lambda_ind_steps": [8, 28], "lambda_avc_steps": [9, 30]}, "optim": {"cosine_steps": 40}}
+    plain = losses_of_steps(small_config(**changing), ranks, range(36))
+    recorded = losses_of_steps(small_config(**changing, train={"cuda_graphs": True}), ranks, range(36))
+    for step, (expected, got) in enumerate(zip(plain, recorded)):
         assert expected.keys() == got.keys()
         for name, value in expected.items():
-            assert got[name] == pytest.approx(value, rel=1e-2, abs=1e-2), name
+            assert got[name] == pytest.approx(value, rel=1e-2, abs=1e-2), (step, name)
+        now = step_schedule(step, small_config(**changing))
+        for loss, weight in (("independence", now.lambda_ind), ("consistency", now.lambda_avc)):
+            if f"loss/{loss}" in got:
+                weighted = weight * got[f"loss/{loss}"]
+                assert got[f"weighted_loss/{loss}"] == pytest.approx(weighted, rel=1e-5), (step, loss)
 
 
-def test_a_recorded_step_can_be_skipped(ranks: Ranks) -> None:
+@pytest.mark.parametrize("kind", ["being recorded", "repeated"])
+def test_a_recorded_step_can_be_skipped(ranks: Ranks, kind: str) -> None:
     config = small_config(train={"cuda_graphs": True})
     experiment = Experiment(config, ranks)
-    run_steps(experiment, range(26))
+    first = 2 * (experiment.first_steps - 1)  # of both kinds
+    skipped = first if kind == "being recorded" else first + 4
+    run_steps(experiment, range(skipped))
     before = clone(experiment.state_dict())
-    broken = make_batch(config, 26)
+    broken = make_batch(config, skipped)
     broken.mix[0, 100] = math.nan
     experiment.step(broken.to(ranks.device))
     experiment.settle()

@@ -53,16 +53,16 @@ def test_what_is_left_out_is_told_once(
     caplog: pytest.LogCaptureFixture, train: dict, ranks: dict[str, Any], reason: str
 ) -> None:
     with caplog.at_level(logging.WARNING, "ialcms"):
-        means = passes.choose_means(small_config(train=train), group(**ranks))
-    assert means == passes.Means(compiles=False, records=False)
+        forms = passes.choose_forms(small_config(train=train), group(**ranks))
+    assert forms == passes.Forms(compiles=False, records=False)
     (record,) = caplog.records
     assert reason in record.getMessage()
 
 
 def test_where_they_run() -> None:
     config = small_config(train={"compile": True, "cuda_graphs": True})
-    assert passes.choose_means(config, group(**CUDA)) == passes.Means(compiles=True, records=True)
-    assert passes.choose_means(config, group(**CUDA, distributed=True)) == passes.Means(compiles=False, records=True)
+    assert passes.choose_forms(config, group(**CUDA)) == passes.Forms(compiles=True, records=True)
+    assert passes.choose_forms(config, group(**CUDA, distributed=True)) == passes.Forms(compiles=False, records=True)
 
 
 def group(**fields: Any) -> Ranks:

@@ -80,7 +80,7 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
     with Ranks() as ranks:
         experiment = Experiment(config, ranks, pretrained=False)
         cycle = [make_batch(config, step, device) for step in range(config.train.separator_every)]
-        for number in range(3):  # graphs may be captured and kernels chosen in them
+        for number in range(4):  # graphs may be captured and kernels chosen in them
             run_cycle(experiment, cycle, number)
         synchronise(device)
         recorder.add(f"{label}: until warm", time.monotonic() - began, "s")
@@ -88,7 +88,7 @@ def _measure_form(setting: Setting, recorder: Recorder, label: str, config: Conf
         times, issued = [], []
         most = least if setting.small else 50
         while len(times) < least or (len(times) < most and time.monotonic() - began < 0.8 * seconds):
-            issue_s, cycle_s = timed_cycle(experiment, cycle, len(times) + 3, device=device)
+            issue_s, cycle_s = timed_cycle(experiment, cycle, len(times) + 4, device=device)
             times.append(cycle_s)
             issued.append(issue_s)
             if time.monotonic() - began > 2 * seconds:
