@@ -82,6 +82,12 @@ def test_costs_of_a_product() -> None:
     assert costs.num_bytes == 4 * (12 + 20 + 15 + 15 + 1)
 
 
+def test_costs_of_a_product_in_another_type() -> None:
+    a, b = (torch.ones(2, 3, 4, dtype=torch.bfloat16, device="meta") for _ in range(2))
+    assert count(lambda: torch.bmm(a, b.mT, out_dtype=torch.float32)).multiply_adds == 2 * 3 * 4 * 3
+    assert count(lambda: torch.bmm(a, b.mT)).multiply_adds == 2 * 3 * 4 * 3
+
+
 def test_peak_of_memory() -> None:
     with PeakMemory(torch.device("cpu")) as memory:
         torch.ones(50_000_000).sum()

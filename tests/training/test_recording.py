@@ -53,10 +53,9 @@ def run(config: Config, recorded: bool, monkeypatch: pytest.MonkeyPatch) -> tupl
             scalars.append(experiment.step(make_batch(config, step)))
             if step == 12:  # a validation leaves it so
                 experiment.separator.module.eval()
-        kinds = {
-            (now.train_separator, now.train_critic) for now in map(lambda s: step_schedule(s, config), range(STEPS))
-        }
-        assert len(calls) == (2 * len(kinds - {(False, False)}) if recorded else 0)  # each once, in two sections
+        schedule = [step_schedule(step, config) for step in range(STEPS)]
+        kinds = {(now.train_separator, now.train_critic) for now in schedule} - {(False, False)}
+        assert len(calls) == (2 * len(kinds) if recorded else 0)  # each once, in two sections
         return clone(experiment.state_dict()), scalars
 
 
@@ -116,7 +115,12 @@ def test_recordings_end_before_the_group(monkeypatch: pytest.MonkeyPatch) -> Non
     ended: list[str] = []
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append("group"))
-    with pytest.raises(ValueError, match="too many"), Ranks() as ranks:
-        ranks.before_end(lambda: ended.append("graphs"))
-        raise ValueError("too many skipped steps")
+
+    def fail() -> None:
+        with Ranks() as ranks:
+            ranks.before_end(lambda: ended.append("graphs"))
+            raise ValueError("too many skipped steps")
+
+    with pytest.raises(ValueError, match="too many"):
+        fail()
     assert ended == ["graphs", "group"]

@@ -12,8 +12,8 @@ import time
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.costs import flop_counter
 from benchmarks.gpu.counting import count_step
 from benchmarks.gpu.parts.environment import synchronise
 from benchmarks.gpu.setting import Recorder, Setting
@@ -130,7 +130,7 @@ def timed_cycle(experiment: Experiment, cycle: list[Batch], number: int, device:
 
 def counted_flops(experiment: Experiment, cycle: list[Batch]) -> int:
     """Of matrix products and convolutions, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         run_cycle(experiment, cycle, 100)
     return int(counter.get_total_flops())
 
