@@ -40,12 +40,12 @@ def zero(stage: int) -> tuple[str, ...]:
 
 GRAPHS = ("train.cuda_graphs=true",)  # a graph is one launch, with the collectives in it
 CASES = {
-    "one rank": Case(1, (), {"both learn": 1_420, "critic only": 715}, {"both learn": 0, "critic only": 0}),
-    "ddp": Case(8, (), {"both learn": 1_735, "critic only": 930}, {"both learn": 68, "critic only": 34}),
+    "one rank": Case(1, (), {"both learn": 1_470, "critic only": 725}, {"both learn": 0, "critic only": 0}),
+    "ddp": Case(8, (), {"both learn": 1_765, "critic only": 940}, {"both learn": 68, "critic only": 34}),
     "one rank, graphs": Case(1, GRAPHS, {"both learn": 30, "critic only": 30}, {"both learn": 0, "critic only": 0}),
     "ddp, graphs": Case(8, GRAPHS, {"both learn": 30, "critic only": 30}, {"both learn": 1, "critic only": 1}),
-    "zero 2": Case(8, zero(2), {"both learn": 1_760, "critic only": 945}, {"both learn": 74, "critic only": 36}),
-    "zero 3": Case(8, zero(3), {"both learn": 2_380, "critic only": 1_210}, {"both learn": 315, "critic only": 62}),
+    "zero 2": Case(8, zero(2), {"both learn": 1_785, "critic only": 955}, {"both learn": 74, "critic only": 36}),
+    "zero 3": Case(8, zero(3), {"both learn": 2_400, "critic only": 1_220}, {"both learn": 315, "critic only": 62}),
 }
 Counted = Callable[[str], dict[str, Any]]
 
