@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,16 @@ def _log_as_at_the_start() -> None:
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _memory_is_given_back() -> Iterator[None]:
+    """Training in this process would keep its memory for all tests after it; a test measures memory."""
+    from ialcms.models import arithmetic
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "keep_memory", lambda: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ialcms.models import arithmetic
 from ialcms.models.arithmetic import set_arithmetic
 from tests.support import small_config
 
@@ -35,8 +34,7 @@ def _restore() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_what_the_configuration_says(tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arithmetic, "keep_memory", lambda: None)  # it would stay so for the tests after this one
+def test_tf32_is_what_the_configuration_says(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = not tf32
     set_arithmetic(small_config(train={"tf32": tf32}))
     assert switches() == {"products": tf32, "convolutions": tf32, "tries": False}
